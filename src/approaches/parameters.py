@@ -1,0 +1,43 @@
+"""Hyper-parameters: what an approach declares, and how the text of --parameter becomes values."""
+
+import math
+from typing import NamedTuple
+
+from errors import UserError
+
+
+class Parameter(NamedTuple):
+    default: float
+    grid: tuple = ()  # values searched with one seed (paper, section 4, "Baselines")
+    low: float = -math.inf  # smallest value that makes sense
+    choices: tuple = ()  # all values that make sense, where they are few
+
+    def check(self, name, text):
+        try:
+            value = type(self.default)(text)
+        except ValueError:
+            kind = 'a whole number' if isinstance(self.default, int) else 'a number'
+            raise UserError(f'--parameter: {name} must be {kind}, not {text!r}') from None
+        if self.choices and value not in self.choices:
+            raise UserError(f'--parameter: {name} must be one of {", ".join(map(str, self.choices))}, not {text}')
+        if not math.isfinite(value) or value < self.low:
+            raise UserError(f'--parameter: {name} must be a finite number of at least {self.low:g}, not {text}')
+        return value
+
+
+def parse(text, declared):
+    """Values of all `declared` parameters (name -> Parameter) from e.g. '0.75,400', 'smax=400' or '0.75,smax=400'."""
+    values = {name: p.default for name, p in declared.items()}
+    known = f'it takes {", ".join(f"{n} ({p.default})" for n, p in declared.items())}' if declared else 'it takes none'
+    items = [item.strip() for item in text.split(',')] if text else []
+    if len(items) > len(declared):
+        raise UserError(f'--parameter: {len(items)} values are too many for this approach: {known}')
+    given = set()
+    for position, item in enumerate(items):
+        name, equals, value = item.rpartition('=')
+        name = name.strip() if equals else list(declared)[position]
+        if name not in declared or name in given:
+            raise UserError(f'--parameter: {"twice" if name in given else "unknown"}: {name!r}; {known}')
+        given.add(name)
+        values[name] = declared[name].check(name, value.strip())
+    return values

@@ -1,0 +1,28 @@
+"""The experiments, by name. Each module says NAMES (the tasks, numbered), FAMILY and SHAPE (network and its input),
+DEFAULTS (of run.py, where they are not the paper's) and read(names, folder, seed) -> list of Dataset."""
+
+from dataloaders import demo, mixture, task
+
+EXPERIMENTS = {
+    'mixture': mixture,
+    'demo': demo,
+}
+
+
+PAPER = {'nepochs': 200, 'width': 1}  # what an experiment's DEFAULTS may change
+
+
+def defaults(experiment):
+    return PAPER | EXPERIMENTS[experiment].DEFAULTS
+
+
+def load(experiment, folder, seed, tasks=None, ntasks=None, ntrain=None):
+    """The tasks of an experiment, a list of Task, in the order in which they are learned.
+
+    tasks   names of tasks; default: all, shuffled by seed
+    ntasks  only so many of them
+    ntrain  at most so many training images a task, validation included
+    """
+    module = EXPERIMENTS[experiment]
+    names = task.choose(module.NAMES, seed, tasks, ntasks)
+    return [task.make(data, module.SHAPE, seed, ntrain) for data in module.read(names, folder, seed)]

@@ -1,0 +1,296 @@
+"""Where each of the eight sets comes from, and how its archives are read.
+
+A set is wanted as DIR/<name>.npz: uint8 images (N,H,W,C) and int64 labels, arrays train_x train_y test_x test_y. If
+it is not there it is made, once, from its archives in DIR; those that are not there are downloaded.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import pickle
+import tempfile
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from errors import UserError
+from files import atomic
+
+ARRAYS = ('train_x', 'train_y', 'test_x', 'test_y')
+TIMEOUT = 20  # seconds without an answer from a server
+
+
+class File(NamedTuple):
+    path: str  # in DIR
+    url: str
+    md5: str | None = None  # None where nobody has published one: then size and content are checked
+
+
+class Source(NamedTuple):
+    n_classes: int
+    n_train: int
+    n_test: int
+    read: callable  # (Source, DIR) -> the four arrays, in the order of ARRAYS
+    files: tuple
+
+
+# Readers
+
+
+def read_cifar10(source, folder):
+    from torchvision.datasets import CIFAR10
+
+    return _read_cifar(CIFAR10, source, folder)
+
+
+def read_cifar100(source, folder):
+    from torchvision.datasets import CIFAR100
+
+    return _read_cifar(CIFAR100, source, folder)
+
+
+def _read_cifar(dataset, source, folder):
+    from torchvision.datasets.utils import extract_archive
+
+    with tempfile.TemporaryDirectory(prefix='.', dir=folder) as extracted:
+        extract_archive(folder / source.files[0].path, extracted)
+        train, test = dataset(extracted, train=True), dataset(extracted, train=False)
+    return train.data, train.targets, test.data, test.targets
+
+
+def read_mnist(source, folder):
+    from torchvision.datasets import MNIST  # its reader serves Fashion-MNIST too: the formats are the same
+    from torchvision.datasets.utils import extract_archive
+
+    with tempfile.TemporaryDirectory(prefix='.', dir=folder) as extracted:
+        for file in source.files:
+            extract_archive(folder / file.path, Path(extracted, 'MNIST', 'raw'))
+        train, test = MNIST(extracted, train=True), MNIST(extracted, train=False)
+    return train.data.numpy()[..., None], train.targets.numpy(), test.data.numpy()[..., None], test.targets.numpy()
+
+
+def read_svhn(source, folder):
+    from torchvision.datasets import SVHN  # labels 0..9
+
+    train, test = SVHN(folder, 'train'), SVHN(folder, 'test')
+    return train.data.transpose(0, 2, 3, 1), train.labels, test.data.transpose(0, 2, 3, 1), test.labels
+
+
+def read_traffic_signs(source, folder):
+    """GTSRB. torchvision's class serves another training set (26,640 images) than the paper's."""
+    train, test, truth = (folder / file.path for file in source.files)
+    with zipfile.ZipFile(train) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith('.ppm'))
+        train_x, train_y = _signs(archive, names), [int(Path(name).parent.name) for name in names]
+    with zipfile.ZipFile(truth) as archive, archive.open('GT-final_test.csv') as file:
+        rows = list(csv.DictReader(io.TextIOWrapper(file, 'utf-8'), delimiter=';'))
+    with zipfile.ZipFile(test) as archive:
+        test_x = _signs(archive, [f'GTSRB/Final_Test/Images/{row["Filename"]}' for row in rows])
+    return train_x, train_y, test_x, [int(row['ClassId']) for row in rows]
+
+
+def _signs(archive, names):
+    images = []
+    for name in tqdm(names, desc='traffic-signs', unit='image', disable=None):
+        with archive.open(name) as file, Image.open(file) as image:
+            images.append(np.asarray(image.convert('RGB').resize((32, 32), Image.Resampling.BILINEAR)))
+    return np.stack(images)
+
+
+def read_facescrub(source, folder):
+    return _read_pickles(folder / source.files[0].path, 'facescrub_train_100.pkl', 'facescrub_test_100.pkl')
+
+
+def read_notmnist(source, folder):
+    return _read_pickles(folder / source.files[0].path, 'notmnist_train.pkl', 'notmnist_test.pkl')
+
+
+def _read_pickles(path, *names):
+    """A zip of two pickles, each a dict of 'features' (N,C,32,32), grey levels 0..255, and 'labels' (N,)."""
+    arrays = []
+    with zipfile.ZipFile(path) as archive:
+        for name in names:
+            with archive.open(name) as file:
+                content = ArrayUnpickler(file, encoding='latin1').load()
+            arrays += [content['features'].transpose(0, 2, 3, 1), content['labels']]
+    return arrays
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Loads numpy arrays and Python's plain containers; anything else that a pickle names is refused, not executed."""
+
+    ALLOWED = {'_reconstruct', 'ndarray', 'dtype', 'scalar', '_frombuffer'}
+
+    def find_class(self, module, name):
+        if module.split('.')[0] == 'numpy' and name in self.ALLOWED:
+            return super().find_class(module, name)
+        if (module, name) == ('_codecs', 'encode'):  # how protocol 2 writes bytes
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f'the pickle asks for {module}.{name}, only numpy arrays are allowed')
+
+
+# The table
+
+_CIFAR = 'https://www.cs.toronto.edu/~kriz/'
+_MNIST = 'https://ossci-datasets.s3.amazonaws.com/mnist/'
+_FASHION = 'http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/'
+_SVHN = 'http://ufldl.stanford.edu/housenumbers/'
+_GTSRB = 'https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/'
+_GITHUB = 'https://github.com/nkundiushuti/'
+
+
+def _idx_files(name, url, *md5s):
+    parts = ('train-images-idx3', 'train-labels-idx1', 't10k-images-idx3', 't10k-labels-idx1')
+    files = [f'{part}-ubyte.gz' for part in parts]  # the two sets use the same names: a folder each
+    return tuple(File(f'{name}/{file}', url + file, md5) for file, md5 in zip(files, md5s, strict=True))
+
+
+SOURCES = {
+    'cifar10': Source(10, 50_000, 10_000, read_cifar10, (
+        File('cifar-10-python.tar.gz', _CIFAR + 'cifar-10-python.tar.gz', 'c58f30108f718f92721af3b95e74349a'),
+    )),
+    'cifar100': Source(100, 50_000, 10_000, read_cifar100, (
+        File('cifar-100-python.tar.gz', _CIFAR + 'cifar-100-python.tar.gz', 'eb9058c3a382ffc7106e4002c42a8d85'),
+    )),
+    'mnist': Source(10, 60_000, 10_000, read_mnist, _idx_files(
+        'mnist', _MNIST, 'f68b3c2dcbeaaa9fbdd348bbdeb94873', 'd53e105ee54ea40749a09fcbcd1e9432',
+        '9fb629c4189551a2d022fa330f9573f3', 'ec29112dd5afa0611ce80d1b7f02629c',
+    )),
+    'svhn': Source(10, 73_257, 26_032, read_svhn, (
+        File('train_32x32.mat', _SVHN + 'train_32x32.mat', 'e26dedcc434d2e4c54c9b2d4a06d8373'),
+        File('test_32x32.mat', _SVHN + 'test_32x32.mat', 'eb5a983be6a315427106f1b164d9cef3'),
+    )),
+    'fashion-mnist': Source(10, 60_000, 10_000, read_mnist, _idx_files(
+        'fashion-mnist', _FASHION, '8d4fb7e6c68d591d4c3dfef9ec88bf0d', '25c81989df183df01b3e8a0aad5dffbe',
+        'bef4ecab320f06d8554ea6380940ec79', 'bb300cfdad3c16e7a12a480ee83cd310',
+    )),
+    'traffic-signs': Source(43, 39_209, 12_630, read_traffic_signs, (
+        File('GTSRB_Final_Training_Images.zip', _GTSRB + 'GTSRB_Final_Training_Images.zip', 'f33fd80ac59bff73c82d25ab499e03a3'),
+        File('GTSRB_Final_Test_Images.zip', _GTSRB + 'GTSRB_Final_Test_Images.zip', 'c7e4e6327067d32654124b0fe9e82185'),
+        File('GTSRB_Final_Test_GT.zip', _GTSRB + 'GTSRB_Final_Test_GT.zip', 'fe31e9c9270bbcd7b84b7f21a9d9d9e5'),
+    )),
+    'facescrub': Source(100, 20_600, 2_289, read_facescrub, (
+        File('facescrub_100.zip', _GITHUB + 'facescrub_subset/raw/master/data/facescrub_100.zip'),
+    )),
+    'notmnist': Source(10, 16_853, 1_873, read_notmnist, (
+        File('notmnist.zip', _GITHUB + 'notmnist_convert/raw/master/notmnist.zip'),
+    )),
+}  # fmt: skip
+
+
+# From DIR/<name>.npz, made if need be
+
+
+def load(names, folder):
+    """The four arrays of each set, name -> (train_x, train_y, test_x, test_y).
+
+    Raises UserError: sets that cannot be had (all of them in one message), a damaged archive or npz.
+    """
+    folder = Path(folder)
+    missing = []
+    for name in names:
+        if not (folder / f'{name}.npz').exists():
+            try:
+                for file in SOURCES[name].files:
+                    fetch(file, folder)
+            except OSError as error:
+                missing.append(f'{name} (tried {file.url}: {getattr(error, "reason", error)}; put it at {folder / file.path})')
+                continue
+            convert(name, folder)
+    if missing:
+        raise UserError(f'no data for {", ".join(missing)}; --experiment demo needs no files')
+    return {name: read_npz(folder / f'{name}.npz', SOURCES[name].n_classes) for name in names}
+
+
+def fetch(file, folder):
+    """Have the file in `folder`, whole and with its checksum; download it if it is not there.
+
+    Raises OSError where the server cannot be reached, UserError where what is there is damaged.
+    """
+    path = folder / file.path
+    if path.exists():
+        return _verify(path, file.md5, 'delete it to have it downloaded, or put a whole one there')
+    request = urllib.request.Request(file.url, headers={'User-Agent': 'Mozilla/5.0'})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        size = int(response.headers.get('Content-Length', -1))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as part:
+            with open(part, 'wb') as out, tqdm(
+                desc=path.name, total=size if size > 0 else None, unit='B', unit_scale=True, disable=None
+            ) as bar:
+                while chunk := response.read(1 << 20):
+                    out.write(chunk)
+                    bar.update(len(chunk))
+            if part.stat().st_size < size:
+                raise UserError(f'{file.url}: only {part.stat().st_size} of {size} bytes came; run again')
+            _verify(part, file.md5, f'nothing was kept; get {path} from another place', file.url)
+
+
+def _verify(path, md5, advice, shown=None):
+    if md5 is None:
+        return
+    with open(path, 'rb') as f:
+        found = hashlib.file_digest(f, 'md5').hexdigest()
+    if found != md5:
+        raise UserError(f'{shown or path}: wrong checksum (MD5 {found}, not {md5}): {advice}')
+
+
+def convert(name, folder):
+    """Make DIR/<name>.npz from the archives."""
+    source = SOURCES[name]
+    where = ', '.join(str(folder / file.path) for file in source.files)
+    print(f'{name}: reading {where}', flush=True)
+    try:
+        train_x, train_y, test_x, test_y = source.read(source, folder)
+        arrays = [_as(np.uint8, train_x), _as(np.int64, train_y), _as(np.uint8, test_x), _as(np.int64, test_y)]
+    except Exception as error:  # whatever a damaged or hostile archive may bring about
+        raise UserError(f'{name}: cannot read {where}: {_one_line(error)}; delete it to have it downloaded again') from error
+    check(arrays, source.n_classes, where)
+    if (len(arrays[0]), len(arrays[2])) != (source.n_train, source.n_test):
+        raise UserError(
+            f'{where}: {len(arrays[0])} training and {len(arrays[2])} test images, '
+            f'not the {source.n_train} and {source.n_test} of {name}: another version?'
+        )
+    with atomic(folder / f'{name}.npz') as part, open(part, 'wb') as out:
+        np.savez(out, **dict(zip(ARRAYS, arrays, strict=True)))
+
+
+def _as(dtype, values):
+    values = np.asarray(values)
+    converted = np.ascontiguousarray(values.astype(dtype))
+    if not np.array_equal(values, converted):
+        raise ValueError(f'values that do not fit {np.dtype(dtype).name}')
+    return converted
+
+
+def read_npz(path, n_classes):
+    try:
+        with np.load(path) as file:
+            arrays = [file[name] for name in ARRAYS]
+    except KeyError as error:
+        raise UserError(f'{path}: {_one_line(error)}; it needs the arrays {", ".join(ARRAYS)}') from error
+    except Exception as error:  # whatever a damaged or hostile file may bring about
+        raise UserError(f'{path}: cannot be read: {_one_line(error)}; delete it to have it made again') from error
+    check(arrays, n_classes, path)
+    return arrays
+
+
+def check(arrays, n_classes, where):
+    """Raises UserError unless the four arrays are a data set of n_classes as this module's docstring says."""
+    for split, x, y in ('train', *arrays[:2]), ('test', *arrays[2:]):
+        if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] not in ((28, 28, 1), (32, 32, 1), (32, 32, 3)):
+            raise UserError(f'{where}: {split} images are {x.dtype} {x.shape}, not uint8 (N,28,28,1) or (N,32,32,1 or 3)')
+        if y.dtype != np.int64 or y.shape != (len(x),) or not len(y):
+            raise UserError(f'{where}: {split} labels are {y.dtype} {y.shape}, not int64 ({len(x)},) with one or more')
+        if y.min() < 0 or y.max() >= n_classes:
+            raise UserError(f'{where}: {split} labels go from {y.min()} to {y.max()}, not within 0..{n_classes - 1}')
+
+
+def _one_line(error):
+    return ' '.join(str(error).split()) or type(error).__name__

@@ -1,0 +1,116 @@
+"""A task: its images in three splits, and how a batch is made of them. The order of the tasks and the splits, by seed."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import seeds
+from errors import UserError
+
+VALID_PERCENT = 15  # of the training images are held out for validation (paper, section 4)
+
+
+class Dataset(NamedTuple):
+    """What a dataloader reads: uint8 images (N,H,W,C) and int64 labels (N,), normalization on the 0..1 scale."""
+
+    name: str
+    n_classes: int
+    mean: tuple  # one value, or one a channel
+    std: tuple
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+
+
+class Images(NamedTuple):
+    x: torch.Tensor  # (N,C,H,W) uint8, as in the source: not yet padded, repeated or normalized
+    y: torch.Tensor  # (N,) int64
+
+
+@dataclass(frozen=True)
+class Task:
+    name: str
+    n_classes: int
+    shape: tuple  # of the network's input (channels, height, width)
+    mean: torch.Tensor  # (1,C,1,1), in grey levels 0..255
+    std: torch.Tensor
+    train: Images
+    valid: Images
+    test: Images
+
+    def to(self, device):
+        moved = {k: Images(*(v.to(device) for v in getattr(self, k))) for k in ('train', 'valid', 'test')}
+        return replace(self, mean=self.mean.to(device), std=self.std.to(device), **moved)
+
+    def sizes(self):
+        """For the record of a run."""
+        images = {k: len(getattr(self, k).y) for k in ('train', 'valid', 'test')}
+        return {'name': self.name, 'n_classes': self.n_classes, **images}
+
+    def batch(self, images, index):
+        """Images `index` (a slice or LongTensor) as network input, (B, *shape) float, and their labels, (B,).
+
+        Smaller images get a black margin, grey ones are repeated on all channels.
+        """
+        x = images.x[index]
+        channels, height, width = self.shape
+        margin = (width - x.shape[3]) // 2, (height - x.shape[2]) // 2
+        x = F.pad(x, (margin[0], margin[0], margin[1], margin[1]))
+        x = (x.float() - self.mean) / self.std
+        return x.expand(-1, channels, -1, -1), images.y[index]
+
+
+def choose(names, seed, tasks=None, ntasks=None):
+    """Names of the tasks to learn, in order: `tasks` if given, else all, shuffled by seed; the first `ntasks` of them."""
+    if tasks is None:
+        order = np.arange(len(names))
+        np.random.RandomState(seed).shuffle(order)
+        tasks = [names[i] for i in order]
+    unknown = [name for name in tasks if name not in names]
+    if unknown or len(set(tasks)) < len(tasks):
+        problem = f'unknown task {unknown[0]!r}' if unknown else f'a task stands twice in {",".join(tasks)!r}'
+        raise UserError(f'--tasks: {problem} (the tasks are {", ".join(names)})')
+    if ntasks is not None and ntasks > len(tasks):
+        raise UserError(f'--ntasks: {ntasks} asked for, there are {len(tasks)} tasks')
+    return tasks[:ntasks]
+
+
+def make(data, shape, seed, ntrain=None):
+    """The Task of a Dataset: at most `ntrain` training images (stratified), of which 15 % go to validation, by seed."""
+    keep = np.arange(len(data.train_y))
+    if ntrain is not None and ntrain < len(keep):
+        keep = stratified(data.train_y, ntrain, seeds.derive(seed, 'ntrain', data.name))
+    n_valid = len(keep) * VALID_PERCENT // 100
+    if n_valid == 0:
+        raise UserError(f'{data.name}: {len(keep)} training images leave none for validation; at least 7 are needed')
+    order = np.arange(len(keep))
+    np.random.RandomState(seed).shuffle(order)
+    keep = keep[order]
+    return Task(
+        name=data.name,
+        n_classes=data.n_classes,
+        shape=shape,
+        mean=torch.tensor(data.mean).view(1, -1, 1, 1) * 255,
+        std=torch.tensor(data.std).view(1, -1, 1, 1) * 255,
+        train=_images(data.train_x[keep[n_valid:]], data.train_y[keep[n_valid:]]),
+        valid=_images(data.train_x[keep[:n_valid]], data.train_y[keep[:n_valid]]),
+        test=_images(data.test_x, data.test_y),
+    )
+
+
+def stratified(labels, n, seed):
+    """Indices of `n` of the labels, sorted, each class in proportion, drawn by seed."""
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(labels))
+    share = np.empty(len(labels))  # of its class that comes before or with this label
+    for c in np.unique(labels):
+        members = order[labels[order] == c]
+        share[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(order[np.argsort(share[order], kind='stable')[:n]])
+
+
+def _images(x, y):
+    return Images(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y))

@@ -1,0 +1,17 @@
+"""Hard attention to the task (HAT) for PyTorch networks. Imports torch and nothing else of this project.
+
+Serra, Suris, Miron, Karatzoglou. Overcoming catastrophic forgetting with hard attention to the task. ICML 2018.
+"""
+
+from hat.functional import (
+    E_MAX,
+    anneal,
+    attention,
+    compensate,
+    cumulate,
+    free_share,
+    regularization,
+)
+from hat.gate import Gate, gated
+
+__all__ = ['E_MAX', 'Gate', 'anneal', 'attention', 'compensate', 'cumulate', 'free_share', 'gated', 'regularization']

@@ -1,0 +1,189 @@
+"""Learn the tasks of an experiment one after the other with one approach; test on all tasks so far after each."""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import scipy
+import torch
+import torchvision
+
+import dataloaders
+import networks
+import results
+from approaches import APPROACHES
+from approaches.base import Protocol
+from approaches.parameters import parse as parse_parameters
+from errors import UserError
+from files import ROOT
+
+EXAMPLES = """\
+examples:
+  python src/run.py --approach hat --experiment demo
+  python src/run.py --approach hat --experiment mixture --parameter c=0.75,smax=400
+  python src/run.py --approach sgd --experiment mixture --tasks mnist,cifar10 --width 0.25 --nepochs 20
+"""
+
+
+def parse(argv):
+    """Arguments, complete: what was not given has the experiment's default, `parameter` is a dict of all values."""
+    parser = Parser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    what = parser.add_argument_group('what to run')
+    what.add_argument('--approach', required=True, choices=APPROACHES)
+    what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS)
+    what.add_argument('--parameter', default='', metavar='VALUES', help=_parameter_help())
+    what.add_argument('--seed', type=_seed, default=0, help='sets the task order and everything random (default 0)')
+    tasks = parser.add_argument_group('which tasks')
+    tasks.add_argument('--tasks', metavar='NAME,NAME,...', help='exactly these, in this order (default: all, shuffled)')
+    tasks.add_argument('--ntasks', type=_count, metavar='N', help='the first N only')
+    tasks.add_argument('--ntrain', type=_count, metavar='N', help='at most N training images a task, 15 %% of them for '
+                       'validation; stratified (default: all)')  # fmt: skip
+    protocol = parser.add_argument_group('training (defaults: the paper)')
+    protocol.add_argument('--nepochs', type=_count, metavar='N', help=f'at most, a task ({_defaults("nepochs")})')
+    protocol.add_argument('--lr', type=_positive, default=Protocol.lr, help='at the start of a task (default 0.05)')
+    protocol.add_argument('--batch-size', type=_count, default=Protocol.batch_size, metavar='N', help='(default 64)')
+    protocol.add_argument('--width', type=_positive, metavar='W', help='all hidden layers times W, for small machines '
+                          f'({_defaults("width")})')  # fmt: skip
+    places = parser.add_argument_group('where')
+    places.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto: cuda if there is one)')
+    places.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR',
+                        help='where <task>.npz or the archives are (default dat)')  # fmt: skip
+    places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; all the rest goes to '
+                        'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
+    args = parser.parse_args(argv)
+    args.parameter = parse_parameters(args.parameter, APPROACHES[args.approach].parameters)
+    for name, value in dataloaders.defaults(args.experiment).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    args.tasks = args.tasks and args.tasks.split(',')
+    args.output = args.output or ROOT / 'res' / f'{args.experiment}_{args.approach}_{args.seed}.txt'
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    device = choose_device(args.device)
+    output = results.Output(args.output)
+    began = time.perf_counter()
+    tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
+    tasks = [task.to(device) for task in tasks]
+    approach = build(args, tasks, device)
+    sizes = {'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'tasks': [task.sizes() for task in tasks]}
+    print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
+          f'{sizes["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
+
+    settings = vars(args) | {'data': os.path.relpath(args.data, ROOT)}
+    output.open({name: value for name, value in settings.items() if name not in ('output', 'device')})
+    accuracy, epochs, seconds = np.zeros((len(tasks), len(tasks))), [], []
+    for t, task in enumerate(tasks):
+        task_began = time.perf_counter()
+        epochs.append(approach.learn(t))
+        accuracy[t, : t + 1] = [approach.evaluate(u, tasks[u].test)[1] for u in range(t + 1)]
+        seconds.append(time.perf_counter() - task_began)
+        output.save_matrix(accuracy)
+        print(f'{t + 1}/{len(tasks)} {task.name}: test accuracy {100 * accuracy[t, t]:.2f} % after '
+              f'{len(epochs[t])} epochs, {seconds[t]:.1f} s', flush=True)  # fmt: skip
+    total = time.perf_counter() - began
+    times = {'total': total, 'tasks': seconds, 'epochs': [[epoch.pop('seconds') for epoch in log] for log in epochs]}
+    output.save_record(accuracy, epochs=epochs, **sizes, device=describe(device), versions=versions(), times=times)
+    print(f'\n{results.table([task.name for task in tasks], accuracy)}\n\n'
+          f'average accuracy   {100 * results.average_accuracy(accuracy):6.2f} %\n'
+          f'average forgetting {100 * results.average_forgetting(accuracy):6.2f} points\n'
+          f'time               {total:6.0f} s\n'
+          f'results            {output.txt}, {output.json.name}')  # fmt: skip
+
+
+def build(args, tasks, device):
+    """The approach, with its network on the device."""
+    approach = APPROACHES[args.approach]
+    experiment = dataloaders.EXPERIMENTS[args.experiment]
+    classes = [task.n_classes for task in tasks]
+    name = '_'.join(filter(None, (experiment.FAMILY, approach.variant)))
+    net = networks.build(name, experiment.SHAPE, classes, args.width, args.seed).to(device)
+    protocol = Protocol(seed=args.seed, nepochs=args.nepochs, lr=args.lr, batch_size=args.batch_size)
+    return approach(net, tasks, protocol, **args.parameter)
+
+
+def choose_device(text):
+    """torch.device of --device, made to compute the same each time."""
+    try:
+        device = torch.device(text if text != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu')
+    except RuntimeError:
+        device = torch.device('meta')
+    if device.type not in ('cpu', 'cuda'):
+        raise UserError(f'--device: {text!r} is none of auto, cpu, cuda, cuda:N')
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f'--device: {text!r} is not there ({torch.cuda.device_count()} CUDA devices found); try --device cpu')
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it; filling takes time
+    return device
+
+
+def describe(device):
+    if device.type == 'cuda':
+        return f'{device} ({torch.cuda.get_device_name(device)})'
+    return f'cpu ({platform.machine()}, {torch.get_num_threads()} threads)'
+
+
+def versions():
+    modules = {module.__name__: module.__version__ for module in (torch, torchvision, np, scipy)}
+    return {'python': platform.python_version(), **modules}
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f'{message} (--help lists all arguments)')
+
+
+def _count(text):
+    return _number(text, int, 1)
+
+
+def _seed(text):
+    return _number(text, int, 0, 2**32 - 1)  # what numpy.random.RandomState takes
+
+
+def _positive(text):
+    return _number(text, float, sys.float_info.min)
+
+
+def _number(text, kind, low, high=sys.float_info.max):
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not {"a whole number" if kind is int else "a number"}') from None
+    if not low <= value <= high:
+        bound = 'above 0' if kind is float else f'of at least {low}' if value < low else f'of at most {high}'
+        raise argparse.ArgumentTypeError(f'{text} is not a number {bound}')
+    return value
+
+
+def _defaults(name):
+    """What --help says of an argument whose default hangs on the experiment."""
+    paper = dataloaders.PAPER[name]
+    others = [f'{e} {dataloaders.defaults(e)[name]}' for e in dataloaders.EXPERIMENTS if dataloaders.defaults(e)[name] != paper]
+    return ', '.join([f'default {paper}', *others])
+
+
+def _parameter_help():
+    declared = (
+        f'{name}: {", ".join(f"{n}={p.default:g}" for n, p in approach.parameters.items())}'
+        for name, approach in APPROACHES.items()
+        if approach.parameters
+    )
+    return f'hyper-parameters, comma-separated, in their order or as name=value ({"; ".join(declared)})'
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except UserError as error:
+        print(f'run.py: error: {error}', file=sys.stderr)
+        sys.exit(2)
