@@ -21,6 +21,8 @@ class Output:
 
     def __init__(self, path):
         """Raises UserError where nothing can be written: to be made before any work is done."""
+        if Path(path).is_dir():
+            raise UserError(f'--output: {path} is a folder; give a file name')
         base = str(path).removesuffix('.txt')
         self.txt, self.json = Path(f'{base}.txt'), Path(f'{base}.json')
         try:
@@ -28,8 +30,6 @@ class Output:
                 pass
         except OSError as error:
             raise UserError(f'--output: cannot write in {self.txt.parent}: {error.strerror}') from error
-        if self.txt.is_dir():
-            raise UserError(f'--output: {self.txt} is a folder; give a file name')
 
     def open(self, arguments):
         """Make way for a run with these arguments (a dict that JSON can hold).

@@ -51,7 +51,8 @@ def parse(argv):
     protocol.add_argument('--width', type=_positive, metavar='W', help='all hidden layers times W, for small machines '
                           f'({_defaults("width")})')  # fmt: skip
     places = parser.add_argument_group('where')
-    places.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto: cuda if there is one)')
+    places.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto: cuda if '
+                        'there is one)')  # fmt: skip
     places.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR',
                         help='where <task>.npz or the archives are (default dat)')  # fmt: skip
     places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; all the rest goes to '
@@ -74,9 +75,9 @@ def main(argv=None):
     tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
     tasks = [task.to(device) for task in tasks]
     approach = build(args, tasks, device)
-    sizes = {'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'tasks': [task.sizes() for task in tasks]}
-    print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
-          f'{sizes["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
+    n_parameters = sum(p.numel() for p in approach.net.parameters())
+    print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, {n_parameters:,} parameters, '
+          f'{describe(device)}', flush=True)  # fmt: skip
 
     settings = vars(args) | {'data': os.path.relpath(args.data, ROOT)}
     output.open({name: value for name, value in settings.items() if name not in ('output', 'device')})
@@ -91,7 +92,8 @@ def main(argv=None):
               f'{len(epochs[t])} epochs, {seconds[t]:.1f} s', flush=True)  # fmt: skip
     total = time.perf_counter() - began
     times = {'total': total, 'tasks': seconds, 'epochs': [[epoch.pop('seconds') for epoch in log] for log in epochs]}
-    output.save_record(accuracy, epochs=epochs, **sizes, device=describe(device), versions=versions(), times=times)
+    output.save_record(accuracy, tasks=[task.sizes() for task in tasks], n_parameters=n_parameters, epochs=epochs,
+                       device=describe(device), versions=versions(), times=times)  # fmt: skip
     print(f'\n{results.table([task.name for task in tasks], accuracy)}\n\n'
           f'average accuracy   {100 * results.average_accuracy(accuracy):6.2f} %\n'
           f'average forgetting {100 * results.average_forgetting(accuracy):6.2f} points\n'
@@ -119,7 +121,8 @@ def choose_device(text):
     if device.type not in ('cpu', 'cuda'):
         raise UserError(f'--device: {text!r} is none of auto, cpu, cuda, cuda:N')
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f'--device: {text!r} is not there ({torch.cuda.device_count()} CUDA devices found); try --device cpu')
+        found = torch.cuda.device_count()
+        raise UserError(f'--device: {text} asked for, {found} CUDA devices found; --device cpu works everywhere')
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it; filling takes time
@@ -167,9 +170,8 @@ def _number(text, kind, low, high=sys.float_info.max):
 
 def _defaults(name):
     """What --help says of an argument whose default hangs on the experiment."""
-    paper = dataloaders.PAPER[name]
-    others = [f'{e} {dataloaders.defaults(e)[name]}' for e in dataloaders.EXPERIMENTS if dataloaders.defaults(e)[name] != paper]
-    return ', '.join([f'default {paper}', *others])
+    others = ((experiment, module.DEFAULTS.get(name)) for experiment, module in dataloaders.EXPERIMENTS.items())
+    return ', '.join([f'default {dataloaders.PAPER[name]}', *(f'{e} {value}' for e, value in others if value)])
 
 
 def _parameter_help():
@@ -181,9 +183,15 @@ def _parameter_help():
     return f'hyper-parameters, comma-separated, in their order or as name=value ({"; ".join(declared)})'
 
 
-if __name__ == '__main__':
+def cli(argv=None):
+    """main, for the shell: returns the exit code."""
     try:
-        main()
+        main(argv)
     except UserError as error:
         print(f'run.py: error: {error}', file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(cli())

@@ -78,11 +78,10 @@ class Approach:
                 train_loss = self.train_epoch(t, epoch, lr)
                 valid_loss, valid_accuracy = self.evaluate(t, self.tasks[t].valid)
                 seconds = time.perf_counter() - start
-                log.append(
-                    dict(lr=lr, train_loss=train_loss, valid_loss=valid_loss, valid_accuracy=valid_accuracy,
-                         seconds=seconds)
-                )  # fmt: skip
-                said = f'loss {train_loss:.3f}, valid loss {valid_loss:.3f}, acc {100 * valid_accuracy:.1f} %, lr {lr:.2g}'
+                log.append({'lr': lr, 'train_loss': train_loss, 'valid_loss': valid_loss,
+                            'valid_accuracy': valid_accuracy, 'seconds': seconds})  # fmt: skip
+                said = (f'loss {train_loss:.3f}, valid loss {valid_loss:.3f}, acc {100 * valid_accuracy:.1f} %, '
+                        f'lr {lr:.2g}')  # fmt: skip
                 bar.set_postfix_str(said, refresh=False)
                 bar.update()
                 if bar.disable:

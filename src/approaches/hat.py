@@ -55,4 +55,5 @@ class HAT(Approach):
     def after_task(self, t):
         self.learned = t + 1
         masks = self.masks(t, self.smax)
-        self.cumulative = [hat.cumulate(a, p) for a, p in zip(masks, self.cumulative or [None] * len(masks), strict=True)]
+        previous = self.cumulative or [None] * len(masks)
+        self.cumulative = [hat.cumulate(a, p) for a, p in zip(masks, previous, strict=True)]

@@ -7,7 +7,6 @@ it is not there it is made, once, from its archives in DIR; those that are not t
 import csv
 import hashlib
 import io
-import os
 import pickle
 import tempfile
 import urllib.request
@@ -23,6 +22,7 @@ from errors import UserError
 from files import atomic
 
 ARRAYS = ('train_x', 'train_y', 'test_x', 'test_y')
+SHAPES = ((28, 28, 1), (32, 32, 1), (32, 32, 3))  # of an image
 TIMEOUT = 20  # seconds without an answer from a server
 
 
@@ -137,49 +137,50 @@ class ArrayUnpickler(pickle.Unpickler):
 
 # The table
 
-_CIFAR = 'https://www.cs.toronto.edu/~kriz/'
-_MNIST = 'https://ossci-datasets.s3.amazonaws.com/mnist/'
-_FASHION = 'http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/'
-_SVHN = 'http://ufldl.stanford.edu/housenumbers/'
 _GTSRB = 'https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/'
-_GITHUB = 'https://github.com/nkundiushuti/'
 
 
-def _idx_files(name, url, *md5s):
+def _file(server, name, md5=None):
+    return File(name, server + name, md5)
+
+
+def _idx_files(folder, server, *md5s):
     parts = ('train-images-idx3', 'train-labels-idx1', 't10k-images-idx3', 't10k-labels-idx1')
-    files = [f'{part}-ubyte.gz' for part in parts]  # the two sets use the same names: a folder each
-    return tuple(File(f'{name}/{file}', url + file, md5) for file, md5 in zip(files, md5s, strict=True))
+    names = [f'{part}-ubyte.gz' for part in parts]  # the two sets use the same names: a folder each
+    return tuple(File(f'{folder}/{name}', server + name, md5) for name, md5 in zip(names, md5s, strict=True))
 
 
 SOURCES = {
     'cifar10': Source(10, 50_000, 10_000, read_cifar10, (
-        File('cifar-10-python.tar.gz', _CIFAR + 'cifar-10-python.tar.gz', 'c58f30108f718f92721af3b95e74349a'),
+        _file('https://www.cs.toronto.edu/~kriz/', 'cifar-10-python.tar.gz', 'c58f30108f718f92721af3b95e74349a'),
     )),
     'cifar100': Source(100, 50_000, 10_000, read_cifar100, (
-        File('cifar-100-python.tar.gz', _CIFAR + 'cifar-100-python.tar.gz', 'eb9058c3a382ffc7106e4002c42a8d85'),
+        _file('https://www.cs.toronto.edu/~kriz/', 'cifar-100-python.tar.gz', 'eb9058c3a382ffc7106e4002c42a8d85'),
     )),
     'mnist': Source(10, 60_000, 10_000, read_mnist, _idx_files(
-        'mnist', _MNIST, 'f68b3c2dcbeaaa9fbdd348bbdeb94873', 'd53e105ee54ea40749a09fcbcd1e9432',
+        'mnist', 'https://ossci-datasets.s3.amazonaws.com/mnist/',
+        'f68b3c2dcbeaaa9fbdd348bbdeb94873', 'd53e105ee54ea40749a09fcbcd1e9432',
         '9fb629c4189551a2d022fa330f9573f3', 'ec29112dd5afa0611ce80d1b7f02629c',
     )),
     'svhn': Source(10, 73_257, 26_032, read_svhn, (
-        File('train_32x32.mat', _SVHN + 'train_32x32.mat', 'e26dedcc434d2e4c54c9b2d4a06d8373'),
-        File('test_32x32.mat', _SVHN + 'test_32x32.mat', 'eb5a983be6a315427106f1b164d9cef3'),
+        _file('http://ufldl.stanford.edu/housenumbers/', 'train_32x32.mat', 'e26dedcc434d2e4c54c9b2d4a06d8373'),
+        _file('http://ufldl.stanford.edu/housenumbers/', 'test_32x32.mat', 'eb5a983be6a315427106f1b164d9cef3'),
     )),
     'fashion-mnist': Source(10, 60_000, 10_000, read_mnist, _idx_files(
-        'fashion-mnist', _FASHION, '8d4fb7e6c68d591d4c3dfef9ec88bf0d', '25c81989df183df01b3e8a0aad5dffbe',
+        'fashion-mnist', 'http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/',
+        '8d4fb7e6c68d591d4c3dfef9ec88bf0d', '25c81989df183df01b3e8a0aad5dffbe',
         'bef4ecab320f06d8554ea6380940ec79', 'bb300cfdad3c16e7a12a480ee83cd310',
     )),
     'traffic-signs': Source(43, 39_209, 12_630, read_traffic_signs, (
-        File('GTSRB_Final_Training_Images.zip', _GTSRB + 'GTSRB_Final_Training_Images.zip', 'f33fd80ac59bff73c82d25ab499e03a3'),
-        File('GTSRB_Final_Test_Images.zip', _GTSRB + 'GTSRB_Final_Test_Images.zip', 'c7e4e6327067d32654124b0fe9e82185'),
-        File('GTSRB_Final_Test_GT.zip', _GTSRB + 'GTSRB_Final_Test_GT.zip', 'fe31e9c9270bbcd7b84b7f21a9d9d9e5'),
+        _file(_GTSRB, 'GTSRB_Final_Training_Images.zip', 'f33fd80ac59bff73c82d25ab499e03a3'),
+        _file(_GTSRB, 'GTSRB_Final_Test_Images.zip', 'c7e4e6327067d32654124b0fe9e82185'),
+        _file(_GTSRB, 'GTSRB_Final_Test_GT.zip', 'fe31e9c9270bbcd7b84b7f21a9d9d9e5'),
     )),
     'facescrub': Source(100, 20_600, 2_289, read_facescrub, (
-        File('facescrub_100.zip', _GITHUB + 'facescrub_subset/raw/master/data/facescrub_100.zip'),
+        _file('https://github.com/nkundiushuti/facescrub_subset/raw/master/data/', 'facescrub_100.zip'),
     )),
     'notmnist': Source(10, 16_853, 1_873, read_notmnist, (
-        File('notmnist.zip', _GITHUB + 'notmnist_convert/raw/master/notmnist.zip'),
+        _file('https://github.com/nkundiushuti/notmnist_convert/raw/master/', 'notmnist.zip'),
     )),
 }  # fmt: skip
 
@@ -200,7 +201,8 @@ def load(names, folder):
                 for file in SOURCES[name].files:
                     fetch(file, folder)
             except OSError as error:
-                missing.append(f'{name} (tried {file.url}: {getattr(error, "reason", error)}; put it at {folder / file.path})')
+                reason = getattr(error, 'reason', error)
+                missing.append(f'{name} (tried {file.url}: {reason}; put it at {folder / file.path})')
                 continue
             convert(name, folder)
     if missing:
@@ -250,7 +252,8 @@ def convert(name, folder):
         train_x, train_y, test_x, test_y = source.read(source, folder)
         arrays = [_as(np.uint8, train_x), _as(np.int64, train_y), _as(np.uint8, test_x), _as(np.int64, test_y)]
     except Exception as error:  # whatever a damaged or hostile archive may bring about
-        raise UserError(f'{name}: cannot read {where}: {_one_line(error)}; delete it to have it downloaded again') from error
+        advice = 'delete it to have it downloaded again'
+        raise UserError(f'{name}: cannot read {where}: {_one_line(error)}; {advice}') from error
     check(arrays, source.n_classes, where)
     if (len(arrays[0]), len(arrays[2])) != (source.n_train, source.n_test):
         raise UserError(
@@ -284,8 +287,8 @@ def read_npz(path, n_classes):
 def check(arrays, n_classes, where):
     """Raises UserError unless the four arrays are a data set of n_classes as this module's docstring says."""
     for split, x, y in ('train', *arrays[:2]), ('test', *arrays[2:]):
-        if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] not in ((28, 28, 1), (32, 32, 1), (32, 32, 3)):
-            raise UserError(f'{where}: {split} images are {x.dtype} {x.shape}, not uint8 (N,28,28,1) or (N,32,32,1 or 3)')
+        if x.dtype != np.uint8 or x.shape[1:] not in SHAPES:
+            raise UserError(f'{where}: {split} images are {x.dtype} {x.shape}, not uint8 (N, ...) with one of {SHAPES}')
         if y.dtype != np.int64 or y.shape != (len(x),) or not len(y):
             raise UserError(f'{where}: {split} labels are {y.dtype} {y.shape}, not int64 ({len(x)},) with one or more')
         if y.min() < 0 or y.max() >= n_classes:

@@ -1,4 +1,4 @@
-"""A task: its images in three splits, and how a batch is made of them. The order of the tasks and the splits, by seed."""
+"""A task: its images in three splits, and how a batch is made of them. Order of the tasks and splits, by seed."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -65,7 +65,7 @@ class Task:
 
 
 def choose(names, seed, tasks=None, ntasks=None):
-    """Names of the tasks to learn, in order: `tasks` if given, else all, shuffled by seed; the first `ntasks` of them."""
+    """Names of the tasks to learn, in order: `tasks`, or all of them shuffled by seed; of these the first `ntasks`."""
     if tasks is None:
         order = np.arange(len(names))
         np.random.RandomState(seed).shuffle(order)

@@ -17,7 +17,7 @@ def attention(e, s):
 
 
 def cumulate(a, previous=None):
-    """Section 2.3: cumulative attention of all tasks so far, the element-wise maximum; before the first task it is 0."""
+    """Section 2.3: cumulative attention of all tasks so far, the element-wise maximum; 0 before the first task."""
     return a if previous is None else torch.maximum(a, previous)
 
 
@@ -44,7 +44,7 @@ def anneal(progress, s_max):
 
 
 def compensate(q, e, s, s_max):
-    """Section 2.5: the embedding's gradient q, freed of the annealed sigmoid's slope, given that of s_max sigmoid(e)."""
+    """Section 2.5: the embedding's gradient q without the annealed sigmoid's slope, with that of s_max sigmoid(e)."""
     return q * (s_max / s * (torch.cosh((s * e).clamp(-SE_MAX, SE_MAX)) + 1) / (torch.cosh(e) + 1))
 
 

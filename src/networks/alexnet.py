@@ -6,7 +6,7 @@ from networks.dropout import Dropout
 
 
 class Net(nn.Module):
-    """Input (B, 3, 32, 32) float, output (B, classes[t]) logits of task t. 7.1 M parameters with the mixture's heads."""
+    """Input (B, 3, 32, 32) float, output (B, classes[t]) logits of task t. 7,104,229 parameters on the mixture."""
 
     def __init__(self, shape, classes, width=1):
         super().__init__()

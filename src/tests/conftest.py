@@ -1,0 +1,62 @@
+"""Small data and small networks for all tests."""
+
+import numpy as np
+import pytest
+import torch
+
+import networks
+from approaches import APPROACHES
+from approaches.base import Protocol
+from dataloaders import mixture, sources, task
+
+torch.set_num_threads(1)  # the networks are tiny: more threads only wait for each other
+
+
+def pictures(n, n_classes, shape, seed):
+    """Images that a small network can learn: the class sets where a bright square lies, and how bright it is."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    x = rng.integers(0, 60, (n, *shape), dtype=np.uint8)
+    for image, label in zip(x, y, strict=True):
+        row, column = divmod(label % 9, 3)
+        image[row * 9 : row * 9 + 8, column * 9 : column * 9 + 8] += np.uint8(80 + 90 * (label // 9 % 2))
+    return x, y
+
+
+def dataset(name, n_train=200, n_test=40, seed=0):
+    n_classes = sources.SOURCES[name].n_classes
+    shape = (28, 28, 1) if name in ('mnist', 'fashion-mnist', 'notmnist') else (32, 32, 3)
+    return *pictures(n_train, n_classes, shape, seed), *pictures(n_test, n_classes, shape, seed + 1)
+
+
+@pytest.fixture(scope='session')
+def small_data(tmp_path_factory):
+    """A folder with <name>.npz of all eight sets, 200 training and 40 test pictures each."""
+    folder = tmp_path_factory.mktemp('dat')
+    for seed, name in enumerate(mixture.NAMES):
+        np.savez(folder / f'{name}.npz', **dict(zip(sources.ARRAYS, dataset(name, seed=10 * seed), strict=True)))
+    return folder
+
+
+@pytest.fixture
+def make_approach(small_data):
+    """make_approach('hat', ('mnist', 'cifar10'), hard=1): an approach, ready to learn; Protocol fields by name too."""
+
+    def make(name, tasks=('mnist', 'cifar10'), width=0.05, device='cpu', **settings):
+        protocol = Protocol(**{k: settings.pop(k) for k in list(settings) if k in Protocol.__dataclass_fields__})
+        approach = APPROACHES[name]
+        values = {k: p.default for k, p in approach.parameters.items()} | settings
+        data = mixture.read(tasks, small_data, protocol.seed)
+        data = [task.make(d, mixture.SHAPE, protocol.seed).to(device) for d in data]
+        network = '_'.join(filter(None, (mixture.FAMILY, approach.variant)))
+        net = networks.build(network, mixture.SHAPE, [d.n_classes for d in data], width, protocol.seed).to(device)
+        return approach(net, data, protocol, **values)
+
+    return make
+
+
+def same(a, b):
+    """Bit for bit, for tensors or dicts of them."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return torch.equal(a, b)

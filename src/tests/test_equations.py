@@ -1,0 +1,176 @@
+"""Every formula of HAT against a plain loop over indices, written from the paper in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import hat
+from approaches.hat import HAT
+
+SIZES = (3, 5, 4)  # units of three layers
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.fixture
+def masks():
+    """Attention of three layers, and cumulative attention before it."""
+    generator = torch.Generator().manual_seed(1)
+    draw = [torch.rand(n, generator=generator, dtype=torch.float64) for n in SIZES * 2]
+    return draw[:3], draw[3:]
+
+
+def test_eq_1_attention():
+    e = torch.linspace(-6, 6, 25, dtype=torch.float64)
+    for s in (1 / 400, 1, 30):
+        expected = [sigmoid(s * x) for x in e.tolist()]
+        np.testing.assert_allclose(hat.attention(e, s), expected, rtol=1e-12)
+
+
+def test_cumulative_attention_is_the_maximum_over_all_tasks(masks):
+    a, b = masks[0][0], masks[1][0]
+    assert hat.cumulate(a).tolist() == a.tolist()
+    assert hat.cumulate(a, b).tolist() == [max(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize('kernel', [(), (2, 3)])
+def test_eq_2_share_of_the_gradient(masks, kernel):
+    a_in, a_out, _ = masks[0]
+    weight = torch.empty(len(a_out), len(a_in), *kernel)
+    share = hat.free_share(weight.shape, a_out, a_in).expand(weight.shape)
+    for i, j, *rest in np.ndindex(weight.shape):
+        assert share[(i, j, *rest)] == 1 - min(a_out[i], a_in[j])
+
+
+def test_eq_2_after_a_flatten(masks):
+    """Each channel feeds height * width inputs: the order is that of torch.flatten."""
+    channels, out, height, width = masks[0][0], masks[0][1], 2, 2
+    share = hat.free_share((len(out), len(channels) * height * width), out, channels)
+    feeds = torch.arange(len(channels)).view(-1, 1, 1).expand(-1, height, width).flatten()  # input -> its channel
+    for i, j in np.ndindex(*share.shape):
+        assert share[i, j] == 1 - min(out[i], channels[feeds[j]])
+
+
+def test_eq_2_of_the_first_layer_and_of_biases_is_the_output_mask_alone(masks):
+    a = masks[0][0]
+    for shape in (len(a), 3, 4, 4), (len(a), 7), (len(a),):
+        share = hat.free_share(shape, a).expand(shape)
+        for index in np.ndindex(*shape):
+            assert share[index] == 1 - a[index[0]]
+
+
+def test_eq_2_refuses_a_mask_that_does_not_fit(masks):
+    with pytest.raises(ValueError, match='7 inputs does not fit a layer of 3 units'):
+        hat.free_share((5, 7), masks[0][1], masks[0][0])
+
+
+@pytest.mark.parametrize('s_max', [1, 25, 400, 800, 333.3])
+def test_eq_3_annealing(s_max):
+    batches = 117
+    for b in range(1, batches + 1):
+        expected = 1 / s_max + (s_max - 1 / s_max) * (b - 1) / (batches - 1)
+        assert hat.anneal((b - 1) / (batches - 1), s_max) == pytest.approx(expected, rel=1e-12)
+    assert hat.anneal(0.0, s_max) == 1 / s_max
+    assert hat.anneal(1.0, s_max) == s_max
+
+
+@pytest.mark.parametrize('s', [1 / 400, 0.3, 7.0, 400.0])
+def test_section_2_5_embedding_gradient_compensation(s):
+    """Both forms of the formula; the first one where its denominator does not vanish."""
+    s_max = 400
+    e = torch.linspace(-6, 6, 41, dtype=torch.float64)
+    q = torch.linspace(-1, 2, 41, dtype=torch.float64)
+    compensated = hat.compensate(q, e, s, s_max)
+    for i in range(len(e)):
+        se = max(-50, min(50, s * e[i].item()))
+        second = s_max * (math.cosh(se) + 1) / (s * (math.cosh(e[i]) + 1)) * q[i].item()
+        assert compensated[i].item() == pytest.approx(second, rel=1e-12)
+        if abs(s * e[i]) < 10:
+            slope = sigmoid(se) * (1 - sigmoid(se))
+            first = s_max * sigmoid(e[i]) * (1 - sigmoid(e[i])) / (s * slope) * q[i].item()
+            assert compensated[i].item() == pytest.approx(first, rel=1e-6)
+
+
+def test_section_2_5_compensated_gradient_is_that_of_smax_sigmoid_e():
+    """What the compensation is for: from any s, the gradient of a loss of a becomes dL/da * s_max * sigmoid'(e)."""
+    e = torch.linspace(-1, 1, 9, dtype=torch.float64, requires_grad=True)
+    direction = torch.arange(9, dtype=torch.float64)
+    expected = direction * 400 * torch.sigmoid(e) * (1 - torch.sigmoid(e))
+    for s in (1 / 400, 1.0, 20.0):
+        (q,) = torch.autograd.grad((hat.attention(e, s) * direction).sum(), e)
+        torch.testing.assert_close(hat.compensate(q, e.detach(), s, 400), expected, rtol=1e-6, atol=0)
+
+
+def test_eq_5_regularization(masks):
+    a, cumulative = masks
+    attended = free = 0
+    for layer in range(len(SIZES)):
+        for i in range(SIZES[layer]):
+            attended += a[layer][i].item() * (1 - cumulative[layer][i].item())
+            free += 1 - cumulative[layer][i].item()
+    assert hat.regularization(a, cumulative).item() == pytest.approx(attended / free, rel=1e-12)
+
+
+def test_eq_5_of_the_first_task_is_the_mean_attention(masks):
+    values = [x for a in masks[0] for x in a.tolist()]
+    assert hat.regularization(masks[0]).item() == pytest.approx(sum(values) / len(values), rel=1e-12)
+
+
+def test_eq_5_of_a_full_network_is_zero(masks):
+    full = [torch.ones_like(a) for a in masks[0]]
+    assert hat.regularization(masks[0], full).item() == 0
+
+
+def test_eq_4_loss_and_every_gradient_hook_of_the_approach(make_approach):
+    """One step of the approach: loss, conditioned gradients, compensated and clamped embeddings."""
+    approach = make_approach('hat', c=0.5, smax=50.0)
+    assert isinstance(approach, HAT)
+    net, units = approach.net, approach.net.units
+    generator = torch.Generator().manual_seed(0)
+    approach.cumulative = [torch.rand(n, generator=generator) for n in units]
+    approach.before_task(1)
+    net.eval()  # no dropout
+    x, y = approach.tasks[1].batch(approach.tasks[1].train, slice(0, 20))
+    progress = 0.4
+    s = 1 / 50 + (50 - 1 / 50) * progress
+
+    loss, logits = approach.loss(x, y, 1, progress)
+    a = [torch.sigmoid(s * gate.embeddings[1]) for gate in net.gates]
+    attended = sum((a[l] * (1 - approach.cumulative[l])).sum() for l in range(5))
+    regularization = attended / sum((1 - c).sum() for c in approach.cumulative)
+    cross_entropy = sum(torch.logsumexp(z, 0) - z[label] for z, label in zip(logits, y, strict=True)) / len(y)
+    torch.testing.assert_close(loss, cross_entropy + 0.5 * regularization)
+
+    loss.backward()
+    before = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    approach.after_backward(1, progress)
+    cumulative = [c.tolist() for c in approach.cumulative]
+    for name, p in net.named_parameters():
+        kind, l, *rest = name.split('.')
+        if kind == 'heads' or name not in before:
+            continue
+        if kind == 'gates':
+            expected = [q * 50 * (math.cosh(max(-50, min(50, s * e))) + 1) / (s * (math.cosh(e) + 1))
+                        for q, e in zip(before[name].tolist(), p.tolist(), strict=True)]  # fmt: skip
+            torch.testing.assert_close(p.grad, torch.tensor(expected), rtol=1e-4, atol=1e-7)
+            continue
+        l = int(l)
+        inputs = p.shape[1] // units[l - 1] if l and p.ndim > 1 else None  # per unit of the layer before
+        share = torch.empty(p.shape[:2])
+        for index in np.ndindex(*share.shape):
+            a_out = cumulative[l][index[0]]
+            share[index] = 1 - (min(a_out, cumulative[l - 1][index[1] // inputs]) if inputs else a_out)
+        share = share.view(*share.shape, *[1] * (p.ndim - share.ndim))
+        torch.testing.assert_close(p.grad, before[name] * share, rtol=1e-5, atol=0)
+    assert set(before) == {n for n, _ in net.named_parameters() if not n.startswith(('heads.0', 'gates'))} | {
+        f'gates.{l}.embeddings.1' for l in range(5)
+    }
+
+    with torch.no_grad():
+        net.gates[0].embeddings[1][:2] = torch.tensor([7.0, -9.0])
+    approach.after_step(1)
+    assert net.gates[0].embeddings[1][:2].tolist() == [6, -6]

@@ -1,0 +1,154 @@
+"""run.py as a user meets it: files, screen, bad input."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import run
+from files import ROOT
+
+SMALL = ['--tasks', 'mnist,cifar10,svhn', '--width', '0.05', '--nepochs', '2', '--ntrain', '120', '--device', 'cpu']
+
+
+@pytest.fixture
+def start(small_data, tmp_path):
+    """start('hat', ...): run it in the small setting; the two files it wrote."""
+
+    def start(approach, *more, name='out.txt'):
+        out = tmp_path / name
+        arguments = ['--approach', approach, '--experiment', 'mixture', '--data', str(small_data)]
+        assert run.cli([*arguments, '--output', str(out), *SMALL, *more]) == 0
+        return out, out.with_suffix('.json')
+
+    return start
+
+
+def without_times(path):
+    record = json.loads(path.read_text())
+    assert record.pop('times')['total'] > 0
+    return record
+
+
+@pytest.mark.parametrize('approach', ['hat', 'sgd'])
+def test_two_runs_with_one_seed_are_identical_bit_for_bit(start, approach):
+    first, second = (start(approach, '--seed', '5', name=name) for name in ('a.txt', 'b.txt'))
+    assert first[0].read_bytes() == second[0].read_bytes()
+    assert without_times(first[1]) == without_times(second[1])
+    assert start(approach, '--seed', '6', name='c.txt')[0].read_bytes() != first[0].read_bytes()
+
+
+def test_the_matrix_and_the_record_say_what_was_done(start, capsys):
+    txt, record = start('hat', '--parameter', '0.5,smax=200')
+    accuracy = np.loadtxt(txt)
+    assert accuracy.shape == (3, 3)
+    assert not np.triu(accuracy, 1).any() and np.diagonal(accuracy).all()
+    assert all(len(cell) == 6 for line in txt.read_text().split('\n') for cell in line.split())
+    record = json.loads(record.read_text())
+    assert record['arguments']['parameter'] == {'c': 0.5, 'smax': 200, 'hard': 0}
+    assert record['arguments'].items() >= {'lr': 0.05, 'nepochs': 2, 'batch_size': 64, 'width': 0.05, 'seed': 0}.items()
+    assert record['tasks'][0] == {'name': 'mnist', 'n_classes': 10, 'train': 102, 'valid': 18, 'test': 40}
+    np.testing.assert_allclose(record['accuracy'], accuracy, atol=5e-5)
+    assert [len(epochs) for epochs in record['epochs']] == [2, 2, 2]
+    assert record['epochs'][0][0].keys() == {'lr', 'train_loss', 'valid_loss', 'valid_accuracy'}
+    assert record['versions']['torch'] == torch.__version__
+    screen = capsys.readouterr().out
+    for text in 'after mnist', 'average accuracy', 'average forgetting', 'time', 'epoch   2/2', str(txt):
+        assert text in screen
+
+
+def test_average_forgetting_is_the_mean_drop_since_a_task_was_learned():
+    import results
+
+    accuracy = np.array([[0.9, 0, 0], [0.7, 0.8, 0], [0.6, 0.9, 0.5]])
+    assert results.average_forgetting(accuracy) == pytest.approx((0.3 - 0.1) / 2)
+    assert results.average_accuracy(accuracy) == pytest.approx(2 / 3)
+    assert results.average_forgetting(accuracy[:1, :1]) == 0
+
+
+def test_a_finished_result_of_other_arguments_is_kept(start, tmp_path):
+    txt, _ = start('sgd', '--ntasks', '1')
+    first = txt.read_bytes()
+    start('sgd', '--ntasks', '1')
+    assert {p.name for p in tmp_path.iterdir()} == {'out.txt', 'out.json'}
+    start('sgd', '--ntasks', '1', '--lr', '0.2')
+    start('sgd', '--ntasks', '1', '--lr', '0.3')
+    assert {p.name for p in tmp_path.iterdir()} == {
+        'out.txt', 'out.json', 'out.old-1.txt', 'out.old-1.json', 'out.old-2.txt', 'out.old-2.json',
+    }  # fmt: skip
+    assert (tmp_path / 'out.old-1.txt').read_bytes() == first
+    assert json.loads((tmp_path / 'out.old-2.json').read_text())['arguments']['lr'] == 0.2
+
+
+def test_default_paths_hang_on_the_repository(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    args = run.parse(['--approach', 'hat', '--experiment', 'mixture', '--seed', '7'])
+    assert (args.data, args.output) == (ROOT / 'dat', ROOT / 'res' / 'mixture_hat_7.txt')
+    assert (args.nepochs, args.lr, args.batch_size, args.width) == (200, 0.05, 64, 1)
+    assert args.parameter == {'c': 0.75, 'smax': 400, 'hard': 0}
+
+
+BAD = {
+    'an unknown approach': (['--approach', 'magic'], "invalid choice: 'magic'"),
+    'an unknown experiment': (['--experiment', 'magic'], "invalid choice: 'magic'"),
+    'no number': (['--parameter', 'much'], "c must be a number, not 'much'"),
+    'not finite': (['--parameter', 'nan'], 'c must be a finite number of at least 0'),
+    'too small': (['--parameter', 'smax=0.5'], 'smax must be a finite number of at least 1'),
+    'not one of the choices': (['--parameter', 'hard=2'], 'hard must be one of 0, 1'),
+    'too many': (['--parameter', '1,2,0,4'], '4 values are too many'),
+    'unknown parameter': (['--parameter', 'd=1'], "unknown: 'd'; it takes c (0.75), smax (400.0), hard (0)"),
+    'twice': (['--parameter', '1,c=2'], "twice: 'c'"),
+    'a parameter too many': (['--approach', 'sgd', '--parameter', '1'], 'it takes none'),
+    'negative epochs': (['--nepochs', '-1'], '-1 is not a number of at least 1'),
+    'no epochs': (['--nepochs', 'few'], "'few' is not a whole number"),
+    'negative rate': (['--lr', '-0.1'], '-0.1 is not a number above 0'),
+    'negative seed': (['--seed', '-1'], '-1 is not a number of at least 0'),
+    'large seed': (['--seed', str(2**32)], 'at most 4294967295'),
+    'no CUDA': (['--device', 'cuda:99'], 'cuda:99 asked for'),
+    'unknown device': (['--device', 'abacus'], "'abacus' is none of auto, cpu, cuda, cuda:N"),
+    'unknown task': (['--tasks', 'mnist,moon'], "unknown task 'moon'"),
+    'a task twice': (['--tasks', 'mnist,mnist'], 'a task stands twice'),
+    'too many tasks': (['--ntasks', '4'], '4 asked for, there are 3'),
+    'no validation images': (['--ntrain', '3'], 'leave none for validation'),
+    'no such folder': (['--output', '/dev/null/x.txt'], 'cannot write in /dev/null'),
+    'a folder that is not there': (['--output', '{tmp}/none/x.txt'], 'cannot write in'),
+    'output is a folder': (['--output', '{tmp}'], 'is a folder'),
+    'unknown argument': (['--speed', '9'], 'unrecognized arguments: --speed 9'),
+}
+
+
+@pytest.mark.parametrize('arguments, message', BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_and_exit_code_2(small_data, tmp_path, capsys, arguments, message):
+    usual = ['--approach', 'hat', '--experiment', 'mixture', '--data', str(small_data)]
+    usual += ['--output', str(tmp_path / 'out.txt'), *SMALL]
+    data = sorted(small_data.iterdir())
+    assert run.cli([*usual, *(a.format(tmp=tmp_path) for a in arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ''
+    assert err.startswith('run.py: error: ') and err.count('\n') == 1 and message in err
+    assert sorted(small_data.iterdir()) == data and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='asks for a machine without CUDA')
+def test_cuda_where_there_is_none_from_a_shell_in_another_folder(tmp_path):
+    arguments = ['--approach', 'hat', '--experiment', 'demo', '--device', 'cuda']
+    done = subprocess.run(
+        [sys.executable, ROOT / 'src' / 'run.py', *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr == (
+        'run.py: error: --device: cuda asked for, 0 CUDA devices found; --device cpu works everywhere\n'
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+@pytest.mark.parametrize('approach', ['hat', 'sgd'])
+def test_cuda_runs_are_identical_too(start, approach):
+    first, second = (start(approach, '--device', 'cuda', name=name) for name in ('a.txt', 'b.txt'))
+    assert first[0].read_bytes() == second[0].read_bytes()
+    assert without_times(first[1]) == without_times(second[1])
