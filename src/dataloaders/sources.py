@@ -7,10 +7,10 @@ it is not there it is made, once, from its archives in DIR; those that are not t
 import csv
 import hashlib
 import io
-import pickle
 import tempfile
 import urllib.request
 import zipfile
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dataloaders import pickles
 from errors import UserError
 from files import atomic
 
@@ -69,8 +70,10 @@ def read_mnist(source, folder):
     from torchvision.datasets.utils import extract_archive
 
     with tempfile.TemporaryDirectory(prefix='.', dir=folder) as extracted:
+        raw = Path(extracted, 'MNIST', 'raw')
+        raw.mkdir(parents=True)
         for file in source.files:
-            extract_archive(folder / file.path, Path(extracted, 'MNIST', 'raw'))
+            extract_archive(folder / file.path, raw)
         train, test = MNIST(extracted, train=True), MNIST(extracted, train=False)
     return train.data.numpy()[..., None], train.targets.numpy(), test.data.numpy()[..., None], test.targets.numpy()
 
@@ -117,22 +120,12 @@ def _read_pickles(path, *names):
     with zipfile.ZipFile(path) as archive:
         for name in names:
             with archive.open(name) as file:
-                content = ArrayUnpickler(file, encoding='latin1').load()
-            arrays += [content['features'].transpose(0, 2, 3, 1), content['labels']]
+                content = pickles.load(file)
+            features = np.asarray(content['features'])
+            if features.dtype == np.int8:  # FaceScrub's maker put 0..255 into int8, where 128 became -128
+                features = features.view(np.uint8)
+            arrays += [features.transpose(0, 2, 3, 1), content['labels']]
     return arrays
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Loads numpy arrays and Python's plain containers; anything else that a pickle names is refused, not executed."""
-
-    ALLOWED = {'_reconstruct', 'ndarray', 'dtype', 'scalar', '_frombuffer'}
-
-    def find_class(self, module, name):
-        if module.split('.')[0] == 'numpy' and name in self.ALLOWED:
-            return super().find_class(module, name)
-        if (module, name) == ('_codecs', 'encode'):  # how protocol 2 writes bytes
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f'the pickle asks for {module}.{name}, only numpy arrays are allowed')
 
 
 # The table
@@ -194,15 +187,18 @@ def load(names, folder):
     Raises UserError: sets that cannot be had (all of them in one message), a damaged archive or npz.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f'--data: {folder} is not a folder')
     missing = []
     for name in names:
         if not (folder / f'{name}.npz').exists():
             try:
                 for file in SOURCES[name].files:
                     fetch(file, folder)
-            except OSError as error:
-                reason = getattr(error, 'reason', error)
-                missing.append(f'{name} (tried {file.url}: {reason}; put it at {folder / file.path})')
+            except (OSError, HTTPException) as error:
+                wanted = ' '.join(str(folder / f.path) for f in SOURCES[name].files if not (folder / f.path).exists())
+                reason = _one_line(getattr(error, 'reason', error))
+                missing.append(f'{name} (tried {file.url}: {reason}; put there by hand: {wanted})')
                 continue
             convert(name, folder)
     if missing:
@@ -220,22 +216,30 @@ def fetch(file, folder):
         return _verify(path, file.md5, 'delete it to have it downloaded, or put a whole one there')
     request = urllib.request.Request(file.url, headers={'User-Agent': 'Mozilla/5.0'})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        size = int(response.headers.get('Content-Length', -1))
+        size = response.length  # None where the server does not say
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as part:
-            with open(part, 'wb') as out, tqdm(
-                desc=path.name, total=size if size > 0 else None, unit='B', unit_scale=True, disable=None
-            ) as bar:
-                while chunk := response.read(1 << 20):
+            bar = tqdm(desc=path.name, total=size, unit='B', unit_scale=True, disable=None)
+            with open(part, 'wb') as out, bar:
+                while chunk := _read(response, file.url):
                     out.write(chunk)
                     bar.update(len(chunk))
-            if part.stat().st_size < size:
+            if size is not None and part.stat().st_size < size:
                 raise UserError(f'{file.url}: only {part.stat().st_size} of {size} bytes came; run again')
             _verify(part, file.md5, f'nothing was kept; get {path} from another place', file.url)
 
 
+def _read(response, url):
+    try:
+        return response.read(1 << 20)
+    except (OSError, HTTPException) as error:
+        raise UserError(f'{url}: the download broke off: {_one_line(error)}; run again') from error
+
+
 def _verify(path, md5, advice, shown=None):
     if md5 is None:
+        if not zipfile.is_zipfile(path):
+            raise UserError(f'{shown or path}: not a whole zip archive: {advice}')
         return
     with open(path, 'rb') as f:
         found = hashlib.file_digest(f, 'md5').hexdigest()
@@ -252,8 +256,9 @@ def convert(name, folder):
         train_x, train_y, test_x, test_y = source.read(source, folder)
         arrays = [_as(np.uint8, train_x), _as(np.int64, train_y), _as(np.uint8, test_x), _as(np.int64, test_y)]
     except Exception as error:  # whatever a damaged or hostile archive may bring about
-        advice = 'delete it to have it downloaded again'
-        raise UserError(f'{name}: cannot read {where}: {_one_line(error)}; {advice}') from error
+        unchecked = any(file.md5 is None for file in source.files)  # the others are whole: the fault is elsewhere
+        advice = '; delete it to have it downloaded again' if unchecked else ''
+        raise UserError(f'{name}: cannot read {where}: {_one_line(error)}{advice}') from error
     check(arrays, source.n_classes, where)
     if (len(arrays[0]), len(arrays[2])) != (source.n_train, source.n_test):
         raise UserError(
@@ -274,7 +279,7 @@ def _as(dtype, values):
 
 def read_npz(path, n_classes):
     try:
-        with np.load(path) as file:
+        with open(path, 'rb') as f, np.load(f) as file:
             arrays = [file[name] for name in ARRAYS]
     except KeyError as error:
         raise UserError(f'{path}: {_one_line(error)}; it needs the arrays {", ".join(ARRAYS)}') from error
