@@ -1,8 +1,6 @@
 """The training protocol, once (paper, section 4, "Training"), with the hooks that an approach may override.
 
-An approach says only what differs. Its hooks, in calling order:
-    before_task(t)               -> per batch: loss(x, y, t, progress), after_backward(t, progress), after_step(t)
-                                 -> after_task(t), once the best model of task t is restored
+An approach says only what differs: most override before_task, loss, after_backward, after_step or after_task.
 """
 
 import math
@@ -42,10 +40,22 @@ class Approach:
         for name, value in parameters.items():
             setattr(self, name, value)
 
-    # Hooks
+    # Hooks, in calling order
 
     def before_task(self, t):
-        pass
+        """Make ready."""
+
+    def n_rounds(self):
+        """How often, at most, a task's images are passed through: training and validation each time."""
+        return self.protocol.nepochs
+
+    def n_train(self, t):
+        """Number of images that train task t."""
+        return len(self.tasks[t].train.y)
+
+    def batch_loss(self, index, t, progress):
+        """Loss of the training images `index` (LongTensor), out of n_train(t); a scalar."""
+        return self.loss(*self.tasks[t].batch(self.tasks[t].train, index), t, progress)[0]
 
     def loss(self, x, y, t, progress):
         """Loss of a batch, a scalar, and the logits of task t, (B, classes). The same in training and evaluation.
@@ -61,22 +71,33 @@ class Approach:
     def after_step(self, t):
         """Edit parameters."""
 
+    def validate(self, t):
+        """Loss and accuracy by which the best model is chosen."""
+        return self.evaluate(t, self.tasks[t].valid)
+
+    def snapshot(self):
+        """All that makes up the model at hand, for restore()."""
+        return {name: value.clone() for name, value in self.net.state_dict().items()}
+
+    def restore(self, snapshot):
+        self.net.load_state_dict(snapshot)
+
     def after_task(self, t):
-        """Consolidate."""
+        """Consolidate; the best model is restored."""
 
     # Protocol
 
     def learn(self, t):
-        """Train task t; at the end the network is the one of the best validation loss. Returns a record an epoch."""
+        """Train task t; at the end the model is the one of the best validation loss. Returns a record an epoch."""
         self.before_task(t)
-        p, name = self.protocol, self.tasks[t].name
-        lr, patience, best_loss, best = p.lr, p.patience, math.inf, self._copy()
+        p, name, rounds = self.protocol, self.tasks[t].name, self.n_rounds()
+        lr, patience, best_loss, best = p.lr, p.patience, math.inf, self.snapshot()
         log = []
-        with tqdm(total=p.nepochs, desc=f'{name:14}', unit='epoch', disable=None) as bar:
-            for epoch in range(p.nepochs):
+        with tqdm(total=rounds, desc=f'{name:14}', unit='epoch', disable=None) as bar:
+            for epoch in range(rounds):
                 start = time.perf_counter()
                 train_loss = self.train_epoch(t, epoch, lr)
-                valid_loss, valid_accuracy = self.evaluate(t, self.tasks[t].valid)
+                valid_loss, valid_accuracy = self.validate(t)
                 seconds = time.perf_counter() - start
                 log.append({'lr': lr, 'train_loss': train_loss, 'valid_loss': valid_loss,
                             'valid_accuracy': valid_accuracy, 'seconds': seconds})  # fmt: skip
@@ -85,39 +106,38 @@ class Approach:
                 bar.set_postfix_str(said, refresh=False)
                 bar.update()
                 if bar.disable:
-                    print(f'{name:14} epoch {epoch + 1:3}/{p.nepochs}  {said}, {seconds:.1f} s', flush=True)
+                    print(f'{name:14} epoch {epoch + 1:3}/{rounds}  {said}, {seconds:.1f} s', flush=True)
                 if valid_loss < best_loss:
-                    best_loss, best, patience = valid_loss, self._copy(), p.patience
+                    best_loss, best, patience = valid_loss, self.snapshot(), p.patience
                     continue
                 patience -= 1
                 if patience == 0:
                     lr, patience = lr / p.lr_factor, p.patience
                     if lr < p.lr_min:
                         break
-        self.net.load_state_dict(best)
+        self.restore(best)
         self.after_task(t)
         return log
 
     def train_epoch(self, t, epoch, lr):
         """One pass over the training images of task t; returns the mean loss. Order and dropout are set by the seed."""
-        p, task = self.protocol, self.tasks[t]
+        p, device = self.protocol, self.tasks[t].train.y.device
         self.net.train()
         torch.manual_seed(seeds.derive(p.seed, 'dropout', t, epoch))
-        order = torch.randperm(len(task.train.y), generator=seeds.generator(p.seed, 'batches', t, epoch))
-        batches = order.to(task.train.y.device).split(p.batch_size)
+        order = torch.randperm(self.n_train(t), generator=seeds.generator(p.seed, 'batches', t, epoch))
+        batches = order.to(device).split(p.batch_size)
         optimizer = torch.optim.SGD(self.net.parameters(), lr)
         total = 0
         for b, index in enumerate(tqdm(batches, desc=f'  epoch {epoch + 1}', leave=False, disable=None)):
             progress = b / (len(batches) - 1) if len(batches) > 1 else 1.0
-            x, y = task.batch(task.train, index)
-            loss, _ = self.loss(x, y, t, progress)
+            loss = self.batch_loss(index, t, progress)
             self.net.zero_grad()
             loss.backward()
             self.after_backward(t, progress)
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
             optimizer.step()
             self.after_step(t)
-            total += loss.detach() * len(y)
+            total += loss.detach() * len(index)
         return float(total) / len(order)
 
     @torch.no_grad()
@@ -131,6 +151,3 @@ class Approach:
             loss += batch_loss * len(y)
             correct += (logits.argmax(1) == y).sum()
         return float(loss) / len(images.y), float(correct) / len(images.y)
-
-    def _copy(self):
-        return {name: value.clone() for name, value in self.net.state_dict().items()}

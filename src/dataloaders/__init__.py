@@ -1,10 +1,14 @@
 """The experiments, by name. Each module says NAMES (the tasks, numbered), FAMILY and SHAPE (network and its input),
-DEFAULTS (of run.py, where they are not the paper's) and read(names, folder, seed) -> list of Dataset."""
+DEFAULTS (of run.py, where they are not the paper's), SHUFFLED (if False, the tasks keep their order) and
+read(names, folder, seed) -> list of Dataset."""
 
-from dataloaders import demo, mixture, task
+from dataloaders import cifar, demo, mixture, mnist2, pmnist, task
 
 EXPERIMENTS = {
     'mixture': mixture,
+    'cifar': cifar,
+    'pmnist': pmnist,
+    'mnist2': mnist2,
     'demo': demo,
 }
 
@@ -24,5 +28,5 @@ def load(experiment, folder, seed, tasks=None, ntasks=None, ntrain=None):
     ntrain  at most so many training images a task, validation included
     """
     module = EXPERIMENTS[experiment]
-    names = task.choose(module.NAMES, seed, tasks, ntasks)
+    names = task.choose(module.NAMES, seed, tasks, ntasks, getattr(module, 'SHUFFLED', True))
     return [task.make(data, module.SHAPE, seed, ntrain) for data in module.read(names, folder, seed)]

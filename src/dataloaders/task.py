@@ -64,11 +64,12 @@ class Task:
         return x.expand(-1, channels, -1, -1), images.y[index]
 
 
-def choose(names, seed, tasks=None, ntasks=None):
+def choose(names, seed, tasks=None, ntasks=None, shuffled=True):
     """Names of the tasks to learn, in order: `tasks`, or all of them shuffled by seed; of these the first `ntasks`."""
     if tasks is None:
         order = np.arange(len(names))
-        np.random.RandomState(seed).shuffle(order)
+        if shuffled:
+            np.random.RandomState(seed).shuffle(order)
         tasks = [names[i] for i in order]
     unknown = [name for name in tasks if name not in names]
     if unknown or len(set(tasks)) < len(tasks):
@@ -100,6 +101,15 @@ def make(data, shape, seed, ntrain=None):
         valid=_images(data.train_x[keep[:n_valid]], data.train_y[keep[:n_valid]]),
         test=_images(data.test_x, data.test_y),
     )
+
+
+def subset(arrays, classes):
+    """The images of consecutive classes (a range), labelled from 0; arrays train_x, train_y, test_x, test_y."""
+    cut = []
+    for x, y in arrays[:2], arrays[2:]:
+        keep = (y >= classes.start) & (y < classes.stop)
+        cut += [x[keep], y[keep] - classes.start]
+    return cut
 
 
 def stratified(labels, n, seed):

@@ -2,38 +2,56 @@
 
 from torch import nn
 
-import hat
 import seeds
-from networks import alexnet, alexnet_hat
+from hat import Gate
+from networks import (
+    alexnet,
+    alexnet_hat,
+    alexnet_pathnet,
+    alexnet_pnn,
+    mlp,
+    mlp_hat,
+    mlp_pathnet,
+    mlp_pnn,
+)
+from networks.pnn import Lateral
 
 NETWORKS = {
     'alexnet': alexnet.Net,
     'alexnet_hat': alexnet_hat.Net,
+    'alexnet_pathnet': alexnet_pathnet.Net,
+    'alexnet_pnn': alexnet_pnn.Net,
+    'mlp': mlp.Net,
+    'mlp_hat': mlp_hat.Net,
+    'mlp_pathnet': mlp_pathnet.Net,
+    'mlp_pnn': mlp_pnn.Net,
 }
 
 
-def build(name, shape, classes, width, seed):
+def build(family, variant, shape, classes, width, seed):
     """A network with its initial weights.
 
+    family   of the experiment: alexnet or mlp
+    variant  of the approach: '' is the plain network
     shape    of an input (channels, height, width)
     classes  number of classes of each task, one head each
     width    multiplies the size of all hidden layers
     """
-    net = NETWORKS[name](shape, classes, width)
-    initialize(net, seed)
+    net = NETWORKS[f'{family}_{variant}' if variant else family](shape, classes, width)
+    initialize(net, seed, 'weights')
     return net
 
 
-def initialize(net, seed):
-    """Xavier uniform weights, zero biases, N(0, 1) embeddings (paper, section 4).
+def initialize(net, seed, *purpose, gain=1):
+    """Xavier uniform weights (times gain), zero biases, N(0, 1) embeddings (HAT, section 4).
 
     Each tensor is drawn from a stream of its own name: layers that two networks share start equal in both.
     Original: PyTorch's defaults, although the paper says Xavier.
     """
     for name, module in net.named_modules():
-        generator = seeds.generator(seed, 'weights', name)
+        generator = seeds.generator(seed, *purpose, name)
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.xavier_uniform_(module.weight, generator=generator)
+            nn.init.xavier_uniform_(module.weight, gain, generator)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, hat.Gate):
+        elif isinstance(module, (Gate, Lateral)):
             module.reset_parameters(generator)

@@ -1,0 +1,41 @@
+"""LFL: less-forgetting learning (Jung et al. 2016).
+
+    loss = cross-entropy + lamb / 2 * ||h - h_old||^2, mean over the batch                       (their Eqs. 1 to 3)
+
+h is the last hidden layer's output; h_old that of the network before this task. Old heads do not move.
+"""
+
+import copy
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from approaches.base import Approach
+from approaches.parameters import Parameter
+
+
+class LFL(Approach):
+    parameters = {'lamb': Parameter(0.05, grid=(1e-1, 5e-2, 1e-2, 5e-3, 1e-3, 5e-4, 1e-4, 5e-5), low=0)}
+    clip = 200
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.teacher = None  # the network before this task
+
+    def loss(self, x, y, t, progress):
+        features = self.net.features(x)
+        logits = self.net.heads[t](features)
+        loss = cross_entropy(logits, y)
+        if self.teacher is not None:
+            with torch.no_grad():
+                old = self.teacher.features(x)
+            loss = loss + self.lamb / 2 * feature_distance(features, old)
+        return loss, logits
+
+    def after_task(self, t):
+        self.teacher = copy.deepcopy(self.net).eval().requires_grad_(False)
+
+
+def feature_distance(features, old):
+    """Squared Euclidean distance between two (N, units), mean over N."""
+    return ((features - old) ** 2).sum(1).mean()

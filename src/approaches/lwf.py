@@ -1,0 +1,46 @@
+"""LWF: learning without forgetting (Li & Hoiem 2017).
+
+    loss = cross-entropy + lamb * sum over old heads of the distillation loss                    (their Eqs. 1 to 4)
+
+The old network's answers to the new task's images are kept, head by head. No warm-up of the new head first, as in the
+original code: the protocol is the same for all approaches.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+
+from approaches.base import Approach
+from approaches.parameters import Parameter
+
+
+class LWF(Approach):
+    parameters = {
+        'lamb': Parameter(2.0, grid=(0.1, 0.5, 1, 2, 4, 8, 10), low=0),
+        'T': Parameter(1.0, grid=(0.5, 1, 2, 4), low=1e-3),  # temperature
+    }
+    clip = 100
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.teacher = None  # the network before this task
+
+    def loss(self, x, y, t, progress):
+        features = self.net.features(x)
+        logits = self.net.heads[t](features)
+        loss = F.cross_entropy(logits, y)
+        if self.teacher is not None:
+            with torch.no_grad():
+                old = self.teacher.features(x)
+            for u in range(t):
+                loss = loss + self.lamb * distillation(self.net.heads[u](features), self.teacher.heads[u](old), self.T)
+        return loss, logits
+
+    def after_task(self, t):
+        self.teacher = copy.deepcopy(self.net).eval().requires_grad_(False)
+
+
+def distillation(logits, old, T):
+    """Cross-entropy between softened probabilities, softmax(logits / T), of old and new logits (N, classes)."""
+    return -(F.softmax(old / T, 1) * F.log_softmax(logits / T, 1)).sum(1).mean()

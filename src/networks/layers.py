@@ -1,0 +1,43 @@
+"""Hidden layers: how they are described, how many inputs each has, and the modules they are built from."""
+
+from typing import NamedTuple
+
+from torch import nn
+
+from networks.dropout import Dropout
+
+
+class Layer(NamedTuple):
+    units: int
+    dropout: float
+    kernel: int = 0  # side of a convolution's kernel, followed by 2x2 max-pooling; 0: fully connected
+
+
+def plan(layers, shape, factor):
+    """Yield (layer, inputs, units): units times `factor`; after a flatten a unit makes several inputs."""
+    channels, size, _ = shape
+    for layer in layers:
+        units = max(1, int(layer.units * factor))
+        if layer.kernel:
+            yield layer, channels, units
+            size = (size - layer.kernel + 1) // 2
+        else:
+            yield layer, channels * size * size, units
+            size = 1
+        channels = units
+
+
+def linear(layer, inputs, units):
+    """The layer's linear part."""
+    return nn.Conv2d(inputs, units, layer.kernel) if layer.kernel else nn.Linear(inputs, units)
+
+
+def block(layer, inputs, units):
+    """The whole layer."""
+    flatten = [] if layer.kernel else [nn.Flatten()]
+    return nn.Sequential(*flatten, linear(layer, inputs, units), *activation(layer))
+
+
+def activation(layer):
+    pool = [nn.MaxPool2d(2)] if layer.kernel else []
+    return nn.Sequential(nn.ReLU(), Dropout(layer.dropout), *pool)

@@ -1,0 +1,30 @@
+"""PathNet's network (Fernando et al. 2017): in each layer many modules, of which a path names the few active ones.
+
+A module is a whole layer, only narrower; the outputs of the active ones are added.
+"""
+
+from torch import nn
+
+from networks.layers import block, plan
+
+MODULES = 16  # M, in a layer
+
+
+class Paths(nn.Module):
+    """Input (B, *shape) float and a path, for each layer the numbers of its active modules; output (B, classes[t])."""
+
+    layers = ()  # of layers.Layer; a subclass says which
+    factor = 1.0  # a module's units over those of the plain network's layer
+
+    def __init__(self, shape, classes, width=1):
+        super().__init__()
+        planned = list(plan(self.layers, shape, self.factor * width))
+        self.module_layers = nn.ModuleList(
+            nn.ModuleList(block(*layer) for _ in range(MODULES)) for layer in planned
+        )  # fmt: skip
+        self.heads = nn.ModuleList(nn.Linear(planned[-1][2], n) for n in classes)
+
+    def forward(self, x, t, path):
+        for modules, active in zip(self.module_layers, path, strict=True):
+            x = sum(modules[m](x) for m in sorted(set(active)))
+        return self.heads[t](x)
