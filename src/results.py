@@ -87,8 +87,8 @@ def average_forgetting(accuracy):
 def table(names, accuracy):
     """The accuracy matrix in %, with task names, as text."""
     width = max(map(len, names))
-    lines = [' ' * (width + 8) + ' '.join(f'{name[:8]:>8}' for name in names)]
+    lines = [f'{"test accuracy in %":{width + 6}}  ' + '  '.join(f'{name:>6}' for name in names)]
     for t, name in enumerate(names):
-        cells = ' '.join(f'{100 * a:8.2f}' for a in accuracy[t, : t + 1])
-        lines.append(f'  after {name:{width}} {cells}')
+        cells = (f'{100 * a:{max(6, len(names[u]))}.2f}' for u, a in enumerate(accuracy[t, : t + 1]))
+        lines.append(f'after {name:{width}}  {"  ".join(cells)}')
     return '\n'.join(lines)

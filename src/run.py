@@ -15,7 +15,7 @@ import torchvision
 import dataloaders
 import networks
 import results
-from approaches import APPROACHES
+from approaches import ALIASES, APPROACHES
 from approaches.base import Protocol
 from approaches.parameters import parse as parse_parameters
 from errors import UserError
@@ -35,7 +35,7 @@ def parse(argv):
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     what = parser.add_argument_group('what to run')
-    what.add_argument('--approach', required=True, choices=APPROACHES)
+    what.add_argument('--approach', required=True, choices=APPROACHES, type=lambda name: ALIASES.get(name, name))
     what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS)
     what.add_argument('--parameter', default='', metavar='VALUES', help=_parameter_help())
     what.add_argument('--seed', type=_seed, default=0, help='sets the task order and everything random (default 0)')
@@ -106,8 +106,8 @@ def build(args, tasks, device):
     approach = APPROACHES[args.approach]
     experiment = dataloaders.EXPERIMENTS[args.experiment]
     classes = [task.n_classes for task in tasks]
-    name = '_'.join(filter(None, (experiment.FAMILY, approach.variant)))
-    net = networks.build(name, experiment.SHAPE, classes, args.width, args.seed).to(device)
+    family, shape = experiment.FAMILY, experiment.SHAPE
+    net = networks.build(family, approach.variant, shape, classes, args.width, args.seed).to(device)
     protocol = Protocol(seed=args.seed, nepochs=args.nepochs, lr=args.lr, batch_size=args.batch_size)
     return approach(net, tasks, protocol, **args.parameter)
 
@@ -125,6 +125,7 @@ def choose_device(text):
         raise UserError(f'--device: {text} asked for, {found} CUDA devices found; --device cpu works everywhere')
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
     torch.use_deterministic_algorithms(True)
+    torch.set_flush_denormal(True)  # masks near 0 make such numbers, which a CPU is slow at
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it; filling takes time
     return device
 

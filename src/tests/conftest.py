@@ -48,8 +48,8 @@ def make_approach(small_data):
         values = {k: p.default for k, p in approach.parameters.items()} | settings
         data = mixture.read(tasks, small_data, protocol.seed)
         data = [task.make(d, mixture.SHAPE, protocol.seed).to(device) for d in data]
-        network = '_'.join(filter(None, (mixture.FAMILY, approach.variant)))
-        net = networks.build(network, mixture.SHAPE, [d.n_classes for d in data], width, protocol.seed).to(device)
+        classes = [d.n_classes for d in data]
+        net = networks.build(mixture.FAMILY, approach.variant, mixture.SHAPE, classes, width, protocol.seed).to(device)
         return approach(net, data, protocol, **values)
 
     return make
@@ -60,3 +60,11 @@ def same(a, b):
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     return torch.equal(a, b)
+
+
+@torch.no_grad()
+def outputs(approach, t):
+    """Logits of task t's test images."""
+    approach.net.eval()
+    x, y = approach.tasks[t].batch(approach.tasks[t].test, slice(None))
+    return approach.loss(x, y, t, 1.0)[1]

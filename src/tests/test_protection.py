@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import same
+from conftest import outputs, same
 
 TASKS = ('mnist', 'cifar10', 'svhn')
 
@@ -49,13 +49,6 @@ def test_embeddings_and_heads_of_other_tasks_do_not_move(make_approach):
         if name in before:
             own = '.embeddings.1' in name or name.startswith('heads.1')
             assert same(p, before[name]) != own, name
-
-
-@torch.no_grad()
-def outputs(approach, t):
-    approach.net.eval()
-    x, y = approach.tasks[t].batch(approach.tasks[t].test, slice(None))
-    return approach.loss(x, y, t, 1.0)[1]
 
 
 def test_with_hard_masks_all_outputs_of_earlier_tasks_are_bit_identical(make_approach):
