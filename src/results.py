@@ -86,9 +86,10 @@ def average_forgetting(accuracy):
 
 def table(names, accuracy):
     """The accuracy matrix in %, with task names, as text."""
-    width = max(map(len, names))
-    lines = [f'{"test accuracy in %":{width + 6}}  ' + '  '.join(f'{name:>6}' for name in names)]
+    corner = 'test accuracy in %'
+    width = max(len(corner), *(len(f'after {name}') for name in names))
+    lines = [f'{corner:{width}}  ' + '  '.join(f'{name:>6}' for name in names)]
     for t, name in enumerate(names):
         cells = (f'{100 * a:{max(6, len(names[u]))}.2f}' for u, a in enumerate(accuracy[t, : t + 1]))
-        lines.append(f'after {name:{width}}  {"  ".join(cells)}')
+        lines.append(f'{f"after {name}":{width}}  {"  ".join(cells)}')
     return '\n'.join(lines)
