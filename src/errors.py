@@ -1,5 +1,27 @@
-"""The one exception that a user is meant to see."""
+"""What a user is meant to see: one line, what is wrong, where, what to do."""
+
+import sys
 
 
 class UserError(Exception):
-    """Bad input or a missing file. One line: what is wrong, where, what to do. run.py prints it and exits with 2."""
+    """Bad input, a missing or damaged file, a place that cannot be written."""
+
+    code = 2  # exit code of a script that ends with it
+
+
+class Busy(UserError):
+    """Another process is at it."""
+
+    code = 75  # "try again later", as in sysexits.h
+
+
+def exit_code(name, main, argv):
+    """Run main(argv) of the script `name` for the shell: errors are one line; 130 after Ctrl-C."""
+    try:
+        return main(argv) or 0
+    except UserError as error:
+        print(f'{name}: error: {error}', file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print(f'{name}: interrupted; the same command goes on from here', file=sys.stderr)
+        return 130

@@ -1,11 +1,12 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and locks between processes."""
 
+import fcntl
 import os
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-from errors import UserError
+from errors import Busy, UserError
 
 ROOT = Path(__file__).resolve().parent.parent  # of the repository: default paths hang on it, not on where one stands
 
@@ -14,15 +15,52 @@ ROOT = Path(__file__).resolve().parent.parent  # of the repository: default path
 def atomic(path):
     """Give a temporary path beside `path`; move it to `path` when the block ends well, remove it otherwise.
 
-    Raises UserError where the folder cannot be written or the disk is full.
+    A process that is killed leaves the temporary file behind: sweep() removes it. After a power loss `path` is the old
+    file or the new one. Raises UserError where the folder cannot be written or the disk is full.
     """
     path = Path(path)
     part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
     try:
         part.touch()
         yield part
+        with open(part, 'rb') as file:
+            os.fsync(file.fileno())
         os.replace(part, path)
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror or error}') from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def sweep(path):
+    """Remove what killed processes left of atomic(path); to be called by who holds the lock that guards it."""
+    for part in path.parent.glob(f'.{path.name}.*.part'):
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(path, message=None):
+    """Hold the lock file `path`; it goes when the block ends, and its lock with a process that dies.
+
+    Waits for another holder, or, with a message, raises Busy(message).
+    """
+    while True:
+        try:
+            file = open(path, 'a')  # noqa: SIM115  (closed below)
+        except OSError as error:
+            raise UserError(f'cannot write {path}: {error.strerror}') from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if message else 0))
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                break  # else its holder has just removed it: the lock is on a file that nobody else will find
+        except BlockingIOError:
+            file.close()
+            raise Busy(message) from None
+        except FileNotFoundError:
+            pass
+        file.close()
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

@@ -18,7 +18,8 @@ import results
 from approaches import ALIASES, APPROACHES
 from approaches.base import Protocol
 from approaches.parameters import parse as parse_parameters
-from errors import UserError
+from checkpoints import Checkpoint
+from errors import UserError, exit_code
 from files import ROOT
 
 EXAMPLES = """\
@@ -57,6 +58,8 @@ def parse(argv):
                         help='where <task>.npz or the archives are (default dat)')  # fmt: skip
     places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; all the rest goes to '
                         'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
+    places.add_argument('--fresh', action='store_true', help='start over: not from the checkpoint of a killed run, nor '
+                        'content with a result that is there')  # fmt: skip
     args = parser.parse_args(argv)
     args.parameter = parse_parameters(args.parameter, APPROACHES[args.approach].parameters)
     for name, value in dataloaders.defaults(args.experiment).items():
@@ -71,34 +74,76 @@ def main(argv=None):
     args = parse(argv)
     device = choose_device(args.device)
     output = results.Output(args.output)
+    output.check()
+    checkpoint = Checkpoint(output)
+    with checkpoint.lock():
+        output.sweep()
+        if args.fresh:
+            checkpoint.remove()
+        if output.finished(settings(args)) and not args.fresh:
+            print('done before; --fresh does it again')
+        else:
+            learn(args, device, output, checkpoint)
+        checkpoint.remove()
+    print(f'\n{summary(output)}')
+
+
+def learn(args, device, output, checkpoint):
+    """The tasks, one after the other; goes on from the checkpoint if there is one."""
     began = time.perf_counter()
     tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
     tasks = [task.to(device) for task in tasks]
     approach = build(args, tasks, device)
-    n_parameters = sum(p.numel() for p in approach.net.parameters())
-    print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, {n_parameters:,} parameters, '
-          f'{describe(device)}', flush=True)  # fmt: skip
+    record = {'arguments': settings(args), 'tasks': [task.sizes() for task in tasks],
+              'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'versions': versions()}  # fmt: skip
+    print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
+          f'{record["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
 
-    settings = vars(args) | {'data': os.path.relpath(args.data, ROOT)}
-    output.open({name: value for name, value in settings.items() if name not in ('output', 'device')})
-    accuracy, epochs, seconds = np.zeros((len(tasks), len(tasks))), [], []
-    for t, task in enumerate(tasks):
-        task_began = time.perf_counter()
-        epochs.append(approach.learn(t))
-        accuracy[t, : t + 1] = [approach.evaluate(u, tasks[u].test)[1] for u in range(t + 1)]
-        seconds.append(time.perf_counter() - task_began)
-        output.save_matrix(accuracy)
-        print(f'{t + 1}/{len(tasks)} {task.name}: test accuracy {100 * accuracy[t, t]:.2f} % after '
-              f'{len(epochs[t])} epochs, {seconds[t]:.1f} s', flush=True)  # fmt: skip
-    total = time.perf_counter() - began
-    times = {'total': total, 'tasks': seconds, 'epochs': [[epoch.pop('seconds') for epoch in log] for log in epochs]}
-    output.save_record(accuracy, tasks=[task.sizes() for task in tasks], n_parameters=n_parameters, epochs=epochs,
-                       device=describe(device), versions=versions(), times=times)  # fmt: skip
-    print(f'\n{results.table([task.name for task in tasks], accuracy)}\n\n'
-          f'average accuracy   {100 * results.average_accuracy(accuracy):6.2f} %\n'
-          f'average forgetting {100 * results.average_forgetting(accuracy):6.2f} points\n'
-          f'time               {total:6.0f} s\n'
-          f'results            {output.txt}, {output.json.name}')  # fmt: skip
+    done = {'accuracy': [], 'valid_accuracy': [], 'epochs': [], 'devices': [], 'seconds': 0.0}
+    if saved := checkpoint.load(record, device):
+        approach.load_state(saved['approach'])
+        done = saved['done']
+        print(f'goes on from {checkpoint.path}', flush=True)
+    else:
+        output.make_way()
+    if describe(device) not in done['devices']:
+        done['devices'].append(describe(device))
+    before = done['seconds']
+
+    def save():
+        done['seconds'] = before + time.perf_counter() - began
+        checkpoint.save(record, {'approach': approach.state(), 'done': done})
+
+    for t in range(len(done['epochs']), len(tasks)):
+        log = approach.learn(t, save)
+        for name, split in ('accuracy', 'test'), ('valid_accuracy', 'valid'):
+            done[name].append([approach.evaluate(u, getattr(tasks[u], split))[1] for u in range(t + 1)])
+        done['epochs'].append(log)
+        output.save_matrix(results.square(done['accuracy'], len(tasks)))
+        save()
+        print(f'{t + 1}/{len(tasks)} {tasks[t].name}: test accuracy {100 * done["accuracy"][t][t]:.2f} % after '
+              f'{len(log)} epochs, {sum(epoch["seconds"] for epoch in log):.1f} s', flush=True)  # fmt: skip
+    epoch_seconds = [[epoch.pop('seconds') for epoch in log] for log in done['epochs']]
+    matrices = {name: results.square(done[name], len(tasks)).tolist() for name in ('accuracy', 'valid_accuracy')}
+    times = {'total': done['seconds'], 'epochs': epoch_seconds}
+    output.save_record({**record, **matrices, 'epochs': done['epochs'], 'devices': done['devices'], 'times': times})
+
+
+def settings(args):
+    """What the result hangs on, a dict that JSON can hold."""
+    arguments = vars(args) | {'data': os.path.relpath(args.data, ROOT)}
+    return {name: value for name, value in arguments.items() if name not in ('output', 'device', 'fresh')}
+
+
+def summary(output):
+    """What a finished run has to say, from its files."""
+    record = results.read_record(output.json)
+    accuracy = np.array(record['accuracy'])
+    return (f'{results.table([task["name"] for task in record["tasks"]], accuracy)}\n\n'
+            f'average accuracy   {100 * results.average_accuracy(accuracy):6.2f} %\n'
+            f'average forgetting {100 * results.average_forgetting(accuracy):6.2f} points\n'
+            f'time               {record["times"]["total"]:6.0f} s\n'
+            f'results            {output.txt}, {output.json.name}')  # fmt: skip
 
 
 def build(args, tasks, device):
@@ -185,13 +230,7 @@ def _parameter_help():
 
 
 def cli(argv=None):
-    """main, for the shell: returns the exit code."""
-    try:
-        main(argv)
-    except UserError as error:
-        print(f'run.py: error: {error}', file=sys.stderr)
-        return 2
-    return 0
+    return exit_code('run.py', main, argv)
 
 
 if __name__ == '__main__':

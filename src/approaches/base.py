@@ -5,7 +5,7 @@ An approach says only what differs: most override before_task, loss, after_backw
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,17 @@ from tqdm import tqdm
 import seeds
 
 EVAL_BATCH = 512
+
+
+@dataclass
+class Training:
+    """Where the training of a task stands between two epochs."""
+
+    lr: float
+    patience: int  # epochs left without a better validation loss
+    best: dict  # the model of the best validation loss, a snapshot
+    best_loss: float = math.inf
+    log: list = field(default_factory=list)  # a record an epoch
 
 
 @dataclass(frozen=True)
@@ -33,17 +44,19 @@ class Approach:
     variant = ''  # of the experiment's network: '' is the plain one
     parameters = {}  # name -> parameters.Parameter, in the order of --parameter
     clip = 10_000  # maximum norm of the gradient
+    kept = ()  # names of the attributes that hold what it knows of earlier tasks: tensors, numbers, lists, dicts
 
     def __init__(self, net, tasks, protocol, **parameters):
         """net, tasks (list of Task) are on one device; `parameters` become attributes."""
         self.net, self.tasks, self.protocol = net, tasks, protocol
+        self.training = None  # within a task
         for name, value in parameters.items():
             setattr(self, name, value)
 
     # Hooks, in calling order
 
     def before_task(self, t):
-        """Make ready."""
+        """Make ready, from the attributes in `kept`; called again where a killed run goes on within the task."""
 
     def n_rounds(self):
         """How often, at most, a task's images are passed through: training and validation each time."""
@@ -87,37 +100,57 @@ class Approach:
 
     # Protocol
 
-    def learn(self, t):
+    def state(self):
+        """All that a later process needs to go on from here, after load_state()."""
+        kept = {name: getattr(self, name) for name in self.kept}
+        return {'model': self.snapshot(), 'kept': kept, 'training': self.training and vars(self.training)}
+
+    def load_state(self, state):
+        self.restore(state['model'])
+        for name, value in state['kept'].items():
+            setattr(self, name, value)
+        self.training = state['training'] and Training(**state['training'])
+
+    def learn(self, t, after_epoch=lambda: None):
         """Train task t; at the end the model is the one of the best validation loss. Returns a record an epoch."""
-        self.before_task(t)
         p, name, rounds = self.protocol, self.tasks[t].name, self.n_rounds()
-        lr, patience, best_loss, best = p.lr, p.patience, math.inf, self.snapshot()
-        log = []
-        with tqdm(total=rounds, desc=f'{name:14}', unit='epoch', disable=None) as bar:
-            for epoch in range(rounds):
-                start = time.perf_counter()
-                train_loss = self.train_epoch(t, epoch, lr)
+        begun = self.state() if self.training else None  # load_state() has put us within the task
+        self.before_task(t)
+        if begun:
+            self.load_state(begun)
+        else:
+            self.training = Training(p.lr, p.patience, self.snapshot())
+        now = self.training
+        with tqdm(total=rounds, initial=len(now.log), desc=f'{name:14}', unit='epoch', disable=None) as bar:
+            while len(now.log) < rounds and now.lr >= p.lr_min:
+                epoch, start = len(now.log), time.perf_counter()
+                train_loss = self.train_epoch(t, epoch, now.lr)
                 valid_loss, valid_accuracy = self.validate(t)
                 seconds = time.perf_counter() - start
-                log.append({'lr': lr, 'train_loss': train_loss, 'valid_loss': valid_loss,
-                            'valid_accuracy': valid_accuracy, 'seconds': seconds})  # fmt: skip
+                now.log.append({'lr': now.lr, 'train_loss': train_loss, 'valid_loss': valid_loss,
+                                'valid_accuracy': valid_accuracy, 'seconds': seconds})  # fmt: skip
                 said = (f'loss {train_loss:.3f}, valid loss {valid_loss:.3f}, acc {100 * valid_accuracy:.1f} %, '
-                        f'lr {lr:.2g}')  # fmt: skip
+                        f'lr {now.lr:.2g}')  # fmt: skip
                 bar.set_postfix_str(said, refresh=False)
                 bar.update()
                 if bar.disable:
                     print(f'{name:14} epoch {epoch + 1:3}/{rounds}  {said}, {seconds:.1f} s', flush=True)
-                if valid_loss < best_loss:
-                    best_loss, best, patience = valid_loss, self.snapshot(), p.patience
-                    continue
-                patience -= 1
-                if patience == 0:
-                    lr, patience = lr / p.lr_factor, p.patience
-                    if lr < p.lr_min:
-                        break
-        self.restore(best)
+                self.decide(valid_loss)
+                after_epoch()
+        self.restore(now.best)
+        self.training = None
         self.after_task(t)
-        return log
+        return now.log
+
+    def decide(self, valid_loss):
+        """Is this the best model so far? If there has been none for long, lower the learning rate."""
+        now, p = self.training, self.protocol
+        if valid_loss < now.best_loss:
+            now.best_loss, now.best, now.patience = valid_loss, self.snapshot(), p.patience
+            return
+        now.patience -= 1
+        if now.patience == 0:
+            now.lr, now.patience = now.lr / p.lr_factor, p.patience
 
     def train_epoch(self, t, epoch, lr):
         """One pass over the training images of task t; returns the mean loss. Order and dropout are set by the seed."""

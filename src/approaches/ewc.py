@@ -15,6 +15,7 @@ from approaches.penalty import squared_distance
 class EWC(Approach):
     parameters = {'lamb': Parameter(5000.0, grid=(500, 1000, 2000, 5000, 10000, 20000, 50000), low=0)}
     clip = 100
+    kept = ('fisher', 'old')
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -10,6 +10,7 @@ from approaches.parameters import Parameter
 
 class HAT(Approach):
     variant = 'hat'
+    kept = ('cumulative', 'learned')
     parameters = {
         'c': Parameter(0.75, grid=(0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 4), low=0),  # compressibility (Eq. 4)
         'smax': Parameter(400.0, grid=(25, 50, 100, 200, 400, 800), low=1),  # stability (Eq. 3)

@@ -25,6 +25,7 @@ TINY = 1e-12  # added to each Fisher value: a weight that matters to no task get
 
 class IMMMean(Approach):
     parameters = {'lamb': Parameter(1e-4, grid=(0.01, 0.005, 0.001, 0.0005, 0.0001, 0.00005, 0.000001), low=0)}
+    kept = ('mu', 'weighted', 'weight')
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -49,7 +50,6 @@ class IMMMean(Approach):
         self.weight = precision if t == 0 else add(self.weight, precision)
         self.weighted = weighted if t == 0 else add(self.weighted, weighted)
         set_values(self.shared, [a / b for a, b in zip(self.weighted, self.weight, strict=True)])
-
 
     def precision(self, t):
         """How much each weight of task t counts in the merge; a list like self.shared."""

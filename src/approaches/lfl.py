@@ -5,22 +5,16 @@
 h is the last hidden layer's output; h_old that of the network before this task. Old heads do not move.
 """
 
-import copy
-
 import torch
 from torch.nn.functional import cross_entropy
 
-from approaches.base import Approach
 from approaches.parameters import Parameter
+from approaches.teacher import Taught
 
 
-class LFL(Approach):
+class LFL(Taught):
     parameters = {'lamb': Parameter(0.05, grid=(1e-1, 5e-2, 1e-2, 5e-3, 1e-3, 5e-4, 1e-4, 5e-5), low=0)}
     clip = 200
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.teacher = None  # the network before this task
 
     def loss(self, x, y, t, progress):
         features = self.net.features(x)
@@ -31,9 +25,6 @@ class LFL(Approach):
                 old = self.teacher.features(x)
             loss = loss + self.lamb / 2 * feature_distance(features, old)
         return loss, logits
-
-    def after_task(self, t):
-        self.teacher = copy.deepcopy(self.net).eval().requires_grad_(False)
 
 
 def feature_distance(features, old):

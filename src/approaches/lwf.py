@@ -6,25 +6,19 @@ The old network's answers to the new task's images are kept, head by head. No wa
 original code: the protocol is the same for all approaches.
 """
 
-import copy
-
 import torch
 import torch.nn.functional as F
 
-from approaches.base import Approach
 from approaches.parameters import Parameter
+from approaches.teacher import Taught
 
 
-class LWF(Approach):
+class LWF(Taught):
     parameters = {
         'lamb': Parameter(2.0, grid=(0.1, 0.5, 1, 2, 4, 8, 10), low=0),
         'T': Parameter(1.0, grid=(0.5, 1, 2, 4), low=1e-3),  # temperature
     }
     clip = 100
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.teacher = None  # the network before this task
 
     def loss(self, x, y, t, progress):
         features = self.net.features(x)
@@ -36,9 +30,6 @@ class LWF(Approach):
             for u in range(t):
                 loss = loss + self.lamb * distillation(self.net.heads[u](features), self.teacher.heads[u](old), self.T)
         return loss, logits
-
-    def after_task(self, t):
-        self.teacher = copy.deepcopy(self.net).eval().requires_grad_(False)
 
 
 def distillation(logits, old, T):

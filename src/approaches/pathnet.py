@@ -29,11 +29,11 @@ class PathNet(Approach):
     variant = 'pathnet'
     parameters = {'generations': Parameter(20, grid=(5, 10, 20, 50, 100, 200), low=1)}
     clip = 1_000
+    kept = ('population',)
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.shape = (len(self.net.module_layers), ACTIVE)
-        self.paths = {}  # task -> its path, an array of this shape of the numbers of modules
+        self.paths = {}  # task -> its path, the numbers of its modules, a list of ACTIVE for each layer
 
     def before_task(self, t):
         for l, modules in enumerate(self.net.module_layers):
@@ -42,8 +42,8 @@ class PathNet(Approach):
                 module.requires_grad_(m not in frozen)
                 if m not in frozen:
                     networks.initialize(module, self.protocol.seed, 'modules', t, l, m, gain=1 / ACTIVE)
-        rng = self.rng(t, 'population')
-        self.population = [rng.integers(MODULES, size=self.shape) for _ in range(2)]
+        rng, shape = self.rng(t, 'population'), (len(self.net.module_layers), ACTIVE)
+        self.population = [rng.integers(MODULES, size=shape).tolist() for _ in range(2)]
         self.paths[t] = self.population[0]
 
     def n_rounds(self):
@@ -81,5 +81,7 @@ class PathNet(Approach):
 
 def mutate(path, rng):
     """Each of the n numbers of a path (layers, ACTIVE) changes with probability 1 / n, by -2 to 2, in a circle."""
+    path = np.array(path)
     changed = rng.random(path.shape) < 1 / path.size
-    return np.where(changed, path + rng.integers(-STEP, STEP + 1, size=path.shape), path) % MODULES
+    step = rng.integers(-STEP, STEP + 1, size=path.shape)
+    return ((path + changed * step) % MODULES).tolist()

@@ -11,7 +11,7 @@ from approaches.base import Approach
 
 
 class Random(Approach):
-    def learn(self, t):
+    def learn(self, t, after_epoch=None):
         return []
 
     def evaluate(self, t, images):

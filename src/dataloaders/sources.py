@@ -1,13 +1,10 @@
-"""Where each of the eight sets comes from, and how its archives are read.
+"""Where each of the eight sets comes from.
 
 A set is wanted as DIR/<name>.npz: uint8 images (N,H,W,C) and int64 labels, arrays train_x train_y test_x test_y. If
 it is not there it is made, once, from its archives in DIR; those that are not there are downloaded.
 """
 
-import csv
 import hashlib
-import io
-import tempfile
 import urllib.request
 import zipfile
 from http.client import HTTPException
@@ -15,12 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from dataloaders import pickles
+from dataloaders import readers
 from errors import UserError
-from files import atomic
+from files import atomic, lock
 
 ARRAYS = ('train_x', 'train_y', 'test_x', 'test_y')
 SHAPES = ((28, 28, 1), (32, 32, 1), (32, 32, 3))  # of an image
@@ -41,95 +37,6 @@ class Source(NamedTuple):
     files: tuple
 
 
-# Readers
-
-
-def read_cifar10(source, folder):
-    from torchvision.datasets import CIFAR10
-
-    return _read_cifar(CIFAR10, source, folder)
-
-
-def read_cifar100(source, folder):
-    from torchvision.datasets import CIFAR100
-
-    return _read_cifar(CIFAR100, source, folder)
-
-
-def _read_cifar(dataset, source, folder):
-    from torchvision.datasets.utils import extract_archive
-
-    with tempfile.TemporaryDirectory(prefix='.', dir=folder) as extracted:
-        extract_archive(folder / source.files[0].path, extracted)
-        train, test = dataset(extracted, train=True), dataset(extracted, train=False)
-    return train.data, train.targets, test.data, test.targets
-
-
-def read_mnist(source, folder):
-    from torchvision.datasets import MNIST  # its reader serves Fashion-MNIST too: the formats are the same
-    from torchvision.datasets.utils import extract_archive
-
-    with tempfile.TemporaryDirectory(prefix='.', dir=folder) as extracted:
-        raw = Path(extracted, 'MNIST', 'raw')
-        raw.mkdir(parents=True)
-        for file in source.files:
-            extract_archive(folder / file.path, raw)
-        train, test = MNIST(extracted, train=True), MNIST(extracted, train=False)
-    return train.data.numpy()[..., None], train.targets.numpy(), test.data.numpy()[..., None], test.targets.numpy()
-
-
-def read_svhn(source, folder):
-    from torchvision.datasets import SVHN  # labels 0..9
-
-    train, test = SVHN(folder, 'train'), SVHN(folder, 'test')
-    return train.data.transpose(0, 2, 3, 1), train.labels, test.data.transpose(0, 2, 3, 1), test.labels
-
-
-def read_traffic_signs(source, folder):
-    """GTSRB. torchvision's class serves another training set (26,640 images) than the paper's."""
-    train, test, truth = (folder / file.path for file in source.files)
-    with zipfile.ZipFile(train) as archive:
-        names = sorted(name for name in archive.namelist() if name.endswith('.ppm'))
-        train_x, train_y = _signs(archive, names), [int(Path(name).parent.name) for name in names]
-    with zipfile.ZipFile(truth) as archive, archive.open('GT-final_test.csv') as file:
-        rows = list(csv.DictReader(io.TextIOWrapper(file, 'utf-8'), delimiter=';'))
-    with zipfile.ZipFile(test) as archive:
-        test_x = _signs(archive, [f'GTSRB/Final_Test/Images/{row["Filename"]}' for row in rows])
-    return train_x, train_y, test_x, [int(row['ClassId']) for row in rows]
-
-
-def _signs(archive, names):
-    images = []
-    for name in tqdm(names, desc='traffic-signs', unit='image', disable=None):
-        with archive.open(name) as file, Image.open(file) as image:
-            images.append(np.asarray(image.convert('RGB').resize((32, 32), Image.Resampling.BILINEAR)))
-    return np.stack(images)
-
-
-def read_facescrub(source, folder):
-    return _read_pickles(folder / source.files[0].path, 'facescrub_train_100.pkl', 'facescrub_test_100.pkl')
-
-
-def read_notmnist(source, folder):
-    return _read_pickles(folder / source.files[0].path, 'notmnist_train.pkl', 'notmnist_test.pkl')
-
-
-def _read_pickles(path, *names):
-    """A zip of two pickles, each a dict of 'features' (N,C,32,32), grey levels 0..255, and 'labels' (N,)."""
-    arrays = []
-    with zipfile.ZipFile(path) as archive:
-        for name in names:
-            with archive.open(name) as file:
-                content = pickles.load(file)
-            features = np.asarray(content['features'])
-            if features.dtype == np.int8:  # FaceScrub's maker put 0..255 into int8, where 128 became -128
-                features = features.view(np.uint8)
-            arrays += [features.transpose(0, 2, 3, 1), content['labels']]
-    return arrays
-
-
-# The table
-
 _GTSRB = 'https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/'
 
 
@@ -144,41 +51,38 @@ def _idx_files(folder, server, *md5s):
 
 
 SOURCES = {
-    'cifar10': Source(10, 50_000, 10_000, read_cifar10, (
+    'cifar10': Source(10, 50_000, 10_000, readers.read_cifar10, (
         _file('https://www.cs.toronto.edu/~kriz/', 'cifar-10-python.tar.gz', 'c58f30108f718f92721af3b95e74349a'),
     )),
-    'cifar100': Source(100, 50_000, 10_000, read_cifar100, (
+    'cifar100': Source(100, 50_000, 10_000, readers.read_cifar100, (
         _file('https://www.cs.toronto.edu/~kriz/', 'cifar-100-python.tar.gz', 'eb9058c3a382ffc7106e4002c42a8d85'),
     )),
-    'mnist': Source(10, 60_000, 10_000, read_mnist, _idx_files(
+    'mnist': Source(10, 60_000, 10_000, readers.read_mnist, _idx_files(
         'mnist', 'https://ossci-datasets.s3.amazonaws.com/mnist/',
         'f68b3c2dcbeaaa9fbdd348bbdeb94873', 'd53e105ee54ea40749a09fcbcd1e9432',
         '9fb629c4189551a2d022fa330f9573f3', 'ec29112dd5afa0611ce80d1b7f02629c',
     )),
-    'svhn': Source(10, 73_257, 26_032, read_svhn, (
+    'svhn': Source(10, 73_257, 26_032, readers.read_svhn, (
         _file('http://ufldl.stanford.edu/housenumbers/', 'train_32x32.mat', 'e26dedcc434d2e4c54c9b2d4a06d8373'),
         _file('http://ufldl.stanford.edu/housenumbers/', 'test_32x32.mat', 'eb5a983be6a315427106f1b164d9cef3'),
     )),
-    'fashion-mnist': Source(10, 60_000, 10_000, read_mnist, _idx_files(
+    'fashion-mnist': Source(10, 60_000, 10_000, readers.read_mnist, _idx_files(
         'fashion-mnist', 'http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/',
         '8d4fb7e6c68d591d4c3dfef9ec88bf0d', '25c81989df183df01b3e8a0aad5dffbe',
         'bef4ecab320f06d8554ea6380940ec79', 'bb300cfdad3c16e7a12a480ee83cd310',
     )),
-    'traffic-signs': Source(43, 39_209, 12_630, read_traffic_signs, (
+    'traffic-signs': Source(43, 39_209, 12_630, readers.read_traffic_signs, (
         _file(_GTSRB, 'GTSRB_Final_Training_Images.zip', 'f33fd80ac59bff73c82d25ab499e03a3'),
         _file(_GTSRB, 'GTSRB_Final_Test_Images.zip', 'c7e4e6327067d32654124b0fe9e82185'),
         _file(_GTSRB, 'GTSRB_Final_Test_GT.zip', 'fe31e9c9270bbcd7b84b7f21a9d9d9e5'),
     )),
-    'facescrub': Source(100, 20_600, 2_289, read_facescrub, (
+    'facescrub': Source(100, 20_600, 2_289, readers.read_facescrub, (
         _file('https://github.com/nkundiushuti/facescrub_subset/raw/master/data/', 'facescrub_100.zip'),
     )),
-    'notmnist': Source(10, 16_853, 1_873, read_notmnist, (
+    'notmnist': Source(10, 16_853, 1_873, readers.read_notmnist, (
         _file('https://github.com/nkundiushuti/notmnist_convert/raw/master/', 'notmnist.zip'),
     )),
 }  # fmt: skip
-
-
-# From DIR/<name>.npz, made if need be
 
 
 def load(names, folder):
@@ -191,19 +95,28 @@ def load(names, folder):
         raise UserError(f'--data: {folder} is not a folder')
     missing = []
     for name in names:
-        if not (folder / f'{name}.npz').exists():
-            try:
-                for file in SOURCES[name].files:
-                    fetch(file, folder)
-            except (OSError, HTTPException) as error:
-                wanted = ' '.join(str(folder / f.path) for f in SOURCES[name].files if not (folder / f.path).exists())
-                reason = _one_line(getattr(error, 'reason', error))
-                missing.append(f'{name} (tried {file.url}: {reason}; put there by hand: {wanted})')
-                continue
-            convert(name, folder)
+        if (folder / f'{name}.npz').exists():
+            continue
+        with lock(folder / f'.{name}.lock'):  # of several runs one makes it, and the others wait
+            if not (folder / f'{name}.npz').exists():
+                missing += prepare(name, folder)
     if missing:
         raise UserError(f'no data for {", ".join(missing)}; --experiment demo needs no files')
     return {name: read_npz(folder / f'{name}.npz', SOURCES[name].n_classes) for name in names}
+
+
+def prepare(name, folder):
+    """Make DIR/<name>.npz, from archives that are downloaded if need be. Returns what is missing, a list of texts."""
+    files = SOURCES[name].files
+    for file in files:
+        try:
+            fetch(file, folder)
+        except (OSError, HTTPException) as error:
+            wanted = ' '.join(str(folder / f.path) for f in files if not (folder / f.path).exists())
+            reason = _one_line(getattr(error, 'reason', error))
+            return [f'{name} (tried {file.url}: {reason}; put there by hand: {wanted})']
+    convert(name, folder)
+    return []
 
 
 def fetch(file, folder):

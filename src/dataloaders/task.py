@@ -27,8 +27,11 @@ class Dataset(NamedTuple):
 
 
 class Images(NamedTuple):
-    x: torch.Tensor  # (N,C,H,W) uint8, as in the source: not yet padded, repeated or normalized
-    y: torch.Tensor  # (N,) int64
+    """One split. Training and validation share x, in which nothing is moved: the data are in memory once."""
+
+    x: torch.Tensor  # (N,H,W,C) uint8, as in the source: not yet padded, repeated or normalized
+    index: torch.Tensor  # (n,) where the images of this split stand in x
+    y: torch.Tensor  # (n,) int64, their labels
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,10 @@ class Task:
     test: Images
 
     def to(self, device):
-        moved = {k: Images(*(v.to(device) for v in getattr(self, k))) for k in ('train', 'valid', 'test')}
-        return replace(self, mean=self.mean.to(device), std=self.std.to(device), **moved)
+        train, test = (Images(*(v.to(device) for v in images)) for images in (self.train, self.test))
+        valid = Images(train.x, self.valid.index.to(device), self.valid.y.to(device))
+        mean, std = self.mean.to(device), self.std.to(device)
+        return replace(self, mean=mean, std=std, train=train, valid=valid, test=test)
 
     def sizes(self):
         """For the record of a run."""
@@ -56,7 +61,7 @@ class Task:
 
         Smaller images get a black margin, grey ones are repeated on all channels.
         """
-        x = images.x[index]
+        x = images.x[images.index[index]].permute(0, 3, 1, 2).contiguous()
         channels, height, width = self.shape
         margin = (width - x.shape[3]) // 2, (height - x.shape[2]) // 2
         x = F.pad(x, (margin[0], margin[0], margin[1], margin[1]))
@@ -82,24 +87,25 @@ def choose(names, seed, tasks=None, ntasks=None, shuffled=True):
 
 def make(data, shape, seed, ntrain=None):
     """The Task of a Dataset: at most `ntrain` training images (stratified), of which 15 % go to validation, by seed."""
-    keep = np.arange(len(data.train_y))
-    if ntrain is not None and ntrain < len(keep):
-        keep = stratified(data.train_y, ntrain, seeds.derive(seed, 'ntrain', data.name))
-    n_valid = len(keep) * VALID_PERCENT // 100
+    x, y = data.train_x, data.train_y
+    if ntrain is not None and ntrain < len(y):
+        keep = stratified(y, ntrain, seeds.derive(seed, 'ntrain', data.name))
+        x, y = x[keep], y[keep]
+    n_valid = len(y) * VALID_PERCENT // 100
     if n_valid == 0:
-        raise UserError(f'{data.name}: {len(keep)} training images leave none for validation; at least 7 are needed')
-    order = np.arange(len(keep))
+        raise UserError(f'{data.name}: {len(y)} training images leave none for validation; at least 7 are needed')
+    order = np.arange(len(y))
     np.random.RandomState(seed).shuffle(order)
-    keep = keep[order]
+    x, test_x = torch.from_numpy(x), torch.from_numpy(data.test_x)
     return Task(
         name=data.name,
         n_classes=data.n_classes,
         shape=shape,
         mean=torch.tensor(data.mean).view(1, -1, 1, 1) * 255,
         std=torch.tensor(data.std).view(1, -1, 1, 1) * 255,
-        train=_images(data.train_x[keep[n_valid:]], data.train_y[keep[n_valid:]]),
-        valid=_images(data.train_x[keep[:n_valid]], data.train_y[keep[:n_valid]]),
-        test=_images(data.test_x, data.test_y),
+        train=_images(x, y, order[n_valid:]),
+        valid=_images(x, y, order[:n_valid]),
+        test=_images(test_x, data.test_y, np.arange(len(data.test_y))),
     )
 
 
@@ -122,5 +128,5 @@ def stratified(labels, n, seed):
     return np.sort(order[np.argsort(share[order], kind='stable')[:n]])
 
 
-def _images(x, y):
-    return Images(torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(y))
+def _images(x, y, index):
+    return Images(x, torch.from_numpy(index), torch.from_numpy(y[index]))

@@ -38,7 +38,8 @@ def test_validation_split_is_the_first_15_percent_of_the_shuffled_training_set(s
         np.random.RandomState(seed).shuffle(order)
         assert made.valid.y.tolist() == data.train_y[order[:30]].tolist()
         assert made.train.y.tolist() == data.train_y[order[30:]].tolist()
-        assert same(made.train.x[7], torch.from_numpy(data.train_x[order[37]]).permute(2, 0, 1))
+        assert same(made.train.x[made.train.index[7]], torch.from_numpy(data.train_x[order[37]]))
+        assert made.train.x.data_ptr() == made.valid.x.data_ptr() == data.train_x.ctypes.data  # in memory once
         assert made.test.y.tolist() == data.test_y.tolist()
 
 

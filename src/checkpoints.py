@@ -1,0 +1,60 @@
+"""A checkpoint: what a killed run needs to go on from its last epoch, in tmp/ until the run is done."""
+
+import hashlib
+import io
+import json
+
+import torch
+
+from errors import UserError
+from files import ROOT, atomic, lock, sweep
+
+FOLDER = ROOT / 'tmp'
+ADVICE = 'go on with the command that made it, or start over with --fresh'
+
+
+class Checkpoint:
+    """Of the run that writes `output` (results.Output): one file, guarded by a lock file beside it."""
+
+    def __init__(self, output):
+        key = hashlib.blake2b(str(output.txt.resolve()).encode(), digest_size=4).hexdigest()
+        self.output = output
+        self.path = FOLDER / f'{output.txt.stem}-{key}.checkpoint'
+
+    def lock(self):
+        """For the whole run: one process at a time writes the output. Raises Busy."""
+        FOLDER.mkdir(exist_ok=True)
+        return lock(self.path.with_suffix('.lock'), f'{self.output.txt}: another process is at this run')
+
+    def save(self, identity, state):
+        """identity: what a run must agree in to go on from here, a dict that JSON can hold; state: tensors, numbers,
+        texts, lists, dicts."""
+        buffer = io.BytesIO()
+        torch.save({'identity': json.dumps(identity), 'state': state}, buffer)
+        with atomic(self.path) as part, open(part, 'wb') as file:
+            file.write(digest(buffer.getbuffer()))
+            file.write(buffer.getbuffer())
+
+    def load(self, identity, device):
+        """The state, or None where there is no checkpoint. Raises UserError: damaged, or another run's."""
+        sweep(self.path)
+        if not self.path.exists():
+            return None
+        content = memoryview(self.path.read_bytes())
+        size = len(digest(b''))
+        if content[:size] != digest(content[size:]):
+            raise UserError(f'{self.path}: damaged checkpoint; start over with --fresh')
+        saved = torch.load(io.BytesIO(content[size:]), map_location=device, weights_only=True)
+        old, new = json.loads(saved['identity']), json.loads(json.dumps(identity))
+        if old != new:
+            differ = ', '.join(f'{k}: {old.get(k)} there, {v} here' for k, v in new.items() if old.get(k) != v)
+            raise UserError(f'{self.path}: checkpoint of another run ({differ}); {ADVICE}')
+        return saved['state']
+
+    def remove(self):
+        self.path.unlink(missing_ok=True)
+        sweep(self.path)
+
+
+def digest(content):
+    return hashlib.blake2b(content, digest_size=16).digest()
