@@ -27,8 +27,8 @@ class Checkpoint:
         return lock(self.path.with_suffix('.lock'), f'{self.output.txt}: another process is at this run')
 
     def save(self, identity, state):
-        """identity: what a run must agree in to go on from here, a dict that JSON can hold; state: tensors, numbers,
-        texts, lists, dicts."""
+        """identity: what a run must agree in to go on from here: a dict that JSON can hold, with a dict `arguments`.
+        state: tensors, numbers, texts, lists, dicts."""
         buffer = io.BytesIO()
         torch.save({'identity': json.dumps(identity), 'state': state}, buffer)
         with atomic(self.path) as part, open(part, 'wb') as file:
@@ -42,13 +42,19 @@ class Checkpoint:
             return None
         content = memoryview(self.path.read_bytes())
         size = len(digest(b''))
-        if content[:size] != digest(content[size:]):
-            raise UserError(f'{self.path}: damaged checkpoint; start over with --fresh')
-        saved = torch.load(io.BytesIO(content[size:]), map_location=device, weights_only=True)
-        old, new = json.loads(saved['identity']), json.loads(json.dumps(identity))
+        try:
+            if content[:size] != digest(content[size:]):
+                raise ValueError
+            saved = torch.load(io.BytesIO(content[size:]), map_location=device, weights_only=True)
+            old, new = json.loads(saved['identity']), json.loads(json.dumps(identity))
+        except Exception as error:  # whatever a damaged or hostile file may bring about
+            raise UserError(f'{self.path}: damaged checkpoint; start over with --fresh') from error
         if old != new:
-            differ = ', '.join(f'{k}: {old.get(k)} there, {v} here' for k, v in new.items() if old.get(k) != v)
-            raise UserError(f'{self.path}: checkpoint of another run ({differ}); {ADVICE}')
+            old, new = (identity | identity['arguments'] for identity in (old, new))
+            differ = ', '.join(
+                f'{k} {old.get(k)} there, {v} here' for k, v in new.items() if old.get(k) != v and k != 'arguments'
+            )
+            raise UserError(f'{self.path}: checkpoint of another run: {differ}; {ADVICE}')
         return saved['state']
 
     def remove(self):

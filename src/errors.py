@@ -1,5 +1,6 @@
 """What a user is meant to see: one line, what is wrong, where, what to do."""
 
+import errno
 import sys
 
 
@@ -22,6 +23,11 @@ def exit_code(name, main, argv):
     except UserError as error:
         print(f'{name}: error: {error}', file=sys.stderr)
         return error.code
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f'{name}: error: {error.strerror}; make room, then the same command goes on from here', file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f'{name}: interrupted; the same command goes on from here', file=sys.stderr)
         return 130

@@ -5,12 +5,11 @@ import os
 import platform
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import scipy
 import torch
-import torchvision
 
 import dataloaders
 import networks
@@ -18,6 +17,7 @@ import results
 from approaches import ALIASES, APPROACHES
 from approaches.base import Protocol
 from approaches.parameters import parse as parse_parameters
+from approaches.parameters import show
 from checkpoints import Checkpoint
 from errors import UserError, exit_code
 from files import ROOT
@@ -39,16 +39,16 @@ def parse(argv):
     what.add_argument('--approach', required=True, choices=APPROACHES, type=lambda name: ALIASES.get(name, name))
     what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS)
     what.add_argument('--parameter', default='', metavar='VALUES', help=_parameter_help())
-    what.add_argument('--seed', type=_seed, default=0, help='sets the task order and everything random (default 0)')
+    what.add_argument('--seed', type=seed, default=0, help='sets the task order and everything random (default 0)')
     tasks = parser.add_argument_group('which tasks')
     tasks.add_argument('--tasks', metavar='NAME,NAME,...', help='exactly these, in this order (default: all, shuffled)')
-    tasks.add_argument('--ntasks', type=_count, metavar='N', help='the first N only')
-    tasks.add_argument('--ntrain', type=_count, metavar='N', help='at most N training images a task, 15 %% of them for '
+    tasks.add_argument('--ntasks', type=count, metavar='N', help='the first N only')
+    tasks.add_argument('--ntrain', type=count, metavar='N', help='at most N training images a task, 15 %% of them for '
                        'validation; stratified (default: all)')  # fmt: skip
     protocol = parser.add_argument_group('training (defaults: the paper)')
-    protocol.add_argument('--nepochs', type=_count, metavar='N', help=f'at most, a task ({_defaults("nepochs")})')
+    protocol.add_argument('--nepochs', type=count, metavar='N', help=f'at most, a task ({_defaults("nepochs")})')
     protocol.add_argument('--lr', type=_positive, default=Protocol.lr, help='at the start of a task (default 0.05)')
-    protocol.add_argument('--batch-size', type=_count, default=Protocol.batch_size, metavar='N', help='(default 64)')
+    protocol.add_argument('--batch-size', type=count, default=Protocol.batch_size, metavar='N', help='(default 64)')
     protocol.add_argument('--width', type=_positive, metavar='W', help='all hidden layers times W, for small machines '
                           f'({_defaults("width")})')  # fmt: skip
     places = parser.add_argument_group('where')
@@ -169,7 +169,7 @@ def choose_device(text):
         found = torch.cuda.device_count()
         raise UserError(f'--device: {text} asked for, {found} CUDA devices found; --device cpu works everywhere')
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode('error')  # as torch.use_deterministic_algorithms(True), which loads the compiler
     torch.set_flush_denormal(True)  # masks near 0 make such numbers, which a CPU is slow at
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it; filling takes time
     return device
@@ -182,8 +182,8 @@ def describe(device):
 
 
 def versions():
-    modules = {module.__name__: module.__version__ for module in (torch, torchvision, np, scipy)}
-    return {'python': platform.python_version(), **modules}
+    packages = ('torch', 'torchvision', 'numpy', 'scipy')  # not imported: that takes seconds
+    return {'python': platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
 class Parser(argparse.ArgumentParser):
@@ -191,11 +191,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message} (--help lists all arguments)')
 
 
-def _count(text):
+def count(text):
     return _number(text, int, 1)
 
 
-def _seed(text):
+def seed(text):
     return _number(text, int, 0, 2**32 - 1)  # what numpy.random.RandomState takes
 
 
@@ -222,7 +222,7 @@ def _defaults(name):
 
 def _parameter_help():
     declared = (
-        f'{name}: {", ".join(f"{n}={p.default:g}" for n, p in approach.parameters.items())}'
+        f'{name}: {show({n: p.default for n, p in approach.parameters.items()})}'
         for name, approach in APPROACHES.items()
         if approach.parameters
     )

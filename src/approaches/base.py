@@ -159,7 +159,6 @@ class Approach:
         torch.manual_seed(seeds.derive(p.seed, 'dropout', t, epoch))
         order = torch.randperm(self.n_train(t), generator=seeds.generator(p.seed, 'batches', t, epoch))
         batches = order.to(device).split(p.batch_size)
-        optimizer = torch.optim.SGD(self.net.parameters(), lr)
         total = 0
         for b, index in enumerate(tqdm(batches, desc=f'  epoch {epoch + 1}', leave=False, disable=None)):
             progress = b / (len(batches) - 1) if len(batches) > 1 else 1.0
@@ -168,10 +167,17 @@ class Approach:
             loss.backward()
             self.after_backward(t, progress)
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
-            optimizer.step()
+            self.step(lr)
             self.after_step(t)
             total += loss.detach() * len(index)
         return float(total) / len(order)
+
+    @torch.no_grad()
+    def step(self, lr):
+        """Plain SGD. torch.optim's own, which does the same, imports the compiler first, for seconds."""
+        for p in self.net.parameters():
+            if p.grad is not None:
+                p.add_(p.grad, alpha=-lr)
 
     @torch.no_grad()
     def evaluate(self, t, images):

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 import hat
+import seeds
 from approaches.base import Approach
 from approaches.parameters import Parameter
 
@@ -15,10 +16,13 @@ class HAT(Approach):
         'c': Parameter(0.75, grid=(0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 4), low=0),  # compressibility (Eq. 4)
         'smax': Parameter(400.0, grid=(25, 50, 100, 200, 400, 800), low=1),  # stability (Eq. 3)
         'hard': Parameter(0, choices=(0, 1)),  # 1: the masks of learned tasks are rounded to {0,1}. Paper: 0
+        'init': Parameter('normal', choices=tuple(hat.INITS)),  # of the embeddings; section 4.4 compresses with uniform
     }
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        for l, gate in enumerate(self.net.gates):
+            gate.reset_parameters(seeds.generator(self.protocol.seed, 'weights', f'gates.{l}'), self.init)
         self.cumulative = None  # attention of all learned tasks, a list of (units,), one a layer
         self.learned = 0  # number of tasks
 

@@ -6,8 +6,13 @@ from typing import NamedTuple
 from errors import UserError
 
 
+def show(values):
+    """The text of --parameter for a dict of values."""
+    return ','.join(f'{name}={v if isinstance(v, str) else format(v, "g")}' for name, v in values.items())
+
+
 class Parameter(NamedTuple):
-    default: float
+    default: float | int | str
     grid: tuple = ()  # values searched with one seed (paper, section 4, "Baselines")
     low: float = -math.inf  # smallest value that makes sense
     choices: tuple = ()  # all values that make sense, where they are few
@@ -20,7 +25,7 @@ class Parameter(NamedTuple):
             raise UserError(f'--parameter: {name} must be {kind}, not {text!r}') from None
         if self.choices and value not in self.choices:
             raise UserError(f'--parameter: {name} must be one of {", ".join(map(str, self.choices))}, not {text}')
-        if not math.isfinite(value) or value < self.low:
+        if not self.choices and (not math.isfinite(value) or value < self.low):
             raise UserError(f'--parameter: {name} must be a finite number of at least {self.low:g}, not {text}')
         return value
 

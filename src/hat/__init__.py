@@ -12,6 +12,17 @@ from hat.functional import (
     free_share,
     regularization,
 )
-from hat.gate import Gate, gated
+from hat.gate import INITS, Gate, gated
 
-__all__ = ['E_MAX', 'Gate', 'anneal', 'attention', 'compensate', 'cumulate', 'free_share', 'gated', 'regularization']
+__all__ = [
+    'E_MAX',
+    'INITS',
+    'Gate',
+    'anneal',
+    'attention',
+    'compensate',
+    'cumulate',
+    'free_share',
+    'gated',
+    'regularization',
+]

@@ -1,9 +1,16 @@
 """The gate of one layer: an embedding for each task and the attention it gives."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from hat.functional import E_MAX, attention
+
+INITS = {
+    'normal': nn.init.normal_,  # N(0, 1) (section 4, "Training")
+    'uniform': partial(nn.init.uniform_, a=0, b=2),  # all gates rather open: to be compressed (section 4.4)
+}
 
 
 class Gate(nn.Module):
@@ -18,10 +25,10 @@ class Gate(nn.Module):
         self.embeddings = nn.ParameterList(torch.empty(n_units) for _ in range(n_tasks))
         self.reset_parameters()
 
-    def reset_parameters(self, generator=None):
-        """N(0, 1), as in section 4."""
+    def reset_parameters(self, generator=None, init='normal'):
+        """init is one of INITS."""
         for e in self.embeddings:
-            nn.init.normal_(e, generator=generator)
+            INITS[init](e, generator=generator)
 
     def forward(self, t, s):
         """Attention of task t at scale s, shape (n_units,)."""

@@ -3,7 +3,6 @@
 from torch import nn
 
 import seeds
-from hat import Gate
 from networks import (
     alexnet,
     alexnet_hat,
@@ -43,7 +42,7 @@ def build(family, variant, shape, classes, width, seed):
 
 
 def initialize(net, seed, *purpose, gain=1):
-    """Xavier uniform weights (times gain), zero biases, N(0, 1) embeddings (HAT, section 4).
+    """Xavier uniform weights (times gain), zero biases (HAT, section 4); gates are the approach's to set.
 
     Each tensor is drawn from a stream of its own name: layers that two networks share start equal in both.
     Original: PyTorch's defaults, although the paper says Xavier.
@@ -53,5 +52,5 @@ def initialize(net, seed, *purpose, gain=1):
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_uniform_(module.weight, gain, generator)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, (Gate, Lateral)):
+        elif isinstance(module, Lateral):
             module.reset_parameters(generator)

@@ -1,0 +1,214 @@
+"""Batches of runs: what run_multi.py and work.py share.
+
+Each run is a process of run.py. What is done is skipped; what fails stops nothing else; a batch that was killed is
+finished by the same command. Two batches may share runs: who finds one taken waits for its result.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import run
+from checkpoints import Checkpoint
+from errors import Busy, UserError
+from files import ROOT
+from results import Output
+
+POLL = 0.1  # seconds between two looks at the processes
+OURS = ('--approach', '--experiment', '--seed', '--parameter', '--device', '--output')  # set here, not after --
+
+
+@dataclass(frozen=True)
+class Run:
+    argv: list  # of run.py, without --device
+    output: Output
+    arguments: dict  # as results have them
+
+    @classmethod
+    def plan(cls, approach, experiment, seed, parameter, txt, rest):
+        """rest: more arguments of run.py. Raises UserError where run.py would."""
+        if ours := [word for word in rest if word.split('=')[0] in OURS]:
+            raise UserError(f'{ours[0]} cannot stand after --: it is set for each run')
+        argv = ['--approach', approach, '--experiment', experiment, '--seed', str(seed), '--output', str(txt), *rest]
+        args = run.parse([*argv, '--parameter', parameter] if parameter else argv)
+        argv = [*argv, '--data', str(args.data.resolve()), *(['--parameter', parameter] if parameter else [])]
+        return cls(argv, Output(txt), run.settings(args))
+
+    @property
+    def name(self):
+        return self.output.txt.stem
+
+    @property
+    def log(self):
+        return self.output.txt.with_suffix('.log')
+
+    def command(self, device):
+        return [sys.executable, str(ROOT / 'src' / 'run.py'), *self.argv, '--device', device]
+
+    def finished(self):
+        """Is its result there? Then nothing of it stays in tmp/, even if it was killed on its last line."""
+        if '--fresh' in self.argv or not self.output.finished(self.arguments):
+            return False
+        Checkpoint(self.output).remove()
+        return True
+
+
+def add_options(parser):
+    parser.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='for the results, and a log of '
+                        'each run (default res)')  # fmt: skip
+    parser.add_argument('--devices', default='auto', metavar='D,D,...', help='cpu, or cuda:0,cuda:1 ... (default auto: '
+                        'all CUDA devices, else cpu)')  # fmt: skip
+    parser.add_argument('--nproc', type=run.count, default=1, metavar='K', help='runs at a time on each device; on the '
+                        'CPU they share its cores (default 1)')  # fmt: skip
+    parser.add_argument('--engine', choices=('local', 'ray'), default='local', help='this machine, or a Ray cluster '
+                        '(needs: pip install ray)')  # fmt: skip
+    parser.add_argument('--address', metavar='HOST:PORT', help='of the Ray cluster (default: as ray.init finds it)')
+    parser.add_argument('--dry-run', action='store_true', help='print the commands only')
+
+
+def split(argv):
+    """Our own arguments, and those of run.py behind --."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    at = argv.index('--') if '--' in argv else len(argv)
+    return argv[:at], argv[at + 1 :]
+
+
+def execute(runs, args):
+    """Do all runs that are not done. Returns the exit code: 1 if one failed."""
+    if not args.res.is_dir():
+        raise UserError(f'--res: {args.res} is not a folder')
+    todo = [r for r in runs if not r.finished()]
+    if args.dry_run:
+        for r in todo:
+            print(shlex.join(r.command(devices(args.devices)[0])))
+        return 0
+    board = Board(len(runs), len(runs) - len(todo))
+    try:
+        if args.engine == 'ray':
+            import cluster
+
+            cluster.execute(todo, args, board)
+        else:
+            execute_here(todo, [d for d in devices(args.devices) for _ in range(args.nproc)], board)
+    finally:
+        board.close()
+    return 1 if board.failed else 0
+
+
+def devices(text):
+    """The names in --devices. Raises UserError."""
+    if text != 'auto':
+        return [str(run.choose_device(name)) for name in text.split(',')]
+    return [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
+
+
+def execute_here(runs, slots, board):
+    """slots: a device for each run that may go on at the same time."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    threads = max(1, len(os.sched_getaffinity(0)) // len(slots))
+    environment = {'OMP_NUM_THREADS': str(threads)} | os.environ
+    waiting, free, going = deque((0, r) for r in runs), list(slots), {}  # (not before, run); going: process -> ...
+    try:
+        while waiting or going:
+            while free and waiting and waiting[0][0] <= time.monotonic():
+                _, r = waiting.popleft()
+                if r.finished():  # by another batch
+                    board.end(r, 0)
+                    continue
+                device = free.pop(0)
+                going[start(r, device, environment)] = r, device
+                board.begin(r)
+            time.sleep(POLL)
+            for process in [p for p in going if p.poll() is not None]:
+                r, device = going.pop(process)
+                free.append(device)
+                if process.returncode == Busy.code:
+                    waiting.append((time.monotonic() + 1, r))
+                    board.pause(r)
+                else:
+                    board.end(r, process.returncode)
+            board.refresh()
+    except KeyboardInterrupt:
+        for process in going:
+            process.send_signal(signal.SIGINT)
+        for process in going:
+            process.wait()
+        raise
+
+
+def start(r, device, environment):
+    command = r.command(device)
+    with open(r.log, 'ab') as log:
+        log.write(f'$ {shlex.join(command)}\n'.encode())
+        log.flush()
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+
+class Board:
+    """What a batch shows: one bar for all, and what each running one said last; lines where there is no terminal."""
+
+    def __init__(self, n_runs, n_done):
+        self.n_runs, self.n_done, self.failed = n_runs, n_done, []
+        self.bar = tqdm(total=n_runs, initial=n_done, unit='run', disable=None, dynamic_ncols=True)
+        self.began, self.states = {}, {}  # by run's name
+        if n_done:
+            self.say(f'{n_done} of {n_runs} runs are done before')
+
+    def begin(self, r):
+        self.began[r.name] = time.monotonic()
+        self.states[r.name] = tqdm(bar_format='  {desc}', position=len(self.states) + 1, leave=False, disable=None), r
+
+    def pause(self, r):
+        """Another process is at it."""
+        self._clear(r)
+
+    def end(self, r, code, why=''):
+        self._clear(r)
+        seconds = time.monotonic() - self.began.pop(r.name, time.monotonic())
+        if code:
+            self.failed.append(f'{r.name}: {why or f"exit code {code}: {last_line(r.log)}"} (see {r.log})')
+        else:
+            self.n_done += 1
+        self.bar.update()
+        ended = self.n_done + len(self.failed)
+        self.say(f'{ended}/{self.n_runs} {r.name} {"FAILED" if code else "done"}, {seconds:.1f} s')
+
+    def refresh(self):
+        for name, (line, r) in self.states.items():
+            if not line.disable:
+                line.set_description_str(f'{name}  {last_line(r.log)}'[: (line.ncols or 120) - 4])
+
+    def close(self):
+        for name in list(self.states):
+            self.states.pop(name)[0].close()
+        self.bar.close()
+        print(f'{self.n_runs} runs: {self.n_done} done, {len(self.failed)} failed')
+        for text in self.failed:
+            print(f'  {text}')
+
+    def say(self, text):
+        if self.bar.disable:
+            print(text, flush=True)
+
+    def _clear(self, r):
+        if r.name in self.states:
+            self.states.pop(r.name)[0].close()
+
+
+def last_line(path):
+    try:
+        with open(path, 'rb') as file:
+            file.seek(max(0, path.stat().st_size - 1000))
+            lines = file.read().decode(errors='replace').split('\n')
+    except OSError:
+        return ''
+    return next((line for line in reversed(lines) if line.strip()), '')

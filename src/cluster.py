@@ -1,0 +1,95 @@
+"""Batches of runs on a Ray cluster, an optional dependency: pip install ray, on all nodes.
+
+Ray brings the code to the nodes, runs what fits on each, and repeats the runs of a node that died. A result comes back
+as the return value and is written here, whether or not the nodes share a disk. --data must name the same folder
+everywhere. A run takes one CPU, and on GPUs the share 1 / nproc of one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import run
+from checkpoints import Checkpoint
+from errors import Busy, UserError
+from files import ROOT, atomic
+from results import Output
+
+RETRIES = 5  # of a run whose node died
+POLL = 1  # seconds
+
+
+def execute(runs, args, board):
+    """As batch.execute_here."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError('--engine ray needs Ray: pip install ray') from None
+    code = {'working_dir': str(ROOT), 'excludes': ['/dat', '/res', '/tmp', '.*', '__pycache__']}
+    try:
+        ray.init(args.address, runtime_env=code, log_to_driver=False, logging_level='ERROR')
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f'--address: no Ray cluster: {str(error).splitlines()[0]}') from error
+    try:
+        cuda = args.devices.startswith('cuda') or args.devices == 'auto' and ray.cluster_resources().get('GPU', 0) > 0
+        share = {'num_cpus': 1, 'num_gpus': 1 / args.nproc if cuda else 0}
+        remote = ray.remote(**share, max_retries=RETRIES, max_calls=1)(on_node)  # a process for each run
+        folder = hashlib.blake2b(f'{os.uname().nodename}{args.res.resolve()}'.encode(), digest_size=4).hexdigest()
+        follow(ray, runs, lambda r: remote.remote([*r.argv, '--device', 'cuda' if cuda else 'cpu'], folder), board)
+    finally:
+        ray.shutdown()
+
+
+def follow(ray, runs, submit, board):
+    """Hand in all runs that no other batch has taken, collect what comes back, try the others again."""
+    waiting = list(runs)
+    with contextlib.ExitStack() as all_locks:
+        going = {}  # reference -> run, its lock
+        while waiting or going:
+            for r in list(waiting):
+                with contextlib.suppress(Busy):
+                    held = all_locks.enter_context(contextlib.ExitStack())
+                    held.enter_context(Checkpoint(r.output).lock())
+                    waiting.remove(r)
+                    if r.finished():
+                        held.close()
+                        board.end(r, 0)
+                    else:
+                        going[submit(r)] = r, held
+                        board.begin(r)
+            if not going:
+                time.sleep(POLL)
+                continue
+            ready, _ = ray.wait(list(going), timeout=POLL)
+            for reference in ready:
+                r, held = going.pop(reference)
+                try:
+                    code, log, txt, record = ray.get(reference)
+                    if code == 0:
+                        collect(r, log, txt, record)
+                    board.end(r, code)
+                except ray.exceptions.RayError as error:
+                    board.end(r, 1, str(error).splitlines()[0])
+                held.close()
+
+
+def collect(r, log, txt, record):
+    r.log.write_bytes(log)
+    r.output.make_way()
+    with atomic(r.output.txt) as part:
+        part.write_bytes(txt)
+    r.output.save_record(json.loads(record) | {'arguments': r.arguments})  # paths as seen from here
+
+
+def on_node(argv, folder):
+    """One run on a node, in its copy of the code. Returns the exit code and the content of the log and the results."""
+    output = Output(Path(ROOT, 'res', folder, Path(argv[argv.index('--output') + 1]).name))
+    output.txt.parent.mkdir(parents=True, exist_ok=True)
+    log = output.txt.with_suffix('.log')
+    with open(log, 'a') as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        while (code := run.cli([*argv, '--output', str(output.txt)])) == Busy.code:
+            time.sleep(POLL)  # a process of a batch that is gone is still at it
+    return code, log.read_bytes(), *(path.read_bytes() if code == 0 else b'' for path in (output.txt, output.json))

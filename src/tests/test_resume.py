@@ -1,0 +1,254 @@
+"""A run that was stopped anywhere goes on with the same command and ends with the very same files."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import dataset
+
+import checkpoints
+import files
+import results
+import run
+from approaches import APPROACHES
+from approaches.base import Approach
+from checkpoints import Checkpoint
+from dataloaders import sources
+from files import ROOT
+
+SMALL = ['--tasks', 'mnist,cifar10,svhn', '--width', '0.05', '--nepochs', '4', '--ntrain', '60', '--device', 'cpu']
+
+
+@pytest.fixture
+def command(small_data, tmp_path):
+    """command('hat', 'a.txt', ...): arguments of run.py."""
+
+    def command(approach, name='out.txt', *more):
+        output = ['--output', str(tmp_path / name)]
+        return ['--approach', approach, '--experiment', 'mixture', '--data', str(small_data), *output, *SMALL, *more]
+
+    return command
+
+
+def left_behind(folder):
+    """What is in tmp/ for outputs in `folder`, and temporary files in it."""
+    own = [Checkpoint(results.Output(txt)).path.stem for txt in folder.glob('*.txt')]
+    return [p.name for p in (ROOT / 'tmp').iterdir() if p.stem in own] + [p.name for p in folder.glob('.*')]
+
+
+def record(path):
+    """A .json without what may differ between two runs of one command."""
+    content = json.loads(path.read_text())
+    assert content.pop('times')['total'] > 0
+    return content
+
+
+def assert_equal(folder, first, second):
+    assert (folder / f'{first}.txt').read_bytes() == (folder / f'{second}.txt').read_bytes()
+    assert record(folder / f'{first}.json') == record(folder / f'{second}.json')
+
+
+@pytest.mark.parametrize('approach', APPROACHES)
+def test_a_run_stopped_again_and_again_ends_as_if_undisturbed(command, tmp_path, monkeypatch, approach):
+    """It is stopped after some epoch's training or some evaluation: before validation, consolidation, tests."""
+    assert run.cli(command(approach, 'a.txt')) == 0
+    rng, left = random.Random(approach), [0]
+
+    def limited(method):
+        def call(*args):
+            result = method(*args)
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+    monkeypatch.setattr(Approach, 'train_epoch', limited(Approach.train_epoch))
+    evaluates = APPROACHES[approach] if approach == 'random' else Approach
+    monkeypatch.setattr(evaluates, 'evaluate', limited(evaluates.evaluate))
+    stops = 0
+    while True:
+        left[0] = rng.randint(2 if approach != 'joint' else 4, 7)
+        code = run.cli(command(approach, 'b.txt'))
+        if code == 0:
+            break
+        assert code == 130
+        stops += 1
+        assert stops < 100
+    assert stops >= 3 or approach == 'random'
+    assert_equal(tmp_path, 'a', 'b')
+    assert not left_behind(tmp_path)
+
+
+@pytest.fixture
+def stopped(command, tmp_path, monkeypatch):
+    """A run of hat that was stopped in its second task: its checkpoint."""
+    epoch = Approach.train_epoch
+
+    def until(self, t, number, lr):
+        if (t, number) == (1, 2):
+            raise KeyboardInterrupt
+        return epoch(self, t, number, lr)
+
+    monkeypatch.setattr(Approach, 'train_epoch', until)
+    assert run.cli(command('hat')) == 130
+    monkeypatch.setattr(Approach, 'train_epoch', epoch)
+    checkpoint = Checkpoint(results.Output(tmp_path / 'out.txt'))
+    assert checkpoint.path.exists()
+    yield checkpoint
+    checkpoint.remove()
+
+
+def flip(content):
+    return content[:-2000] + bytes([content[-2000] ^ 1]) + content[-1999:]
+
+
+@pytest.mark.parametrize('damage', [flip, lambda c: c[: len(c) // 2], lambda c: b'', lambda c: b'other' * 999])
+def test_a_damaged_checkpoint_is_refused_and_fresh_starts_over(command, tmp_path, capsys, stopped, damage):
+    stopped.path.write_bytes(damage(stopped.path.read_bytes()))
+    before = (tmp_path / 'out.txt').read_bytes()
+    assert run.cli(command('hat')) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert str(stopped.path) in err and 'damaged' in err and '--fresh' in err
+    assert (tmp_path / 'out.txt').read_bytes() == before
+    assert run.cli(command('hat', 'out.txt', '--fresh')) == run.cli(command('hat', 'b.txt')) == 0
+    assert_equal(tmp_path, 'out', 'b')
+
+
+def test_a_checkpoint_of_another_run_is_refused(command, tmp_path, capsys, stopped):
+    before = stopped.path.read_bytes()
+    assert run.cli(command('hat', 'out.txt', '--lr', '0.1')) == 2
+    err = capsys.readouterr().err
+    assert str(stopped.path) in err and 'lr 0.05 there, 0.1 here' in err and '--fresh' in err
+    assert stopped.path.read_bytes() == before
+    assert run.cli(command('hat')) == 0
+    assert not left_behind(tmp_path)
+
+
+def test_nothing_in_a_checkpoint_is_executed(command, capsys, stopped, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f'touch {tmp_path}/executed',)
+
+    torch.save(Hostile(), tmp_path / 'x')
+    content = (tmp_path / 'x').read_bytes()
+    stopped.path.write_bytes(checkpoints.digest(content) + content)
+    assert run.cli(command('hat')) == 2
+    assert 'damaged' in capsys.readouterr().err and not (tmp_path / 'executed').exists()
+
+
+def test_one_process_at_a_time_writes_an_output(command, capsys, stopped):
+    with stopped.lock():
+        assert run.cli(command('hat')) == 75
+    assert 'another process is at this run' in capsys.readouterr().err
+    assert run.cli(command('hat')) == 0
+
+
+def test_a_lock_goes_with_its_process(tmp_path):
+    path = tmp_path / 'x.lock'
+    code = f'import files, os, pathlib\nwith files.lock(pathlib.Path({str(path)!r})): os.kill(os.getpid(), 9)'
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT / 'src').returncode == -9
+    assert path.exists()
+    with files.lock(path, 'taken'):
+        pass
+    assert not path.exists()
+
+
+def test_a_finished_run_is_not_done_again(command, tmp_path, capsys):
+    assert run.cli(command('sgd')) == 0
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()}
+    table = capsys.readouterr().out.partition('\n\n')[2]
+    assert run.cli(command('sgd')) == 0
+    assert capsys.readouterr().out.partition('\n\n')[::2] == ('done before; --fresh does it again', table)
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()} == before
+    assert run.cli(command('sgd', 'out.txt', '--fresh')) == 0
+    assert_equal(tmp_path, 'out', 'out.old-1')
+
+
+def test_a_full_disk_costs_nothing_that_was_there(command, tmp_path, monkeypatch, capsys):
+    """Each write fails once, in turn; then there is room again."""
+    assert run.cli(command('sgd', 'a.txt')) == 0
+    earlier = (tmp_path / 'a.txt').read_bytes(), (tmp_path / 'a.json').read_bytes()
+    fsync, writes = os.fsync, [0]
+
+    def full(descriptor):
+        writes[0] += 1
+        if writes[0] == allowed + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files.os, 'fsync', full)
+    for allowed in range(1, 100):  # noqa: B007  (full() asks for it)
+        writes[0] = 0
+        before = {p.name: p.read_bytes() for p in tmp_path.glob('out.*')}
+        code = run.cli(command('sgd'))
+        if code == 0:
+            break
+        err = capsys.readouterr().err
+        assert code == 2 and err.count('\n') == 1 and 'No space left on device' in err and 'cannot write' in err
+        after = {p.name: p.read_bytes() for p in tmp_path.glob('out.*')}
+        assert before.keys() <= after.keys() and b'' not in after.values()
+        assert ((tmp_path / 'a.txt').read_bytes(), (tmp_path / 'a.json').read_bytes()) == earlier
+    assert allowed > 3
+    assert_equal(tmp_path, 'a', 'out')
+    assert not left_behind(tmp_path)
+
+
+def test_ctrl_c_from_a_shell(command, tmp_path):
+    arguments = [sys.executable, ROOT / 'src' / 'run.py', *command('hat', 'out.txt', '--nepochs', '100000')]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        checkpoint = Checkpoint(results.Output(tmp_path / 'out.txt'))
+        while not checkpoint.path.exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == 'run.py: interrupted; the same command goes on from here\n'
+    assert not checkpoint.path.with_suffix('.lock').exists()
+    checkpoint.remove()
+
+
+def test_data_are_prepared_by_one_process_while_the_others_wait(tmp_path, monkeypatch):
+    """Three at once ask for a set whose reading takes a while; it is read once."""
+
+    def prepare(name, folder):
+        with open(folder / 'read', 'a') as file:
+            file.write('once ')
+        time.sleep(0.5)
+        np.savez(folder / 'mnist.npz', **dict(zip(sources.ARRAYS, dataset(name, 90, 10), strict=True)))
+        return []
+
+    monkeypatch.setattr(sources, 'prepare', prepare)
+    fork = multiprocessing.get_context('fork')
+    processes = [fork.Process(target=sources.load, args=(['mnist'], tmp_path)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (tmp_path / 'read').read_text() == 'once '
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['mnist.npz', 'read']
+
+
+def test_forgetting_ratio_equals_a_computation_by_hand(tmp_path):
+    """Eq. 6, of matrices as they stand in the files of res/."""
+    accuracy, joint, random_ = np.zeros((3, 2, 2))
+    accuracy[0, 0], accuracy[1] = 0.9, [0.5, 0.8]
+    joint[0, 0], joint[1] = 0.9, [0.8, 0.9]
+    random_[0, 0], random_[1] = 0.1, [0.1, 0.2]
+    np.savetxt(tmp_path / 'a.txt', accuracy, '%.4f')
+    rho = results.forgetting_ratio(results.read_matrix(tmp_path / 'a.txt'), joint, random_)
+    first, second = (0.5 - 0.1) / (0.8 - 0.1) - 1, (0.8 - 0.2) / (0.9 - 0.2) - 1
+    assert rho == pytest.approx([0, (first + second) / 2])
+    assert results.forgetting_ratio(random_, joint, random_) == pytest.approx([-1, -1])
