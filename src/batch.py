@@ -1,13 +1,15 @@
 """Batches of runs: what run_multi.py and work.py share.
 
-Each run is a process of run.py. What is done is skipped; what fails stops nothing else; a batch that was killed is
+Each run is a process of its own, forked from one that has imported everything. What is done is skipped; what fails
+stops nothing else; a run that is killed goes on as long as it gets further each time; a batch that is killed is
 finished by the same command. Two batches may share runs: who finds one taken waits for its result.
 """
 
+import contextlib
+import multiprocessing
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections import deque
@@ -23,7 +25,10 @@ from errors import Busy, UserError
 from files import ROOT
 from results import Output
 
+PROCESSES = multiprocessing.get_context('forkserver')  # not fork: CUDA must not be touched before
+PROCESSES.set_forkserver_preload(['batch'])
 POLL = 0.1  # seconds between two looks at the processes
+RETRY = 1  # seconds before another look at a run that another batch has taken, or that was killed
 OURS = ('--approach', '--experiment', '--seed', '--parameter', '--device', '--output')  # set here, not after --
 
 
@@ -61,6 +66,11 @@ class Run:
         Checkpoint(self.output).remove()
         return True
 
+    def progress(self):
+        """Something else after each epoch."""
+        path = Checkpoint(self.output).path
+        return path.stat().st_mtime_ns if path.exists() else None
+
 
 def add_options(parser):
     parser.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='for the results, and a log of '
@@ -86,10 +96,11 @@ def execute(runs, args):
     """Do all runs that are not done. Returns the exit code: 1 if one failed."""
     if not args.res.is_dir():
         raise UserError(f'--res: {args.res} is not a folder')
+    chosen = devices(args.devices)
     todo = [r for r in runs if not r.finished()]
     if args.dry_run:
         for r in todo:
-            print(shlex.join(r.command(devices(args.devices)[0])))
+            print(shlex.join(r.command(chosen[0])))
         return 0
     board = Board(len(runs), len(runs) - len(todo))
     try:
@@ -98,7 +109,7 @@ def execute(runs, args):
 
             cluster.execute(todo, args, board)
         else:
-            execute_here(todo, [d for d in devices(args.devices) for _ in range(args.nproc)], board)
+            execute_here(todo, [device for device in chosen for _ in range(args.nproc)], board)
     finally:
         board.close()
     return 1 if board.failed else 0
@@ -114,9 +125,9 @@ def devices(text):
 def execute_here(runs, slots, board):
     """slots: a device for each run that may go on at the same time."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    os.environ['PYTHONPATH'] = str(ROOT / 'src')  # for the fork server's imports: Python 3.11 keeps sys.path from it
     threads = max(1, len(os.sched_getaffinity(0)) // len(slots))
-    environment = {'OMP_NUM_THREADS': str(threads)} | os.environ
-    waiting, free, going = deque((0, r) for r in runs), list(slots), {}  # (not before, run); going: process -> ...
+    waiting, free, going = deque((0, r) for r in runs), list(slots), {}  # (not before, run); process -> its run ...
     try:
         while waiting or going:
             while free and waiting and waiting[0][0] <= time.monotonic():
@@ -125,32 +136,38 @@ def execute_here(runs, slots, board):
                     board.end(r, 0)
                     continue
                 device = free.pop(0)
-                going[start(r, device, environment)] = r, device
+                process = PROCESSES.Process(target=work, args=(r, device, threads), name=r.name)
+                process.start()
+                going[process] = r, device, r.progress()
                 board.begin(r)
             time.sleep(POLL)
-            for process in [p for p in going if p.poll() is not None]:
-                r, device = going.pop(process)
+            for process in [p for p in going if p.exitcode is not None]:
+                r, device, progress = going.pop(process)
                 free.append(device)
-                if process.returncode == Busy.code:
-                    waiting.append((time.monotonic() + 1, r))
+                if process.exitcode == Busy.code or process.exitcode < 0 and r.progress() != progress:
+                    waiting.append((time.monotonic() + RETRY, r))
                     board.pause(r)
                 else:
-                    board.end(r, process.returncode)
+                    board.end(r, process.exitcode)
             board.refresh()
     except KeyboardInterrupt:
-        for process in going:
-            process.send_signal(signal.SIGINT)
-        for process in going:
-            process.wait()
+        for process in going:  # Ctrl-C has reached them too, kill has not
+            process.join(1)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
+            process.join()
         raise
 
 
-def start(r, device, environment):
-    command = r.command(device)
-    with open(r.log, 'ab') as log:
-        log.write(f'$ {shlex.join(command)}\n'.encode())
-        log.flush()
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+def work(r, device, threads):
+    """In the process of a run."""
+    log = os.open(r.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    print(f'$ {shlex.join(r.command(device))}', flush=True)
+    if 'OMP_NUM_THREADS' not in os.environ:
+        torch.set_num_threads(threads)
+    sys.exit(run.cli([*r.argv, '--device', device]))
 
 
 class Board:

@@ -37,13 +37,18 @@ def parse(argv):
 def main(argv=None):
     argv, rest = batch.split(argv)
     args = parse(argv)
+    return batch.execute(plan(args, rest), args)
+
+
+def plan(args, rest):
+    """The list of runs."""
     experiments, approaches = names(args.experiments, EXPERIMENTS), names(args.approaches, APPROACHES)
     seeds = range(args.nruns) if args.nruns else numbers(args.seeds)
     runs = []
     for experiment, seed, approach in itertools.product(experiments, seeds, approaches):
         txt = args.res / f'{experiment}_{approach}_{seed}.txt'
         runs.append(batch.Run.plan(approach, experiment, seed, args.parameter, txt, rest))
-    return batch.execute(runs, args)
+    return runs
 
 
 def names(text, known):

@@ -1,0 +1,267 @@
+"""Batches: run_multi.py, work.py, run_compression.sh and the Ray engine, killed, doubled and failing."""
+
+import itertools
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_resume import assert_equal, left_behind, record
+
+import batch
+import results
+import run
+import run_multi
+import work
+from approaches import APPROACHES
+from checkpoints import Checkpoint
+from dataloaders import mixture, task
+from errors import exit_code
+from files import ROOT
+from hat import INITS
+
+KILLS = 24
+
+
+@pytest.fixture
+def arguments(small_data, tmp_path):
+    """arguments('hat,ewc', '0,1', ...): of run_multi.py, two small runs at a time; more arguments of run.py."""
+
+    def arguments(approaches, seeds, *more):
+        return ['--experiments', 'mixture', '--approaches', approaches, '--seeds', seeds, '--res', str(tmp_path),
+                '--devices', 'cpu', '--nproc', '2', '--', '--tasks', 'mnist,cifar10', '--data', str(small_data),
+                '--width', '0.05', '--ntrain', '60', '--nepochs', '1', *more]  # fmt: skip
+
+    return arguments
+
+
+def shell(arguments, **kwargs):
+    command = [sys.executable, str(ROOT / 'src' / 'run_multi.py'), *arguments]
+    environment = os.environ | {'OMP_NUM_THREADS': '1'}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+    )
+
+
+def undisturbed(arguments, folder):
+    """The same runs, one after the other, in this process; then they are compared."""
+    folder.mkdir()
+    options, rest = batch.split(arguments)
+    options = run_multi.parse([*options, '--res', str(folder)])
+    for r in run_multi.plan(options, rest):
+        assert run.cli([*r.argv, '--device', 'cpu']) == 0
+        assert_equal(folder.parent, r.name, f'{folder.name}/{r.name}')
+    assert not left_behind(folder.parent)
+
+
+def test_a_batch_killed_at_random_moments_ends_as_if_undisturbed(arguments, tmp_path):
+    """SIGKILL, at seeded random moments, to one of the runs, or to all processes of the batch at once (every sixth)."""
+    rng, kills, process, starts = random.Random(0), 0, None, 0
+    mine = arguments('hat,ewc', '0,1', '--tasks', ','.join(mixture.NAMES[:5]), '--nepochs', '25')
+    while kills < KILLS:
+        if process is None or process.poll() is not None:
+            assert process is None or process.returncode == 1, process.communicate()  # 0: too few epochs for the kills
+            process, starts = shell(mine, start_new_session=True), starts + 1
+        size = size_of_logs(tmp_path)
+        while size_of_logs(tmp_path) < size + 200 and process.poll() is None and (kills % 6 or rng.random() > 0.005):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.3))
+        if kills % 6 == 0:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            process = None
+        elif runs := [run for child in children(process.pid) for run in children(child)]:  # of the fork server
+            os.kill(rng.choice(runs), signal.SIGKILL)
+        else:
+            continue
+        kills += 1
+    while process is None or process.wait() == 1:
+        process, starts = shell(mine), starts + 1
+        assert starts < KILLS
+    assert process.returncode == 0, process.communicate()
+    undisturbed(mine, tmp_path / 'whole')
+    assert sum('goes on from' in log.read_text() for log in tmp_path.glob('*.log')) >= 2
+
+
+def size_of_logs(folder):
+    return sum(path.stat().st_size for path in folder.glob('*.log'))
+
+
+def children(pid):
+    try:
+        return [int(child) for child in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
+    except FileNotFoundError:  # it has just ended
+        return []
+
+
+def test_two_batches_at_once_do_each_run_once(arguments, tmp_path):
+    both = [shell(arguments('hat,sgd', '0,1', '--nepochs', '20')) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all('4 runs: 4 done, 0 failed' in text for text in said)
+    for approach in 'hat', 'sgd':
+        for seed in 0, 1:
+            log = (tmp_path / f'mixture_{approach}_{seed}.log').read_text()
+            assert len(re.findall(rf'^{approach} on mixture, seed {seed}: 2 tasks', log, re.M)) == 1
+            assert len(re.findall(r'^average accuracy', log, re.M)) == 1
+    assert len(list(tmp_path.iterdir())) == 4 * 3 and not left_behind(tmp_path)
+
+
+def test_a_failed_run_stops_nothing_else_and_is_named(arguments, tmp_path, capsys, monkeypatch):
+    """One run meets a damaged checkpoint. The threads are shared out; a second try does the rest."""
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    checkpoint = Checkpoint(results.Output(tmp_path / 'mixture_sgd_1.txt'))
+    checkpoint.path.write_bytes(b'damaged')
+    assert exit_code('run_multi.py', run_multi.main, arguments('sgd', '0-2')) == 1
+    out = capsys.readouterr().out
+    assert '3 runs: 2 done, 1 failed' in out
+    assert f'mixture_sgd_1: exit code 2: run.py: error: {checkpoint.path}: damaged' in out
+    assert f'(see {tmp_path}/mixture_sgd_1.log)' in out
+    assert 'mixture_sgd_1 FAILED' in out and 'mixture_sgd_2 done' in out
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert record(tmp_path / 'mixture_sgd_0.json')['devices'][0].endswith(f' {threads} threads)')
+    checkpoint.remove()
+    before = (tmp_path / 'mixture_sgd_0.json').stat().st_mtime_ns
+    assert exit_code('run_multi.py', run_multi.main, arguments('sgd', '0-2')) == 0
+    assert '2 of 3 runs are done before' in capsys.readouterr().out
+    assert (tmp_path / 'mixture_sgd_0.json').stat().st_mtime_ns == before
+
+
+def test_dry_run_prints_the_commands_of_what_is_not_done(arguments, tmp_path, capsys):
+    assert exit_code('run_multi.py', run_multi.main, ['--dry-run', *arguments('progressive,random', '3,5-6')]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and not list(tmp_path.iterdir())
+    _, script, *argv = lines[0].split()
+    assert script == str(ROOT / 'src' / 'run.py')
+    args = run.parse(argv)
+    assert (args.approach, args.seed, args.output.name, args.nepochs) == ('pnn', 3, 'mixture_pnn_3.txt', 1)
+
+
+BAD = {
+    'approach': (['--approaches', 'hat,magic'], "'magic' is none of hat, sgd"),
+    'experiment': (['--experiments', 'magic'], "'magic' is none of mixture"),
+    'seeds': (['--seeds', '0-x'], "--seeds: '0-x' is not like 0-9"),
+    'folder': (['--res', '/none'], '--res: /none is not a folder'),
+    'device': (['--devices', 'cuda:99'], 'cuda:99 asked for'),
+    'parameter': (['--parameter', 'c=-1'], 'c must be a finite number of at least 0'),
+    'not here': (['--', '--seed', '3'], '--seed cannot stand after --'),
+    'for a run': (['--', '--lr', 'fast'], "'fast' is not a number"),
+}
+
+
+@pytest.mark.parametrize('more, message', BAD.values(), ids=BAD.keys())
+def test_bad_input_of_a_batch_is_one_line_and_nothing_is_started(tmp_path, capsys, more, message):
+    usual = ['--experiments', 'mixture', '--approaches', 'hat', '--devices', 'cpu', '--res', str(tmp_path)]
+    assert exit_code('run_multi.py', run_multi.main, [*usual, *more]) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and err.count('\n') == 1 and message in err and err.startswith('run_multi.py: error: ')
+    assert not list(tmp_path.iterdir())
+
+
+def test_work_tries_the_declared_grid_and_chooses_by_validation(tmp_path, capsys, monkeypatch):
+    """The runs are made up here: the best by test accuracy is not the best by validation accuracy."""
+
+    def instead(runs, args):
+        for r in runs:
+            lamb, T = r.arguments['parameter'].values()
+            r.output.save_matrix(np.eye(2))
+            valid = [[0.9, 0], [0.5 if (lamb, T) == (4, 2) else 0.4, 0.3]]
+            record = {'arguments': r.arguments, 'accuracy': [[0, 0], [lamb, T]], 'valid_accuracy': valid}
+            r.output.save_record(record)
+        return 0
+
+    monkeypatch.setattr(batch, 'execute', instead)
+    command = ['--approach', 'lwf', '--experiment', 'mixture', '--res', str(tmp_path)]
+    assert exit_code('work.py', work.main, command) == 0
+    grids = [APPROACHES['lwf'].parameters[name].grid for name in ('lamb', 'T')]
+    expected = {f'mixture_lwf_0_lamb={lamb:g}_T={T:g}.txt' for lamb, T in itertools.product(*grids)}
+    assert {p.name for p in tmp_path.glob('*.txt')} == expected and len(expected) == 28
+    assert capsys.readouterr().out.endswith('  40.00 %  lamb=4,T=2\nbest: --parameter lamb=4,T=2\n')
+
+
+def test_work_varies_what_it_is_told_to_in_real_runs(arguments, tmp_path, capsys):
+    rest = batch.split(arguments('', ''))[1]
+    command = ['--approach', 'lwf', '--experiment', 'mixture', '--res', str(tmp_path), '--devices', 'cpu']
+    assert exit_code('work.py', work.main, [*command, '--vary', 'magic']) == 2
+    assert "--vary: 'magic' is none of lamb, T" in capsys.readouterr().err
+    assert exit_code('work.py', work.main, [*command, '--vary', 'T', '--nproc', '2', '--', *rest]) == 0
+    assert {p.name for p in tmp_path.glob('*.txt')} == {f'mixture_lwf_0_T={T}.txt' for T in ('0.5', '1', '2', '4')}
+    assert re.search(r'\nbest: --parameter lamb=2,T=[0-9.]+\n$', capsys.readouterr().out)
+
+
+def test_the_compression_experiment_is_the_eight_sets_each_alone(tmp_path):
+    command = [
+        ROOT / 'src' / 'run_compression.sh',
+        'cpu',
+        '1.5',
+        '400',
+        tmp_path / 'out',
+        '--dry-run',
+        '--',
+        '--width',
+        '0.1',
+    ]
+    environment = os.environ | {'PYTHON': sys.executable}
+    lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+    runs = [run.parse(line.split()[2:]) for line in lines]
+    first = []
+    for args in runs:
+        assert args.parameter == {'c': 1.5, 'smax': 400, 'hard': 0, 'init': 'uniform'}
+        assert (args.ntasks, args.width, args.output.parent) == (1, 0.1, tmp_path / 'out')
+        first += task.choose(mixture.NAMES, args.seed, args.tasks, args.ntasks)
+    assert sorted(first) == sorted(mixture.NAMES)
+
+
+def test_embeddings_for_compression_lie_between_0_and_2(make_approach):
+    for init, low, high in ('normal', -6, 6), ('uniform', 0, 2):
+        approach = make_approach('hat', init=init, width=0.5)
+        e = np.concatenate([gate.embeddings[0].detach().numpy() for gate in approach.net.gates])
+        assert low <= e.min() and e.max() <= high and e.mean() == pytest.approx((low + high) / 2, abs=0.1)
+    assert set(INITS) == {'normal', 'uniform'}
+
+
+@pytest.fixture
+def two_nodes():
+    """A Ray cluster on loopback: a head and a second node, two CPUs each. Yields its address and the second raylet."""
+    pytest.importorskip('ray', reason='ray is not installed')
+    ray = [sys.executable, '-m', 'ray.scripts.scripts']
+    port = random.randint(20000, 30000)
+    environment = os.environ | {'RAY_ENABLE_UV_RUN_RUNTIME_ENV': '0', 'OMP_NUM_THREADS': '1'}
+    common = ['start', '--num-cpus', '1', '--disable-usage-stats', '--object-store-memory', '100000000']
+    address = f'127.0.0.1:{port}'
+    subprocess.run([*ray, *common, '--head', '--node-ip-address', '127.0.0.1', '--port', str(port),
+                    '--include-dashboard', 'false'], env=environment, check=True, capture_output=True)  # fmt: skip
+    before = raylets()
+    subprocess.run([*ray, *common, '--address', address], env=environment, check=True, capture_output=True)
+    (second,) = raylets() - before
+    yield address, second
+    subprocess.run([*ray, 'stop', '--force'], capture_output=True)
+
+
+def raylets():
+    found = subprocess.run(['pgrep', '-f', 'raylet/raylet'], capture_output=True, text=True).stdout
+    return set(map(int, found.split()))
+
+
+def test_a_ray_cluster_that_loses_a_node_brings_all_results(arguments, tmp_path, two_nodes):
+    address, second = two_nodes
+    mine = arguments('hat,sgd,ewc', '0,1', '--nepochs', '60')
+    process = shell(['--engine', 'ray', '--address', address, *mine])
+    time.sleep(20)
+    os.kill(second, signal.SIGKILL)
+    said = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, said
+    assert '6 runs: 6 done, 0 failed' in said
+    undisturbed(mine, tmp_path / 'whole')
+
+
+def test_ray_that_is_absent_is_one_line(arguments, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    assert exit_code('run_multi.py', run_multi.main, ['--engine', 'ray', *arguments('hat', '0')]) == 2
+    assert capsys.readouterr().err == 'run_multi.py: error: --engine ray needs Ray: pip install ray\n'
