@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+import batch
 import run
 from checkpoints import Checkpoint
 from errors import Busy, UserError
@@ -28,7 +29,7 @@ def execute(runs, args, board):
         import ray
     except ImportError:
         raise UserError('--engine ray needs Ray: pip install ray') from None
-    code = {'working_dir': str(ROOT), 'excludes': ['/dat', '/res', '/tmp', '.*', '__pycache__']}
+    code = {'working_dir': str(ROOT / 'src'), 'excludes': ['/tests', '__pycache__']}
     try:
         ray.init(args.address, runtime_env=code, log_to_driver=False, logging_level='ERROR')
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -72,7 +73,8 @@ def follow(ray, runs, submit, board):
                         collect(r, log, txt, record)
                     board.end(r, code)
                 except ray.exceptions.RayError as error:
-                    board.end(r, 1, str(error).splitlines()[0])
+                    r.log.write_text(str(error))
+                    board.end(r, 1, batch.last_line(r.log))
                 held.close()
 
 
@@ -85,7 +87,7 @@ def collect(r, log, txt, record):
 
 
 def on_node(argv, folder):
-    """One run on a node, in its copy of the code. Returns the exit code and the content of the log and the results."""
+    """One run on a node, beside its copy of the code. Returns the exit code, the log and the two results."""
     output = Output(Path(ROOT, 'res', folder, Path(argv[argv.index('--output') + 1]).name))
     output.txt.parent.mkdir(parents=True, exist_ok=True)
     log = output.txt.with_suffix('.log')

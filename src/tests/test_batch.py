@@ -1,12 +1,15 @@
 """Batches: run_multi.py, work.py, run_compression.sh and the Ray engine, killed, doubled and failing."""
 
+import contextlib
 import itertools
 import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -228,32 +231,51 @@ def test_embeddings_for_compression_lie_between_0_and_2(make_approach):
 
 @pytest.fixture
 def two_nodes():
-    """A Ray cluster on loopback: a head and a second node, two CPUs each. Yields its address and the second raylet."""
+    """A Ray cluster on this machine: its address, and the processes of the head's and of the second node's raylet."""
     pytest.importorskip('ray', reason='ray is not installed')
-    ray = [sys.executable, '-m', 'ray.scripts.scripts']
-    port = random.randint(20000, 30000)
-    environment = os.environ | {'RAY_ENABLE_UV_RUN_RUNTIME_ENV': '0', 'OMP_NUM_THREADS': '1'}
-    common = ['start', '--num-cpus', '1', '--disable-usage-stats', '--object-store-memory', '100000000']
-    address = f'127.0.0.1:{port}'
-    subprocess.run([*ray, *common, '--head', '--node-ip-address', '127.0.0.1', '--port', str(port),
-                    '--include-dashboard', 'false'], env=environment, check=True, capture_output=True)  # fmt: skip
-    before = raylets()
-    subprocess.run([*ray, *common, '--address', address], env=environment, check=True, capture_output=True)
-    (second,) = raylets() - before
-    yield address, second
-    subprocess.run([*ray, 'stop', '--force'], capture_output=True)
+    start = [sys.executable, '-m', 'ray.scripts.scripts', 'start', '--disable-usage-stats']
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    with tempfile.TemporaryDirectory(prefix='ray', dir='/tmp') as folder:  # a short path, for sockets
+        head = ['--head', '--num-cpus', '2', '--port', port, '--include-dashboard', 'false', '--temp-dir', folder]
+        raylets = []
+        try:
+            for node in head, ['--num-cpus', '1', '--address', f'127.0.0.1:{port}']:
+                subprocess.run([*start, '--object-store-memory', '100000000', *node], check=True, capture_output=True)
+                raylets += [pid for pid in processes('raylet/raylet', folder) if pid not in raylets]
+            assert len(raylets) == 2
+            yield f'127.0.0.1:{port}', raylets
+        finally:
+            for pid in processes(folder):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
-def raylets():
-    found = subprocess.run(['pgrep', '-f', 'raylet/raylet'], capture_output=True, text=True).stdout
-    return set(map(int, found.split()))
+def works(raylet):
+    """Is a run going on on this node?"""
+    return bool(set(children(raylet)) & set(processes('ray::on_node')))
+
+
+def processes(*words):
+    """The numbers of those whose command line has these words."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        with contextlib.suppress(OSError):  # it has just ended
+            if all(word in path.read_text(errors='replace') for word in words):
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_a_ray_cluster_that_loses_a_node_brings_all_results(arguments, tmp_path, two_nodes):
-    address, second = two_nodes
-    mine = arguments('hat,sgd,ewc', '0,1', '--nepochs', '60')
+    address, (first, second) = two_nodes
+    mine = arguments('hat,sgd,ewc', '0,1', '--nepochs', '10')
     process = shell(['--engine', 'ray', '--address', address, *mine])
-    time.sleep(20)
+    while not (works(first) and works(second)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    time.sleep(1)
+    assert works(second)
     os.kill(second, signal.SIGKILL)
     said = process.communicate(timeout=400)[0]
     assert process.returncode == 0, said
