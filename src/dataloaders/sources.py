@@ -5,6 +5,7 @@ it is not there it is made, once, from its archives in DIR; those that are not t
 """
 
 import hashlib
+import struct
 import urllib.request
 import zipfile
 from http.client import HTTPException
@@ -192,14 +193,37 @@ def _as(dtype, values):
 
 def read_npz(path, n_classes):
     try:
-        with open(path, 'rb') as f, np.load(f) as file:
-            arrays = [file[name] for name in ARRAYS]
+        with zipfile.ZipFile(path) as archive:
+            arrays = [_array(path, archive, f'{name}.npy') for name in ARRAYS]
     except KeyError as error:
         raise UserError(f'{path}: {_one_line(error)}; it needs the arrays {", ".join(ARRAYS)}') from error
     except Exception as error:  # whatever a damaged or hostile file may bring about
         raise UserError(f'{path}: cannot be read: {_one_line(error)}; delete it to have it made again') from error
     check(arrays, n_classes, path)
     return arrays
+
+
+def _array(path, archive, name):
+    """An array of an npz, mapped into memory: processes share it, and it takes no memory before it is used.
+
+    numpy.load maps no npz. What is compressed (numpy.savez_compressed) is read.
+    """
+    info = archive.getinfo(name)
+    with archive.open(info) as file:
+        if info.compress_type != zipfile.ZIP_STORED:
+            return np.lib.format.read_array(file)
+        while file.read(1 << 20):  # to the end: zipfile then compares the checksum
+            pass
+        file.seek(0)
+        np.lib.format.read_magic(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        header = file.tell()
+    if dtype.hasobject:
+        raise ValueError(f'{name} holds Python objects')
+    with open(path, 'rb') as file:
+        file.seek(info.header_offset + 26)  # in the zip's local header: how long its name and its extra field are
+        begin = info.header_offset + 30 + sum(struct.unpack('<HH', file.read(4)))
+    return np.memmap(path, dtype, 'c', begin + header, shape, 'F' if fortran else 'C')
 
 
 def check(arrays, n_classes, where):
