@@ -29,7 +29,7 @@ PROCESSES = multiprocessing.get_context('forkserver')  # not fork: CUDA must not
 PROCESSES.set_forkserver_preload(['batch'])
 POLL = 0.1  # seconds between two looks at the processes
 RETRY = 1  # seconds before another look at a run that another batch has taken, or that was killed
-OURS = ('--approach', '--experiment', '--seed', '--parameter', '--device', '--output')  # set here, not after --
+OURS = ('--approach', '--experiment', '--seed', '--parameter', '--device', '--output', '--fresh')  # not after --
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Run:
     def plan(cls, approach, experiment, seed, parameter, txt, rest):
         """rest: more arguments of run.py. Raises UserError where run.py would."""
         if ours := [word for word in rest if word.split('=')[0] in OURS]:
-            raise UserError(f'{ours[0]} cannot stand after --: it is set for each run')
+            raise UserError(f'{ours[0]} cannot stand after --: that is for the batch to say')
         argv = ['--approach', approach, '--experiment', experiment, '--seed', str(seed), '--output', str(txt), *rest]
         args = run.parse([*argv, '--parameter', parameter] if parameter else argv)
         argv = [*argv, '--data', str(args.data.resolve()), *(['--parameter', parameter] if parameter else [])]
@@ -61,7 +61,7 @@ class Run:
 
     def finished(self):
         """Is its result there? Then nothing of it stays in tmp/, even if it was killed on its last line."""
-        if '--fresh' in self.argv or not self.output.finished(self.arguments):
+        if not self.output.finished(self.arguments):
             return False
         Checkpoint(self.output).remove()
         return True

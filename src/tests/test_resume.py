@@ -239,16 +239,3 @@ def test_data_are_prepared_by_one_process_while_the_others_wait(tmp_path, monkey
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert (tmp_path / 'read').read_text() == 'once '
     assert sorted(p.name for p in tmp_path.iterdir()) == ['mnist.npz', 'read']
-
-
-def test_forgetting_ratio_equals_a_computation_by_hand(tmp_path):
-    """Eq. 6, of matrices as they stand in the files of res/."""
-    accuracy, joint, random_ = np.zeros((3, 2, 2))
-    accuracy[0, 0], accuracy[1] = 0.9, [0.5, 0.8]
-    joint[0, 0], joint[1] = 0.9, [0.8, 0.9]
-    random_[0, 0], random_[1] = 0.1, [0.1, 0.2]
-    np.savetxt(tmp_path / 'a.txt', accuracy, '%.4f')
-    rho = results.forgetting_ratio(results.read_matrix(tmp_path / 'a.txt'), joint, random_)
-    first, second = (0.5 - 0.1) / (0.8 - 0.1) - 1, (0.8 - 0.2) / (0.9 - 0.2) - 1
-    assert rho == pytest.approx([0, (first + second) / 2])
-    assert results.forgetting_ratio(random_, joint, random_) == pytest.approx([-1, -1])
