@@ -7,6 +7,7 @@ finished by the same command. Two batches may share runs: who finds one taken wa
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import shlex
 import signal
@@ -26,7 +27,6 @@ from files import ROOT
 from results import Output
 
 PROCESSES = multiprocessing.get_context('forkserver')  # not fork: CUDA must not be touched before
-PROCESSES.set_forkserver_preload(['batch'])
 POLL = 0.1  # seconds between two looks at the processes
 RETRY = 1  # seconds before another look at a run that another batch has taken, or that was killed
 OURS = ('--approach', '--experiment', '--seed', '--parameter', '--device', '--output', '--fresh')  # not after --
@@ -45,7 +45,7 @@ class Run:
             raise UserError(f'{ours[0]} cannot stand after --: that is for the batch to say')
         argv = ['--approach', approach, '--experiment', experiment, '--seed', str(seed), '--output', str(txt), *rest]
         args = run.parse([*argv, '--parameter', parameter] if parameter else argv)
-        argv = [*argv, '--data', str(args.data.resolve()), *(['--parameter', parameter] if parameter else [])]
+        argv = [*argv, '--data', os.path.abspath(args.data), *(['--parameter', parameter] if parameter else [])]
         return cls(argv, Output(txt), run.settings(args))
 
     @property
@@ -60,11 +60,22 @@ class Run:
         return [sys.executable, str(ROOT / 'src' / 'run.py'), *self.argv, '--device', device]
 
     def finished(self):
-        """Is its result there? Then nothing of it stays in tmp/, even if it was killed on its last line."""
-        if not self.output.finished(self.arguments):
-            return False
-        Checkpoint(self.output).remove()
-        return True
+        """Is its result there?"""
+        return self.output.finished(self.arguments)
+
+    def taken(self):
+        """Is another process at it?"""
+        try:
+            with Checkpoint(self.output).lock():
+                return False
+        except Busy:
+            return True
+
+    def tidy(self):
+        """Nothing of a finished run stays in tmp/, even if it was killed on its last line."""
+        checkpoint = Checkpoint(self.output)
+        with contextlib.suppress(Busy), checkpoint.lock():
+            checkpoint.remove()
 
     def progress(self):
         """Something else after each epoch."""
@@ -94,14 +105,17 @@ def split(argv):
 
 def execute(runs, args):
     """Do all runs that are not done. Returns the exit code: 1 if one failed."""
-    if not args.res.is_dir():
-        raise UserError(f'--res: {args.res} is not a folder')
-    chosen = devices(args.devices)
+    if not args.res.is_dir() or not os.access(args.res, os.W_OK):
+        raise UserError(f'--res: {args.res} is not a folder that can be written')
+    chosen = devices(args.devices) if args.engine == 'local' else [args.devices]
     todo = [r for r in runs if not r.finished()]
     if args.dry_run:
         for r in todo:
             print(shlex.join(r.command(chosen[0])))
         return 0
+    for r in runs:
+        if r not in todo:
+            r.tidy()
     board = Board(len(runs), len(runs) - len(todo))
     try:
         if args.engine == 'ray':
@@ -124,43 +138,72 @@ def devices(text):
 
 def execute_here(runs, slots, board):
     """slots: a device for each run that may go on at the same time."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    os.environ['PYTHONPATH'] = str(ROOT / 'src')  # for the fork server's imports: Python 3.11 keeps sys.path from it
     threads = max(1, len(os.sched_getaffinity(0)) // len(slots))
     waiting, free, going = deque((0, r) for r in runs), list(slots), {}  # (not before, run); process -> its run ...
+    with signals_noted() as signals:
+        try:
+            while waiting or going:
+                while free and waiting and waiting[0][0] <= time.monotonic():
+                    _, r = waiting.popleft()
+                    if r.finished():  # by another batch
+                        board.end(r, 0)
+                    elif r.taken():
+                        waiting.append((time.monotonic() + RETRY, r))
+                    else:
+                        device = free.pop(0)
+                        process = PROCESSES.Process(target=work, args=(r, device, threads), name=r.name)
+                        process.start()
+                        going[process] = r, device, r.progress()
+                        board.begin(r)
+                time.sleep(POLL)
+                for process in [p for p in going if p.exitcode is not None]:
+                    r, device, progress = going.pop(process)
+                    free.append(device)
+                    killed = process.exitcode < 0 and r.progress() != progress
+                    if r.finished():
+                        r.tidy()
+                        board.end(r, 0)
+                    elif killed or process.exitcode == Busy.code:
+                        waiting.append((time.monotonic() + RETRY, r))
+                        board.pause(r)
+                    else:
+                        board.end(r, process.exitcode)
+                board.refresh()
+                if signals:
+                    raise KeyboardInterrupt
+        finally:
+            for process in going:
+                process.join(1)  # Ctrl-C has reached it, too; kill has not
+                if process.exitcode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process.pid, signal.SIGINT)
+                process.join()
+
+
+@contextlib.contextmanager
+def signals_noted():
+    """A list to which Ctrl-C and SIGTERM add. An exception might come after the start of a process, before it is known.
+
+    Starts the fork server, too: its imports take seconds, in which Ctrl-C is not for it.
+    """
+    path = [str(ROOT / 'src'), *filter(None, [os.environ.get('PYTHONPATH')])]  # Python 3.11 does not hand sys.path on
+    os.environ['PYTHONPATH'] = os.pathsep.join(path)
+    signals, before = [], {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    PROCESSES.set_forkserver_preload(['batch'])
+    multiprocessing.forkserver.ensure_running()
+    for number in before:
+        signal.signal(number, lambda number, frame: signals.append(number))
     try:
-        while waiting or going:
-            while free and waiting and waiting[0][0] <= time.monotonic():
-                _, r = waiting.popleft()
-                if r.finished():  # by another batch
-                    board.end(r, 0)
-                    continue
-                device = free.pop(0)
-                process = PROCESSES.Process(target=work, args=(r, device, threads), name=r.name)
-                process.start()
-                going[process] = r, device, r.progress()
-                board.begin(r)
-            time.sleep(POLL)
-            for process in [p for p in going if p.exitcode is not None]:
-                r, device, progress = going.pop(process)
-                free.append(device)
-                if process.exitcode == Busy.code or process.exitcode < 0 and r.progress() != progress:
-                    waiting.append((time.monotonic() + RETRY, r))
-                    board.pause(r)
-                else:
-                    board.end(r, process.exitcode)
-            board.refresh()
-    except KeyboardInterrupt:
-        for process in going:  # Ctrl-C has reached them too, kill has not
-            process.join(1)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGINT)
-            process.join()
-        raise
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def work(r, device, threads):
     """In the process of a run."""
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, signal.default_int_handler)
     log = os.open(r.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -182,7 +225,8 @@ class Board:
 
     def begin(self, r):
         self.began[r.name] = time.monotonic()
-        self.states[r.name] = tqdm(bar_format='  {desc}', position=len(self.states) + 1, leave=False, disable=None), r
+        position = min(set(range(1, len(self.states) + 2)) - {-line.pos for line, _ in self.states.values()})
+        self.states[r.name] = tqdm(bar_format='  {desc}', position=position, leave=False, disable=None), r
 
     def pause(self, r):
         """Another process is at it."""

@@ -10,14 +10,14 @@ from errors import UserError
 from files import ROOT, atomic, lock, sweep
 
 FOLDER = ROOT / 'tmp'
-ADVICE = 'go on with the command that made it, or start over with --fresh'
+ADVICE = 'go on with the command that made it; or delete it, or start over with --fresh'
 
 
 class Checkpoint:
     """Of the run that writes `output` (results.Output): one file, guarded by a lock file beside it."""
 
     def __init__(self, output):
-        key = hashlib.blake2b(str(output.txt.resolve()).encode(), digest_size=4).hexdigest()
+        key = hashlib.blake2b(str(output.txt.parent.resolve() / output.txt.name).encode(), digest_size=4).hexdigest()
         self.output = output
         self.path = FOLDER / f'{output.txt.stem}-{key}.checkpoint'
 
@@ -47,8 +47,10 @@ class Checkpoint:
                 raise ValueError
             saved = torch.load(io.BytesIO(content[size:]), map_location=device, weights_only=True)
             old, new = json.loads(saved['identity']), json.loads(json.dumps(identity))
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # whatever a damaged or hostile file may bring about
-            raise UserError(f'{self.path}: damaged checkpoint; start over with --fresh') from error
+            raise UserError(f'{self.path}: damaged checkpoint; delete it, or start over with --fresh') from error
         if old != new:
             old, new = (identity | identity['arguments'] for identity in (old, new))
             differ = ', '.join(

@@ -19,6 +19,7 @@ from errors import Busy, UserError
 from files import ROOT, atomic
 from results import Output
 
+MOST = 500  # runs handed in at a time: each has an open lock file
 RETRIES = 5  # of a run whose node died
 POLL = 1  # seconds
 
@@ -50,12 +51,13 @@ def follow(ray, runs, submit, board):
     with contextlib.ExitStack() as all_locks:
         going = {}  # reference -> run, its lock
         while waiting or going:
-            for r in list(waiting):
+            for r in waiting[: MOST - len(going)]:
                 with contextlib.suppress(Busy):
                     held = all_locks.enter_context(contextlib.ExitStack())
                     held.enter_context(Checkpoint(r.output).lock())
                     waiting.remove(r)
                     if r.finished():
+                        Checkpoint(r.output).remove()
                         held.close()
                         board.end(r, 0)
                     else:
@@ -84,11 +86,13 @@ def collect(r, log, txt, record):
     with atomic(r.output.txt) as part:
         part.write_bytes(txt)
     r.output.save_record(json.loads(record) | {'arguments': r.arguments})  # paths as seen from here
+    Checkpoint(r.output).remove()
 
 
 def on_node(argv, folder):
     """One run on a node, beside its copy of the code. Returns the exit code, the log and the two results."""
-    output = Output(Path(ROOT, 'res', folder, Path(argv[argv.index('--output') + 1]).name))
+    code = Path(__file__).resolve().parent.name  # Ray names it by its content: results of older code are not ours
+    output = Output(Path(ROOT, 'res', folder, code, Path(argv[argv.index('--output') + 1]).name))
     output.txt.parent.mkdir(parents=True, exist_ok=True)
     log = output.txt.with_suffix('.log')
     with open(log, 'a') as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

@@ -26,8 +26,8 @@ def exit_code(name, main, argv):
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f'{name}: error: {error.strerror}; make room, then the same command goes on from here', file=sys.stderr)
+        print(f'{name}: error: {error.strerror}; with room, the same command without --fresh goes on', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f'{name}: interrupted; the same command goes on from here', file=sys.stderr)
+        print(f'{name}: interrupted; the same command without --fresh goes on from here', file=sys.stderr)
         return 130

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and locks between processes."""
 
 import fcntl
+import glob
 import os
 import uuid
 from contextlib import contextmanager
@@ -23,18 +24,26 @@ def atomic(path):
     try:
         part.touch()
         yield part
-        with open(part, 'rb') as file:
-            os.fsync(file.fileno())
+        _sync(part)
         os.replace(part, path)
+        _sync(path.parent)
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror or error}') from error
     finally:
         part.unlink(missing_ok=True)
 
 
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sweep(path):
     """Remove what killed processes left of atomic(path); to be called by who holds the lock that guards it."""
-    for part in path.parent.glob(f'.{path.name}.*.part'):
+    for part in path.parent.glob(f'.{glob.escape(path.name)}.*.part'):
         part.unlink(missing_ok=True)
 
 
@@ -58,6 +67,8 @@ def lock(path, message=None):
             raise Busy(message) from None
         except FileNotFoundError:
             pass
+        except OSError as error:
+            raise UserError(f'cannot lock {path}: {error.strerror}') from error
         file.close()
     with file:
         try:

@@ -68,9 +68,10 @@ def _old(path, n):
 def read_record(path):
     """The content of a .json, {} where there is none that can be read."""
     try:
-        return json.loads(Path(path).read_text())
+        record = json.loads(Path(path).read_text())
     except (FileNotFoundError, ValueError):
         return {}
+    return record if isinstance(record, dict) else {}
 
 
 def read_matrix(path):

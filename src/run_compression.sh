@@ -22,4 +22,4 @@ done
 mkdir -p "$out"
 exec "${PYTHON:-python}" "$(dirname "$0")/run_multi.py" --experiments mixture --approaches hat \
     --seeds 0,1,2,3,6,10,13,25 --parameter "c=$c,smax=$smax,init=uniform" --devices "$device" --res "$out" \
-    "${ours[@]}" -- --ntasks 1 "${@:2}"
+    ${ours[@]+"${ours[@]}"} -- --ntasks 1 "${@:2}"

@@ -63,8 +63,13 @@ def names(text, known):
 def numbers(text):
     """The seeds in '0,2,5-7'."""
     try:
-        ends = [[int(end) for end in part.split('-')] for part in text.split(',')]
-        return list(dict.fromkeys(seed for first, *last in ends for seed in range(first, (last or [first])[-1] + 1)))
+        found = []
+        for part in text.split(','):
+            first, _, last = part.partition('-')
+            found += range(int(first), int(last or first) + 1)
+        if not found:
+            raise ValueError
+        return list(dict.fromkeys(found))
     except ValueError:
         raise UserError(f'--seeds: {text!r} is not like 0-9 or 0,2,5-7') from None
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dataloaders import readers
 from errors import UserError
-from files import atomic, lock
+from files import atomic, lock, sweep
 
 ARRAYS = ('train_x', 'train_y', 'test_x', 'test_y')
 SHAPES = ((28, 28, 1), (32, 32, 1), (32, 32, 3))  # of an image
@@ -99,6 +99,8 @@ def load(names, folder):
         if (folder / f'{name}.npz').exists():
             continue
         with lock(folder / f'.{name}.lock'):  # of several runs one makes it, and the others wait
+            for path in f'{name}.npz', *(file.path for file in SOURCES[name].files):
+                sweep(folder / path)  # what killed processes left
             if not (folder / f'{name}.npz').exists():
                 missing += prepare(name, folder)
     if missing:

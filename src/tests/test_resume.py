@@ -214,7 +214,7 @@ def test_ctrl_c_from_a_shell(command, tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == 'run.py: interrupted; the same command goes on from here\n'
+    assert err == 'run.py: interrupted; the same command without --fresh goes on from here\n'
     assert not checkpoint.path.with_suffix('.lock').exists()
     checkpoint.remove()
 
