@@ -255,15 +255,16 @@ def two_nodes():
         port = str(free.getsockname()[1])
     with tempfile.TemporaryDirectory(prefix='ray', dir='/tmp') as folder:  # a short path, for sockets
         head = ['--head', '--num-cpus', '2', '--port', port, '--include-dashboard', 'false', '--temp-dir', folder]
-        raylets = []
+        raylets, agents = [], []
         try:
             for node in head, ['--num-cpus', '1', '--address', f'127.0.0.1:{port}']:
                 subprocess.run([*start, '--object-store-memory', '100000000', *node], check=True, capture_output=True)
                 raylets += [pid for pid in processes('raylet/raylet', folder) if pid not in raylets]
             assert len(raylets) == 2
+            agents = [pid for raylet in raylets for pid in children(raylet)]  # their command lines name no folder
             yield f'127.0.0.1:{port}', raylets
         finally:
-            for pid in processes(folder):
+            for pid in {*agents, *processes(folder)}:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
