@@ -226,7 +226,10 @@ class Board:
     def begin(self, r):
         self.began[r.name] = time.monotonic()
         position = min(set(range(1, len(self.states) + 2)) - {-line.pos for line, _ in self.states.values()})
-        self.states[r.name] = tqdm(bar_format='  {desc}', position=position, leave=False, disable=None), r
+        self.states[r.name] = (
+            tqdm(bar_format='  {desc}', position=position, leave=False, disable=None, dynamic_ncols=True),
+            r,
+        )
 
     def pause(self, r):
         """Another process is at it."""
@@ -245,8 +248,9 @@ class Board:
 
     def refresh(self):
         for name, (line, r) in self.states.items():
-            if not line.disable:
-                line.set_description_str(f'{name}  {last_line(r.log)}'[: (line.ncols or 120) - 4])
+            text = f'{name}  {last_line(r.log)}'
+            if not line.disable and text != line.desc:
+                line.set_description_str(text)
 
     def close(self):
         for name in list(self.states):

@@ -71,8 +71,9 @@ def follow(ray, runs, submit, board):
                 r, held = going.pop(reference)
                 try:
                     code, log, txt, record = ray.get(reference)
+                    r.log.write_bytes(log)
                     if code == 0:
-                        collect(r, log, txt, record)
+                        collect(r, txt, record)
                     board.end(r, code)
                 except ray.exceptions.RayError as error:
                     r.log.write_text(str(error))
@@ -80,8 +81,7 @@ def follow(ray, runs, submit, board):
                 held.close()
 
 
-def collect(r, log, txt, record):
-    r.log.write_bytes(log)
+def collect(r, txt, record):
     r.output.make_way()
     with atomic(r.output.txt) as part:
         part.write_bytes(txt)
