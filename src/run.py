@@ -182,8 +182,8 @@ def describe(device):
 
 
 def versions():
-    packages = ('torch', 'torchvision', 'numpy', 'scipy')  # not imported: that takes seconds
-    return {'python': platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    modules = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
+    return modules | {name: metadata.version(name) for name in ('torchvision', 'scipy')}  # whose import takes seconds
 
 
 class Parser(argparse.ArgumentParser):

@@ -159,25 +159,20 @@ class Approach:
         torch.manual_seed(seeds.derive(p.seed, 'dropout', t, epoch))
         order = torch.randperm(self.n_train(t), generator=seeds.generator(p.seed, 'batches', t, epoch))
         batches = order.to(device).split(p.batch_size)
+        parameters = list(self.net.parameters())
         total = 0
         for b, index in enumerate(tqdm(batches, desc=f'  epoch {epoch + 1}', leave=False, disable=None)):
             progress = b / (len(batches) - 1) if len(batches) > 1 else 1.0
             loss = self.batch_loss(index, t, progress)
-            self.net.zero_grad()
+            for parameter in parameters:
+                parameter.grad = None
             loss.backward()
             self.after_backward(t, progress)
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
-            self.step(lr)
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip)
+            sgd_step(parameters, lr)
             self.after_step(t)
             total += loss.detach() * len(index)
         return float(total) / len(order)
-
-    @torch.no_grad()
-    def step(self, lr):
-        """Plain SGD. torch.optim's own, which does the same, imports the compiler first, for seconds."""
-        for p in self.net.parameters():
-            if p.grad is not None:
-                p.add_(p.grad, alpha=-lr)
 
     @torch.no_grad()
     def evaluate(self, t, images):
@@ -190,3 +185,11 @@ class Approach:
             loss += batch_loss * len(y)
             correct += (logits.argmax(1) == y).sum()
         return float(loss) / len(images.y), float(correct) / len(images.y)
+
+
+@torch.no_grad()
+def sgd_step(parameters, lr):
+    """Plain SGD. torch.optim's own, which does the same, imports the compiler first, for seconds."""
+    for p in parameters:
+        if p.grad is not None:
+            p.add_(p.grad, alpha=-lr)

@@ -48,7 +48,7 @@ def test_the_matrix_and_the_record_say_what_was_done(start, capsys):
     assert not np.triu(accuracy, 1).any() and np.diagonal(accuracy).all()
     assert all(len(cell) == 6 for line in txt.read_text().split('\n') for cell in line.split())
     record = json.loads(record.read_text())
-    assert record['arguments']['parameter'] == {'c': 0.5, 'smax': 200, 'hard': 0}
+    assert record['arguments']['parameter'] == {'c': 0.5, 'smax': 200, 'hard': 0, 'init': 'normal'}
     assert record['arguments'].items() >= {'lr': 0.05, 'nepochs': 2, 'batch_size': 64, 'width': 0.05, 'seed': 0}.items()
     assert record['tasks'][0] == {'name': 'mnist', 'n_classes': 10, 'train': 102, 'valid': 18, 'test': 40}
     np.testing.assert_allclose(record['accuracy'], accuracy, atol=5e-5)
@@ -88,7 +88,7 @@ def test_default_paths_hang_on_the_repository(monkeypatch, tmp_path):
     args = run.parse(['--approach', 'hat', '--experiment', 'mixture', '--seed', '7'])
     assert (args.data, args.output) == (ROOT / 'dat', ROOT / 'res' / 'mixture_hat_7.txt')
     assert (args.nepochs, args.lr, args.batch_size, args.width) == (200, 0.05, 64, 1)
-    assert args.parameter == {'c': 0.75, 'smax': 400, 'hard': 0}
+    assert args.parameter == {'c': 0.75, 'smax': 400, 'hard': 0, 'init': 'normal'}
 
 
 BAD = {
@@ -98,8 +98,11 @@ BAD = {
     'not finite': (['--parameter', 'nan'], 'c must be a finite number of at least 0'),
     'too small': (['--parameter', 'smax=0.5'], 'smax must be a finite number of at least 1'),
     'not one of the choices': (['--parameter', 'hard=2'], 'hard must be one of 0, 1'),
-    'too many': (['--parameter', '1,2,0,4'], '4 values are too many'),
-    'unknown parameter': (['--parameter', 'd=1'], "unknown: 'd'; it takes c (0.75), smax (400.0), hard (0)"),
+    'too many': (['--parameter', '1,2,0,normal,4'], '5 values are too many'),
+    'unknown parameter': (
+        ['--parameter', 'd=1'],
+        "unknown: 'd'; it takes c (0.75), smax (400.0), hard (0), init (normal)",
+    ),
     'twice': (['--parameter', '1,c=2'], "twice: 'c'"),
     'a parameter too many': (['--approach', 'sgd', '--parameter', '1'], 'it takes none'),
     'negative epochs': (['--nepochs', '-1'], '-1 is not a number of at least 1'),
