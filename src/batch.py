@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import run
+from arguments import count
+from board import Board
 from checkpoints import Checkpoint
 from errors import Busy, UserError
 from files import ROOT
@@ -88,7 +89,7 @@ def add_options(parser):
                         'each run (default res)')  # fmt: skip
     parser.add_argument('--devices', default='auto', metavar='D,D,...', help='cpu, or cuda:0,cuda:1 ... (default auto: '
                         'all CUDA devices, else cpu)')  # fmt: skip
-    parser.add_argument('--nproc', type=run.count, default=1, metavar='K', help='runs at a time on each device; on the '
+    parser.add_argument('--nproc', type=count, default=1, metavar='K', help='runs at a time on each device; on the '
                         'CPU they share its cores (default 1)')  # fmt: skip
     parser.add_argument('--engine', choices=('local', 'ray'), default='local', help='this machine, or a Ray cluster '
                         '(needs: pip install ray)')  # fmt: skip
@@ -105,18 +106,18 @@ def split(argv):
 
 def execute(runs, args):
     """Do all runs that are not done. Returns the exit code: 1 if one failed."""
-    if not args.res.is_dir() or not os.access(args.res, os.W_OK):
-        raise UserError(f'--res: {args.res} is not a folder that can be written')
+    runs[0].output.check()
     chosen = devices(args.devices) if args.engine == 'local' else [args.devices]
-    todo = [r for r in runs if not r.finished()]
+    done, todo = [], []
+    for r in runs:
+        (done if r.finished() else todo).append(r)
     if args.dry_run:
         for r in todo:
             print(shlex.join(r.command(chosen[0])))
         return 0
-    for r in runs:
-        if r not in todo:
-            r.tidy()
-    board = Board(len(runs), len(runs) - len(todo))
+    for r in done:
+        r.tidy()
+    board = Board(len(runs), len(done))
     try:
         if args.engine == 'ray':
             import cluster
@@ -211,69 +212,3 @@ def work(r, device, threads):
     if 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(threads)
     sys.exit(run.cli([*r.argv, '--device', device]))
-
-
-class Board:
-    """What a batch shows: one bar for all, and what each running one said last; lines where there is no terminal."""
-
-    def __init__(self, n_runs, n_done):
-        self.n_runs, self.n_done, self.failed = n_runs, n_done, []
-        self.bar = tqdm(total=n_runs, initial=n_done, unit='run', disable=None, dynamic_ncols=True)
-        self.began, self.states = {}, {}  # by run's name
-        if n_done:
-            self.say(f'{n_done} of {n_runs} runs are done before')
-
-    def begin(self, r):
-        self.began[r.name] = time.monotonic()
-        position = min(set(range(1, len(self.states) + 2)) - {-line.pos for line, _ in self.states.values()})
-        self.states[r.name] = (
-            tqdm(bar_format='  {desc}', position=position, leave=False, disable=None, dynamic_ncols=True),
-            r,
-        )
-
-    def pause(self, r):
-        """Another process is at it."""
-        self._clear(r)
-
-    def end(self, r, code, why=''):
-        self._clear(r)
-        seconds = time.monotonic() - self.began.pop(r.name, time.monotonic())
-        if code:
-            self.failed.append(f'{r.name}: {why or f"exit code {code}: {last_line(r.log)}"} (see {r.log})')
-        else:
-            self.n_done += 1
-        self.bar.update()
-        ended = self.n_done + len(self.failed)
-        self.say(f'{ended}/{self.n_runs} {r.name} {"FAILED" if code else "done"}, {seconds:.1f} s')
-
-    def refresh(self):
-        for name, (line, r) in self.states.items():
-            text = f'{name}  {last_line(r.log)}'
-            if not line.disable and text != line.desc:
-                line.set_description_str(text)
-
-    def close(self):
-        for name in list(self.states):
-            self.states.pop(name)[0].close()
-        self.bar.close()
-        print(f'{self.n_runs} runs: {self.n_done} done, {len(self.failed)} failed')
-        for text in self.failed:
-            print(f'  {text}')
-
-    def say(self, text):
-        if self.bar.disable:
-            print(text, flush=True)
-
-    def _clear(self, r):
-        if r.name in self.states:
-            self.states.pop(r.name)[0].close()
-
-
-def last_line(path):
-    try:
-        with open(path, 'rb') as file:
-            file.seek(max(0, path.stat().st_size - 1000))
-            lines = file.read().decode(errors='replace').split('\n')
-    except OSError:
-        return ''
-    return next((line for line in reversed(lines) if line.strip()), '')

@@ -12,7 +12,6 @@ import os
 import time
 from pathlib import Path
 
-import batch
 import run
 from checkpoints import Checkpoint
 from errors import Busy, UserError
@@ -53,8 +52,9 @@ def follow(ray, runs, submit, board):
         while waiting or going:
             for r in waiting[: MOST - len(going)]:
                 with contextlib.suppress(Busy):
-                    held = all_locks.enter_context(contextlib.ExitStack())
+                    held = contextlib.ExitStack()
                     held.enter_context(Checkpoint(r.output).lock())
+                    all_locks.enter_context(held)
                     waiting.remove(r)
                     if r.finished():
                         Checkpoint(r.output).remove()
@@ -77,7 +77,7 @@ def follow(ray, runs, submit, board):
                     board.end(r, code)
                 except ray.exceptions.RayError as error:
                     r.log.write_text(str(error))
-                    board.end(r, 1, batch.last_line(r.log))
+                    board.end(r, 1)
                 held.close()
 
 

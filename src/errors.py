@@ -16,6 +16,10 @@ class Busy(UserError):
     code = 75  # "try again later", as in sysexits.h
 
 
+def one_line(error):
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
 def exit_code(name, main, argv):
     """Run main(argv) of the script `name` for the shell: errors are one line; 130 after Ctrl-C."""
     try:

@@ -60,18 +60,23 @@ def lock(path, message=None):
             raise UserError(f'cannot write {path}: {error.strerror}') from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if message else 0))
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                break  # else its holder has just removed it: the lock is on a file that nobody else will find
-        except BlockingIOError:
-            file.close()
-            raise Busy(message) from None
-        except FileNotFoundError:
-            pass
         except OSError as error:
+            file.close()
+            if isinstance(error, BlockingIOError):
+                raise Busy(message) from None
             raise UserError(f'cannot lock {path}: {error.strerror}') from error
-        file.close()
+        if _is_at(file, path):
+            break
+        file.close()  # its holder has just removed it: nobody else will find this file
     with file:
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_at(file, path):
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False

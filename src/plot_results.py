@@ -4,7 +4,6 @@ Only <experiment>_<approach>_<seed>.txt are read, so the original code's results
 left out.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -13,9 +12,8 @@ import numpy as np
 from scipy import stats
 
 import results
-import run
-import run_multi
 from approaches import APPROACHES
+from arguments import Parser, names, seeds
 from dataloaders import EXPERIMENTS
 from errors import UserError, exit_code
 from files import ROOT
@@ -26,10 +24,12 @@ MARKERS = 'osv^D<>pXP*h'
 
 
 def parse(argv):
-    parser = run.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument('--experiment', required=True, choices=EXPERIMENTS)
-    parser.add_argument('--approaches', default='all', metavar='X,Y,...', help='(default all)')
-    parser.add_argument('--seeds', default='0-9', help='such as 0-9 or 0,2,5-7 (default 0-9)')
+    parser.add_argument('--approaches', type=names(APPROACHES), default='all', metavar='X,Y,...', help='(default all)')
+    parser.add_argument(
+        '--seeds', type=seeds, default='0-9', metavar='N,N-N', help='such as 0-9 or 0,2,5-7 (default 0-9)'
+    )
     parser.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='the results (default res)')
     parser.add_argument('--output', type=Path, metavar='DIR', help='for table1.txt .md .tex and fig3.png .pdf '
                         '(default: the table is printed, and that is all)')  # fmt: skip
@@ -38,9 +38,8 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    approaches, seeds = run_multi.names(args.approaches, APPROACHES), run_multi.numbers(args.seeds)
-    matrices = read(args.res, args.experiment, [*approaches, *REFERENCES], seeds)
-    rows = {name: figures(matrices, name) for name in approaches if name not in REFERENCES and matrices[name]}
+    matrices = read(args.res, args.experiment, [*args.approaches, *REFERENCES], args.seeds)
+    rows = {name: figures(matrices, name) for name in args.approaches if name not in REFERENCES and matrices[name]}
     rows = {name: row for name, row in rows.items() if row}
     if not rows:
         raise UserError(f'--res: nothing to show in {args.res}; each approach needs joint and random of the same seed')

@@ -30,7 +30,7 @@ class Output:
             with tempfile.TemporaryFile(dir=self.txt.parent):
                 pass
         except OSError as error:
-            raise UserError(f'--output: cannot write in {self.txt.parent}: {error.strerror}') from error
+            raise UserError(f'cannot write in {self.txt.parent}: {error.strerror}') from error
 
     def finished(self, arguments):
         """Is there the finished result of a run with these arguments (a dict that JSON can hold)?"""

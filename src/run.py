@@ -1,6 +1,5 @@
 """Learn the tasks of an experiment one after the other with one approach; test on all tasks so far after each."""
 
-import argparse
 import os
 import platform
 import sys
@@ -14,10 +13,11 @@ import torch
 import dataloaders
 import networks
 import results
-from approaches import ALIASES, APPROACHES
+from approaches import APPROACHES
 from approaches.base import Protocol
 from approaches.parameters import parse as parse_parameters
 from approaches.parameters import show
+from arguments import Parser, approach, count, positive, seed
 from checkpoints import Checkpoint
 from errors import UserError, exit_code
 from files import ROOT
@@ -32,11 +32,9 @@ examples:
 
 def parse(argv):
     """Arguments, complete: what was not given has the experiment's default, `parameter` is a dict of all values."""
-    parser = Parser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__, EXAMPLES)
     what = parser.add_argument_group('what to run')
-    what.add_argument('--approach', required=True, choices=APPROACHES, type=lambda name: ALIASES.get(name, name))
+    what.add_argument('--approach', required=True, choices=APPROACHES, type=approach)
     what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS)
     what.add_argument('--parameter', default='', metavar='VALUES', help=_parameter_help())
     what.add_argument('--seed', type=seed, default=0, help='sets the task order and everything random (default 0)')
@@ -47,9 +45,9 @@ def parse(argv):
                        'validation; stratified (default: all)')  # fmt: skip
     protocol = parser.add_argument_group('training (defaults: the paper)')
     protocol.add_argument('--nepochs', type=count, metavar='N', help=f'at most, a task ({_defaults("nepochs")})')
-    protocol.add_argument('--lr', type=_positive, default=Protocol.lr, help='at the start of a task (default 0.05)')
+    protocol.add_argument('--lr', type=positive, default=Protocol.lr, help='at the start of a task (default 0.05)')
     protocol.add_argument('--batch-size', type=count, default=Protocol.batch_size, metavar='N', help='(default 64)')
-    protocol.add_argument('--width', type=_positive, metavar='W', help='all hidden layers times W, for small machines '
+    protocol.add_argument('--width', type=positive, metavar='W', help='all hidden layers times W, for small machines '
                           f'({_defaults("width")})')  # fmt: skip
     places = parser.add_argument_group('where')
     places.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto: cuda if '
@@ -184,34 +182,6 @@ def describe(device):
 def versions():
     modules = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
     return modules | {name: metadata.version(name) for name in ('torchvision', 'scipy')}  # whose import takes seconds
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f'{message} (--help lists all arguments)')
-
-
-def count(text):
-    return _number(text, int, 1)
-
-
-def seed(text):
-    return _number(text, int, 0, 2**32 - 1)  # what numpy.random.RandomState takes
-
-
-def _positive(text):
-    return _number(text, float, sys.float_info.min)
-
-
-def _number(text, kind, low, high=sys.float_info.max):
-    try:
-        value = kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is not {"a whole number" if kind is int else "a number"}') from None
-    if not low <= value <= high:
-        bound = 'above 0' if kind is float else f'of at least {low}' if value < low else f'of at most {high}'
-        raise argparse.ArgumentTypeError(f'{text} is not a number {bound}')
-    return value
 
 
 def _defaults(name):

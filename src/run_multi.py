@@ -1,14 +1,13 @@
 """Many runs of run.py: all the experiments with all the approaches and all the seeds, over the devices or a cluster."""
 
-import argparse
 import itertools
 import sys
 
 import batch
-import run
-from approaches import ALIASES, APPROACHES
+from approaches import APPROACHES
+from arguments import Parser, count, names, seeds
 from dataloaders import EXPERIMENTS
-from errors import UserError, exit_code
+from errors import exit_code
 
 EXAMPLES = """\
 what stands behind -- goes to each run; runs that are done are skipped, so the same command finishes a batch
@@ -21,14 +20,13 @@ examples:
 
 
 def parse(argv):
-    parser = run.Parser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument('--experiments', required=True, metavar='A,B,...', help=f'all or of {", ".join(EXPERIMENTS)}')
-    parser.add_argument('--approaches', required=True, metavar='X,Y,...', help=f'all or of {", ".join(APPROACHES)}')
-    seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument('--seeds', default='0', help='such as 0-9 or 0,2,5-7 (default 0)')
-    seeds.add_argument('--nruns', type=run.count, metavar='N', help='the seeds 0 to N - 1')
+    parser = Parser(__doc__, EXAMPLES)
+    for option, known in ('--experiments', EXPERIMENTS), ('--approaches', APPROACHES):
+        meaning = f'all or of {", ".join(known)}'
+        parser.add_argument(option, required=True, type=names(known), metavar='A,B,...', help=meaning)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument('--seeds', type=seeds, default='0', metavar='N,N-N', help='such as 0-9 or 0,2,5-7 (default 0)')
+    which.add_argument('--nruns', type=count, metavar='N', help='the seeds 0 to N - 1')
     parser.add_argument('--parameter', default='', metavar='VALUES', help='hyper-parameters, as of run.py')
     batch.add_options(parser)
     return parser.parse_args(argv)
@@ -42,36 +40,12 @@ def main(argv=None):
 
 def plan(args, rest):
     """The list of runs."""
-    experiments, approaches = names(args.experiments, EXPERIMENTS), names(args.approaches, APPROACHES)
-    seeds = range(args.nruns) if args.nruns else numbers(args.seeds)
+    numbers = range(args.nruns) if args.nruns else args.seeds
     runs = []
-    for experiment, seed, approach in itertools.product(experiments, seeds, approaches):
+    for experiment, seed, approach in itertools.product(args.experiments, numbers, args.approaches):
         txt = args.res / f'{experiment}_{approach}_{seed}.txt'
         runs.append(batch.Run.plan(approach, experiment, seed, args.parameter, txt, rest))
     return runs
-
-
-def names(text, known):
-    if text == 'all':
-        return list(known)
-    found = [ALIASES.get(name, name) for name in text.split(',')]
-    if unknown := [name for name in found if name not in known]:
-        raise UserError(f'{unknown[0]!r} is none of {", ".join(known)}')
-    return list(dict.fromkeys(found))
-
-
-def numbers(text):
-    """The seeds in '0,2,5-7'."""
-    try:
-        found = []
-        for part in text.split(','):
-            first, _, last = part.partition('-')
-            found += range(int(first), int(last or first) + 1)
-        if not found:
-            raise ValueError
-        return list(dict.fromkeys(found))
-    except ValueError:
-        raise UserError(f'--seeds: {text!r} is not like 0-9 or 0,2,5-7') from None
 
 
 if __name__ == '__main__':

@@ -4,7 +4,6 @@ The best is the one of the highest mean validation accuracy over all tasks after
 say in it.
 """
 
-import argparse
 import itertools
 import sys
 
@@ -12,9 +11,9 @@ import numpy as np
 
 import batch
 import results
-import run
-from approaches import ALIASES, APPROACHES
+from approaches import APPROACHES
 from approaches.parameters import show
+from arguments import Parser, approach, seed
 from dataloaders import EXPERIMENTS
 from errors import UserError, exit_code
 
@@ -28,12 +27,10 @@ examples:
 
 
 def parse(argv):
-    parser = run.Parser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument('--approach', required=True, choices=APPROACHES, type=lambda name: ALIASES.get(name, name))
+    parser = Parser(__doc__, EXAMPLES)
+    parser.add_argument('--approach', required=True, choices=APPROACHES, type=approach)
     parser.add_argument('--experiment', required=True, choices=EXPERIMENTS)
-    parser.add_argument('--seed', type=run.seed, default=0, help='(default 0)')
+    parser.add_argument('--seed', type=seed, default=0, help='(default 0)')
     parser.add_argument('--vary', metavar='NAME,...', help='these hyper-parameters only, the others at their defaults '
                         '(default: all that have a grid, each value with each)')  # fmt: skip
     batch.add_options(parser)

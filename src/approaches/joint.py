@@ -6,17 +6,10 @@ For each task the network starts again from the same initial weights; a batch mi
 import torch
 import torch.nn.functional as F
 
-from approaches.base import Approach
+from approaches.sgd_restart import SGDRestart
 
 
-class Joint(Approach):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.initial = self.snapshot()
-
-    def before_task(self, t):
-        self.restore(self.initial)
-
+class Joint(SGDRestart):
     def n_train(self, t):
         return sum(len(task.train.y) for task in self.tasks[: t + 1])
 

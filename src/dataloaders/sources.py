@@ -1,11 +1,10 @@
 """Where each of the eight sets comes from.
 
-A set is wanted as DIR/<name>.npz: uint8 images (N,H,W,C) and int64 labels, arrays train_x train_y test_x test_y. If
-it is not there it is made, once, from its archives in DIR; those that are not there are downloaded.
+A set is wanted as DIR/<name>.npz (npz.py). If it is not there it is made, once, from its archives in DIR; those that
+are not there are downloaded.
 """
 
 import hashlib
-import struct
 import urllib.request
 import zipfile
 from http.client import HTTPException
@@ -15,12 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from dataloaders import readers
-from errors import UserError
+from dataloaders import npz, readers
+from errors import UserError, one_line
 from files import atomic, lock, sweep
 
-ARRAYS = ('train_x', 'train_y', 'test_x', 'test_y')
-SHAPES = ((28, 28, 1), (32, 32, 1), (32, 32, 3))  # of an image
 TIMEOUT = 20  # seconds without an answer from a server
 
 
@@ -34,7 +31,7 @@ class Source(NamedTuple):
     n_classes: int
     n_train: int
     n_test: int
-    read: callable  # (Source, DIR) -> the four arrays, in the order of ARRAYS
+    read: callable  # (Source, DIR) -> the four arrays, in the order of npz.ARRAYS
     files: tuple
 
 
@@ -105,7 +102,7 @@ def load(names, folder):
                 missing += prepare(name, folder)
     if missing:
         raise UserError(f'no data for {", ".join(missing)}; --experiment demo needs no files')
-    return {name: read_npz(folder / f'{name}.npz', SOURCES[name].n_classes) for name in names}
+    return {name: npz.read(folder / f'{name}.npz', SOURCES[name].n_classes) for name in names}
 
 
 def prepare(name, folder):
@@ -116,7 +113,7 @@ def prepare(name, folder):
             fetch(file, folder)
         except (OSError, HTTPException) as error:
             wanted = ' '.join(str(folder / f.path) for f in files if not (folder / f.path).exists())
-            reason = _one_line(getattr(error, 'reason', error))
+            reason = one_line(getattr(error, 'reason', error))
             return [f'{name} (tried {file.url}: {reason}; put there by hand: {wanted})']
     convert(name, folder)
     return []
@@ -149,7 +146,7 @@ def _read(response, url):
     try:
         return response.read(1 << 20)
     except (OSError, HTTPException) as error:
-        raise UserError(f'{url}: the download broke off: {_one_line(error)}; run again') from error
+        raise UserError(f'{url}: the download broke off: {one_line(error)}; run again') from error
 
 
 def _verify(path, md5, advice, shown=None):
@@ -174,15 +171,14 @@ def convert(name, folder):
     except Exception as error:  # whatever a damaged or hostile archive may bring about
         unchecked = any(file.md5 is None for file in source.files)  # the others are whole: the fault is elsewhere
         advice = '; delete it to have it downloaded again' if unchecked else ''
-        raise UserError(f'{name}: cannot read {where}: {_one_line(error)}{advice}') from error
-    check(arrays, source.n_classes, where)
+        raise UserError(f'{name}: cannot read {where}: {one_line(error)}{advice}') from error
+    npz.check(arrays, source.n_classes, where)
     if (len(arrays[0]), len(arrays[2])) != (source.n_train, source.n_test):
         raise UserError(
             f'{where}: {len(arrays[0])} training and {len(arrays[2])} test images, '
             f'not the {source.n_train} and {source.n_test} of {name}: another version?'
         )
-    with atomic(folder / f'{name}.npz') as part, open(part, 'wb') as out:
-        np.savez(out, **dict(zip(ARRAYS, arrays, strict=True)))
+    npz.write(folder / f'{name}.npz', arrays)
 
 
 def _as(dtype, values):
@@ -191,53 +187,3 @@ def _as(dtype, values):
     if not np.array_equal(values, converted):
         raise ValueError(f'values that do not fit {np.dtype(dtype).name}')
     return converted
-
-
-def read_npz(path, n_classes):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = [_array(path, archive, f'{name}.npy') for name in ARRAYS]
-    except KeyError as error:
-        raise UserError(f'{path}: {_one_line(error)}; it needs the arrays {", ".join(ARRAYS)}') from error
-    except Exception as error:  # whatever a damaged or hostile file may bring about
-        raise UserError(f'{path}: cannot be read: {_one_line(error)}; delete it to have it made again') from error
-    check(arrays, n_classes, path)
-    return arrays
-
-
-def _array(path, archive, name):
-    """An array of an npz, mapped into memory: processes share it, and it takes no memory before it is used.
-
-    numpy.load maps no npz. What is compressed (numpy.savez_compressed) is read.
-    """
-    info = archive.getinfo(name)
-    with archive.open(info) as file:
-        if info.compress_type != zipfile.ZIP_STORED:
-            return np.lib.format.read_array(file)
-        while file.read(1 << 20):  # to the end: zipfile then compares the checksum
-            pass
-        file.seek(0)
-        np.lib.format.read_magic(file)
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        header = file.tell()
-    if dtype.hasobject:
-        raise ValueError(f'{name} holds Python objects')
-    with open(path, 'rb') as file:
-        file.seek(info.header_offset + 26)  # in the zip's local header: how long its name and its extra field are
-        begin = info.header_offset + 30 + sum(struct.unpack('<HH', file.read(4)))
-    return np.memmap(path, dtype, 'c', begin + header, shape, 'F' if fortran else 'C')
-
-
-def check(arrays, n_classes, where):
-    """Raises UserError unless the four arrays are a data set of n_classes as this module's docstring says."""
-    for split, x, y in ('train', *arrays[:2]), ('test', *arrays[2:]):
-        if x.dtype != np.uint8 or x.shape[1:] not in SHAPES:
-            raise UserError(f'{where}: {split} images are {x.dtype} {x.shape}, not uint8 (N, ...) with one of {SHAPES}')
-        if y.dtype != np.int64 or y.shape != (len(x),) or not len(y):
-            raise UserError(f'{where}: {split} labels are {y.dtype} {y.shape}, not int64 ({len(x)},) with one or more')
-        if y.min() < 0 or y.max() >= n_classes:
-            raise UserError(f'{where}: {split} labels go from {y.min()} to {y.max()}, not within 0..{n_classes - 1}')
-
-
-def _one_line(error):
-    return ' '.join(str(error).split()) or type(error).__name__

@@ -1,13 +1,18 @@
 """Small data and small networks for all tests."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 import networks
+import results
 from approaches import APPROACHES
 from approaches.base import Protocol
-from dataloaders import mixture, sources, task
+from checkpoints import Checkpoint
+from dataloaders import mixture, npz, sources, task
+from files import ROOT
 
 torch.set_num_threads(1)  # the networks are tiny: more threads only wait for each other
 
@@ -34,7 +39,7 @@ def small_data(tmp_path_factory):
     """A folder with <name>.npz of all eight sets, 200 training and 40 test pictures each."""
     folder = tmp_path_factory.mktemp('dat')
     for seed, name in enumerate(mixture.NAMES):
-        np.savez(folder / f'{name}.npz', **dict(zip(sources.ARRAYS, dataset(name, seed=10 * seed), strict=True)))
+        npz.write(folder / f'{name}.npz', dataset(name, seed=10 * seed))
     return folder
 
 
@@ -68,3 +73,21 @@ def outputs(approach, t):
     approach.net.eval()
     x, y = approach.tasks[t].batch(approach.tasks[t].test, slice(None))
     return approach.loss(x, y, t, 1.0)[1]
+
+
+def left_behind(folder):
+    """What is in tmp/ for outputs in `folder`, and temporary files in it."""
+    own = [Checkpoint(results.Output(txt)).path.stem for txt in folder.glob('*.txt')]
+    return [p.name for p in (ROOT / 'tmp').iterdir() if p.stem in own] + [p.name for p in folder.glob('.*')]
+
+
+def record(path):
+    """A .json without what may differ between two runs of one command."""
+    content = json.loads(path.read_text())
+    assert content.pop('times')['total'] > 0
+    return content
+
+
+def assert_equal(folder, first, second):
+    assert (folder / f'{first}.txt').read_bytes() == (folder / f'{second}.txt').read_bytes()
+    assert record(folder / f'{first}.json') == record(folder / f'{second}.json')

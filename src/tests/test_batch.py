@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_resume import assert_equal, left_behind, record
+from conftest import assert_equal, left_behind, record
 
 import batch
 import results
@@ -47,9 +47,8 @@ def arguments(small_data, tmp_path):
 def shell(arguments, **kwargs):
     command = [sys.executable, str(ROOT / 'src' / 'run_multi.py'), *arguments]
     environment = os.environ | {'OMP_NUM_THREADS': '1'}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
-    )
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
+    return subprocess.Popen(command, env=environment, **pipes, **kwargs)
 
 
 def undisturbed(arguments, folder):
@@ -170,7 +169,7 @@ BAD = {
     'approach': (['--approaches', 'hat,magic'], "'magic' is none of hat, sgd"),
     'experiment': (['--experiments', 'magic'], "'magic' is none of mixture"),
     'seeds': (['--seeds', '0-x'], "--seeds: '0-x' is not like 0-9"),
-    'folder': (['--res', '/none'], '--res: /none is not a folder'),
+    'folder': (['--res', '/none'], 'cannot write in /none'),
     'device': (['--devices', 'cuda:99'], 'cuda:99 asked for'),
     'parameter': (['--parameter', 'c=-1'], 'c must be a finite number of at least 0'),
     'not here': (['--', '--seed', '3'], '--seed cannot stand after --'),
@@ -219,17 +218,8 @@ def test_work_varies_what_it_is_told_to_in_real_runs(arguments, tmp_path, capsys
 
 
 def test_the_compression_experiment_is_the_eight_sets_each_alone(tmp_path):
-    command = [
-        ROOT / 'src' / 'run_compression.sh',
-        'cpu',
-        '1.5',
-        '400',
-        tmp_path / 'out',
-        '--dry-run',
-        '--',
-        '--width',
-        '0.1',
-    ]
+    script, options = ROOT / 'src' / 'run_compression.sh', ['--dry-run', '--', '--width', '0.1']
+    command = [script, 'cpu', '1.5', '400', tmp_path / 'out', *options]
     environment = os.environ | {'PYTHON': sys.executable}
     lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
     runs = [run.parse(line.split()[2:]) for line in lines]

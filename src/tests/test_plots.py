@@ -45,7 +45,7 @@ def test_table_1_is_the_mean_the_deviation_and_students_interval(res, capsys):
     assert hat.split()[:2] == ['hat', '3'] and rho in hat and sgd.split()[:2] == ['sgd', '3']
 
 
-def test_interval_is_scipys(res):
+def test_interval_is_scipys():
     values = np.random.default_rng(0).normal(size=7)
     low, high = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
     assert plot_results.interval(values) == pytest.approx((high - low) / 2)

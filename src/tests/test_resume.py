@@ -1,7 +1,6 @@
 """A run that was stopped anywhere goes on with the same command and ends with the very same files."""
 
 import errno
-import json
 import multiprocessing
 import os
 import random
@@ -10,10 +9,9 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
-from conftest import dataset
+from conftest import assert_equal, dataset, left_behind
 
 import checkpoints
 import files
@@ -22,7 +20,7 @@ import run
 from approaches import APPROACHES
 from approaches.base import Approach
 from checkpoints import Checkpoint
-from dataloaders import sources
+from dataloaders import npz, sources
 from files import ROOT
 
 SMALL = ['--tasks', 'mnist,cifar10,svhn', '--width', '0.05', '--nepochs', '4', '--ntrain', '60', '--device', 'cpu']
@@ -37,24 +35,6 @@ def command(small_data, tmp_path):
         return ['--approach', approach, '--experiment', 'mixture', '--data', str(small_data), *output, *SMALL, *more]
 
     return command
-
-
-def left_behind(folder):
-    """What is in tmp/ for outputs in `folder`, and temporary files in it."""
-    own = [Checkpoint(results.Output(txt)).path.stem for txt in folder.glob('*.txt')]
-    return [p.name for p in (ROOT / 'tmp').iterdir() if p.stem in own] + [p.name for p in folder.glob('.*')]
-
-
-def record(path):
-    """A .json without what may differ between two runs of one command."""
-    content = json.loads(path.read_text())
-    assert content.pop('times')['total'] > 0
-    return content
-
-
-def assert_equal(folder, first, second):
-    assert (folder / f'{first}.txt').read_bytes() == (folder / f'{second}.txt').read_bytes()
-    assert record(folder / f'{first}.json') == record(folder / f'{second}.json')
 
 
 @pytest.mark.parametrize('approach', APPROACHES)
@@ -188,7 +168,7 @@ def test_a_full_disk_costs_nothing_that_was_there(command, tmp_path, monkeypatch
         fsync(descriptor)
 
     monkeypatch.setattr(files.os, 'fsync', full)
-    for allowed in range(1, 100):  # noqa: B007  (full() asks for it)
+    for allowed in range(100):  # noqa: B007  (full() asks for it)
         writes[0] = 0
         before = {p.name: p.read_bytes() for p in tmp_path.glob('out.*')}
         code = run.cli(command('sgd'))
@@ -226,7 +206,7 @@ def test_data_are_prepared_by_one_process_while_the_others_wait(tmp_path, monkey
         with open(folder / 'read', 'a') as file:
             file.write('once ')
         time.sleep(0.5)
-        np.savez(folder / 'mnist.npz', **dict(zip(sources.ARRAYS, dataset(name, 90, 10), strict=True)))
+        npz.write(folder / 'mnist.npz', dataset(name, 90, 10))
         return []
 
     monkeypatch.setattr(sources, 'prepare', prepare)

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import record
 
 import run
 from files import ROOT
@@ -27,17 +28,11 @@ def start(small_data, tmp_path):
     return start
 
 
-def without_times(path):
-    record = json.loads(path.read_text())
-    assert record.pop('times')['total'] > 0
-    return record
-
-
 @pytest.mark.parametrize('approach', ['hat', 'sgd'])
 def test_two_runs_with_one_seed_are_identical_bit_for_bit(start, approach):
     first, second = (start(approach, '--seed', '5', name=name) for name in ('a.txt', 'b.txt'))
     assert first[0].read_bytes() == second[0].read_bytes()
-    assert without_times(first[1]) == without_times(second[1])
+    assert record(first[1]) == record(second[1])
     assert start(approach, '--seed', '6', name='c.txt')[0].read_bytes() != first[0].read_bytes()
 
 
@@ -154,4 +149,4 @@ def test_cuda_where_there_is_none_from_a_shell_in_another_folder(tmp_path):
 def test_cuda_runs_are_identical_too(start, approach):
     first, second = (start(approach, '--device', 'cuda', name=name) for name in ('a.txt', 'b.txt'))
     assert first[0].read_bytes() == second[0].read_bytes()
-    assert without_times(first[1]) == without_times(second[1])
+    assert record(first[1]) == record(second[1])

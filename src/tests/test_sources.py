@@ -394,7 +394,7 @@ NPZ_FAULTS = {  # what the file holds, of four good arrays; words of the refusal
 @pytest.mark.parametrize('fault', NPZ_FAULTS)
 def test_an_npz_that_is_no_data_set_is_refused(fault, offer, server, tmp_path):
     make, word = NPZ_FAULTS[fault]
-    arrays = dict(zip(sources.ARRAYS, offer('mnist').arrays, strict=True))
+    arrays = dict(zip(npz.ARRAYS, offer('mnist').arrays, strict=True))
     put(tmp_path, {'mnist.npz': make(arrays)})
     refusal(['mnist'], tmp_path, tmp_path / 'mnist.npz', word)
     assert server.requests == []
@@ -402,7 +402,7 @@ def test_an_npz_that_is_no_data_set_is_refused(fault, offer, server, tmp_path):
 
 def test_an_npz_of_objects_is_refused_and_not_executed(offer, tmp_path):
     (tmp_path / 'dat').mkdir()
-    arrays = dict(zip(sources.ARRAYS, offer('mnist').arrays, strict=True))
+    arrays = dict(zip(npz.ARRAYS, offer('mnist').arrays, strict=True))
     hostile = np.empty(1, object)
     hostile[0] = HOSTILE['open'](tmp_path / 'marker')
     put(tmp_path / 'dat', {'mnist.npz': npz(arrays, test_y=hostile)})

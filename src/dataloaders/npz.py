@@ -1,0 +1,64 @@
+"""The file in which a data set is kept: uint8 images (N,H,W,C) and int64 labels (N,), four arrays in an npz."""
+
+import struct
+import zipfile
+
+import numpy as np
+
+from errors import UserError, one_line
+from files import atomic
+
+ARRAYS = ('train_x', 'train_y', 'test_x', 'test_y')
+SHAPES = ((28, 28, 1), (32, 32, 1), (32, 32, 3))  # of an image
+
+
+def write(path, arrays):
+    with atomic(path) as part, open(part, 'wb') as file:
+        np.savez(file, **dict(zip(ARRAYS, arrays, strict=True)))
+
+
+def read(path, n_classes):
+    """The four arrays. Raises UserError where the file is damaged or holds something else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays = [_array(path, archive, f'{name}.npy') for name in ARRAYS]
+    except KeyError as error:
+        raise UserError(f'{path}: {one_line(error)}; it needs the arrays {", ".join(ARRAYS)}') from error
+    except Exception as error:  # whatever a damaged or hostile file may bring about
+        raise UserError(f'{path}: cannot be read: {one_line(error)}; delete it to have it made again') from error
+    check(arrays, n_classes, path)
+    return arrays
+
+
+def _array(path, archive, name):
+    """An array of an npz, mapped into memory: processes share it, and it takes no memory before it is used.
+
+    numpy.load maps no npz. What is compressed (numpy.savez_compressed) is read.
+    """
+    info = archive.getinfo(name)
+    with archive.open(info) as file:
+        if info.compress_type != zipfile.ZIP_STORED:
+            return np.lib.format.read_array(file)
+        while file.read(1 << 20):  # to the end: zipfile then compares the checksum
+            pass
+        file.seek(0)
+        np.lib.format.read_magic(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        header = file.tell()
+    if dtype.hasobject:
+        raise ValueError(f'{name} holds Python objects')
+    with open(path, 'rb') as file:
+        file.seek(info.header_offset + 26)  # in the zip's local header: how long its name and its extra field are
+        begin = info.header_offset + 30 + sum(struct.unpack('<HH', file.read(4)))
+    return np.memmap(path, dtype, 'c', begin + header, shape, 'F' if fortran else 'C')
+
+
+def check(arrays, n_classes, where):
+    """Raises UserError unless the four arrays are a data set of n_classes with images of a shape that is known."""
+    for split, x, y in ('train', *arrays[:2]), ('test', *arrays[2:]):
+        if x.dtype != np.uint8 or x.shape[1:] not in SHAPES:
+            raise UserError(f'{where}: {split} images are {x.dtype} {x.shape}, not uint8 (N, ...) with one of {SHAPES}')
+        if y.dtype != np.int64 or y.shape != (len(x),) or not len(y):
+            raise UserError(f'{where}: {split} labels are {y.dtype} {y.shape}, not int64 ({len(x)},) with one or more')
+        if y.min() < 0 or y.max() >= n_classes:
+            raise UserError(f'{where}: {split} labels go from {y.min()} to {y.max()}, not within 0..{n_classes - 1}')
