@@ -47,7 +47,7 @@ class Run:
         argv = ['--approach', approach, '--experiment', experiment, '--seed', str(seed), '--output', str(txt), *rest]
         args = run.parse([*argv, '--parameter', parameter] if parameter else argv)
         argv = [*argv, '--data', os.path.abspath(args.data), *(['--parameter', parameter] if parameter else [])]
-        return cls(argv, Output(txt), run.settings(args))
+        return cls(argv, Output(txt, args.save), run.settings(args))
 
     @property
     def name(self):

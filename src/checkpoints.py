@@ -7,7 +7,7 @@ import json
 import torch
 
 from errors import UserError
-from files import ROOT, atomic, lock, sweep
+from files import ROOT, atomic, lock, pack, sweep
 
 FOLDER = ROOT / 'tmp'
 ADVICE = 'go on with the command that made it; or delete it, or start over with --fresh'
@@ -29,11 +29,10 @@ class Checkpoint:
     def save(self, identity, state):
         """identity: what a run must agree in to go on from here: a dict that JSON can hold, with a dict `arguments`.
         state: tensors, numbers, texts, lists, dicts."""
-        buffer = io.BytesIO()
-        torch.save({'identity': json.dumps(identity), 'state': state}, buffer)
+        content = pack({'identity': json.dumps(identity), 'state': state})
         with atomic(self.path) as part, open(part, 'wb') as file:
-            file.write(digest(buffer.getbuffer()))
-            file.write(buffer.getbuffer())
+            file.write(digest(content))
+            file.write(content)
 
     def load(self, identity, device):
         """The state, or None where there is no checkpoint. Raises UserError: damaged, or another run's."""

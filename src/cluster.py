@@ -70,10 +70,10 @@ def follow(ray, runs, submit, board):
             for reference in ready:
                 r, held = going.pop(reference)
                 try:
-                    code, log, txt, record = ray.get(reference)
+                    code, log, files = ray.get(reference)
                     r.log.write_bytes(log)
                     if code == 0:
-                        collect(r, txt, record)
+                        collect(r, files)
                     board.end(r, code)
                 except ray.exceptions.RayError as error:
                     r.log.write_text(str(error))
@@ -81,21 +81,23 @@ def follow(ray, runs, submit, board):
                 held.close()
 
 
-def collect(r, txt, record):
+def collect(r, files):
     r.output.make_way()
-    with atomic(r.output.txt) as part:
-        part.write_bytes(txt)
-    r.output.save_record(json.loads(record) | {'arguments': r.arguments})  # paths as seen from here
+    for path, content in zip(r.output.files[:-1], files[:-1], strict=True):
+        with atomic(path) as part:
+            part.write_bytes(content)
+    r.output.save_record(json.loads(files[-1]) | {'arguments': r.arguments})  # paths as seen from here
     Checkpoint(r.output).remove()
 
 
 def on_node(argv, folder):
-    """One run on a node, beside its copy of the code. Returns the exit code, the log and the two results."""
+    """One run on a node, beside its copy of the code. Returns the exit code, the log and the results."""
     code = Path(__file__).resolve().parent.name  # Ray names it by its content: results of older code are not ours
-    output = Output(Path(ROOT, 'res', folder, code, Path(argv[argv.index('--output') + 1]).name))
+    name = Path(argv[argv.index('--output') + 1]).name
+    output = Output(Path(ROOT, 'res', folder, code, name), '--save' in argv)
     output.txt.parent.mkdir(parents=True, exist_ok=True)
     log = output.txt.with_suffix('.log')
     with open(log, 'a') as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         while (code := run.cli([*argv, '--output', str(output.txt)])) == Busy.code:
             time.sleep(POLL)  # a process of a batch that is gone is still at it
-    return code, log.read_bytes(), *(path.read_bytes() if code == 0 else b'' for path in (output.txt, output.json))
+    return code, log.read_bytes(), [path.read_bytes() for path in output.files if code == 0]

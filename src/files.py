@@ -2,10 +2,13 @@
 
 import fcntl
 import glob
+import io
 import os
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from errors import Busy, UserError
 
@@ -31,6 +34,13 @@ def atomic(path):
         raise UserError(f'cannot write {path}: {error.strerror or error}') from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def pack(state):
+    """The bytes of torch.save: the same for the same state, whatever the name of the file."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
 
 
 def _sync(path):

@@ -2,6 +2,7 @@
 
 <name>.txt   accuracy matrix, one row after each task: row t, column tau <= t is the test accuracy of task tau after
              task t; text as numpy.savetxt writes it with '%.4f'; the part above the diagonal is 0
+<name>.pt    if asked for (run.py --save), the approach in the end: the network and what it knows of its tasks
 <name>.json  the rest; written last, so its presence means: finished
 """
 
@@ -12,17 +13,22 @@ from pathlib import Path
 import numpy as np
 
 from errors import UserError
-from files import atomic, sweep
+from files import atomic, pack, sweep
 
 
 class Output:
-    """The two files of one run, <base>.txt and <base>.json."""
+    """The files of one run, <base>.txt, <base>.json and, if it is to be saved, <base>.pt."""
 
-    def __init__(self, path):
+    def __init__(self, path, save=False):
         if Path(path).is_dir():
             raise UserError(f'--output: {path} is a folder; give a file name')
         base = str(path).removesuffix('.txt')
         self.txt, self.json = Path(f'{base}.txt'), Path(f'{base}.json')
+        self.model = Path(f'{base}.pt') if save else None
+
+    @property
+    def files(self):
+        return [path for path in (self.txt, self.model, self.json) if path]
 
     def check(self):
         """Raises UserError where nothing can be written: to be called before any work is done."""
@@ -35,26 +41,33 @@ class Output:
     def finished(self, arguments):
         """Is there the finished result of a run with these arguments (a dict that JSON can hold)?"""
         record = read_record(self.json)
-        return record.get('arguments') == json.loads(json.dumps(arguments)) and self.txt.exists()
+        same = record.get('arguments') == json.loads(json.dumps(arguments))
+        return same and all(path.exists() for path in self.files)
 
     def make_way(self):
         """No result is lost: what stands here is kept, as <base>.old-1, .old-2 ..."""
-        n = 1
-        while any(_old(path, n).exists() for path in (self.txt, self.json)):
+        n, paths = 1, [self.txt.with_suffix(suffix) for suffix in ('.txt', '.pt', '.json')]
+        while any(_old(path, n).exists() for path in paths):
             n += 1
-        for path in self.txt, self.json:
+        for path in paths:
             if path.exists():
                 path.rename(_old(path, n))
                 print(f'{path} was there already: kept as {_old(path, n).name}', flush=True)
 
     def sweep(self):
         """Remove the temporary files of killed processes."""
-        sweep(self.txt)
-        sweep(self.json)
+        for path in self.files:
+            sweep(path)
 
     def save_matrix(self, accuracy):
         with atomic(self.txt) as part:
             np.savetxt(part, accuracy, '%.4f')
+
+    def save_model(self, state):
+        """state: of approaches.base.Approach.state()."""
+        if self.model:
+            with atomic(self.model) as part:
+                part.write_bytes(pack(state))
 
     def save_record(self, record):
         with atomic(self.json) as part:
@@ -72,6 +85,11 @@ def read_record(path):
     except (FileNotFoundError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def pruned_folder(path):
+    """Where prune.py puts the networks made of the result `path`, a .json."""
+    return path.with_name(f'{path.stem}_pruned')
 
 
 def read_matrix(path):
@@ -93,15 +111,37 @@ def square(rows, n_tasks):
     return accuracy
 
 
-def average_accuracy(accuracy):
-    """Mean over all tasks of the accuracy after the last one."""
-    return float(accuracy[-1].mean())
+def average_accuracies(accuracy):
+    """A<=t for t = 1 .. T, (T,): the mean accuracy of tasks 1 .. t after learning task t."""
+    return np.array([accuracy[t, : t + 1].mean() for t in range(len(accuracy))])
 
 
 def average_forgetting(accuracy):
     """Mean over all tasks but the last of the drop from when it was learned to the end; 0 for a single task."""
-    drop = accuracy.diagonal() - accuracy[-1]
-    return float(drop[:-1].mean()) if len(drop) > 1 else 0.0
+    return 0.0 - backward_transfer(accuracy)  # never -0.0
+
+
+def backward_transfer(accuracy):
+    """BWT (Lopez-Paz & Ranzato 2017, Eq. 3), from R, the accuracy matrix of T tasks; 0 for a single task.
+
+    BWT = 1 / (T - 1) * sum over i = 1 .. T - 1 of (R[T, i] - R[i, i])
+    """
+    gain = accuracy[-1] - accuracy.diagonal()
+    return float(gain[:-1].mean()) if len(gain) > 1 else 0.0
+
+
+def forward_transfer(before, initial):
+    """FWT (Lopez-Paz & Ranzato 2017, Eq. 4); 0 for a single task.
+
+    FWT = 1 / (T - 1) * sum over i = 2 .. T of (R[i - 1, i] - b[i])
+
+    before   R[i - 1, i], the test accuracy of each task when those before it have been learned and it has not, (T,)
+    initial  b[i], that of the network with its initial weights, (T,)
+
+    With a head for each task, an unlearned one answers at random: FWT is then near 0 by the protocol, whoever learns.
+    """
+    gain = np.subtract(before, initial)
+    return float(gain[1:].mean()) if len(gain) > 1 else 0.0
 
 
 def forgetting_ratio(accuracy, joint, random):

@@ -20,8 +20,10 @@ from approaches.parameters import show
 from arguments import Parser, approach, count, positive, seed
 from checkpoints import Checkpoint
 from errors import UserError, exit_code
+from events import Events
 from files import ROOT
 
+ELSEWHERE = ('output', 'device', 'save', 'tensorboard', 'fresh')  # arguments on which no number hangs
 EXAMPLES = """\
 examples:
   python src/run.py --approach hat --experiment demo
@@ -56,6 +58,9 @@ def parse(argv):
                         help='where <task>.npz or the archives are (default dat)')  # fmt: skip
     places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; all the rest goes to '
                         'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
+    places.add_argument('--save', action='store_true', help='keep the network, too, in FILE.pt (for prune.py)')
+    places.add_argument('--tensorboard', action='store_true', help='write what each epoch brings to tmp/tensorboard '
+                        '(needs: pip install tensorboard)')  # fmt: skip
     places.add_argument('--fresh', action='store_true', help='start over: not from the checkpoint of a killed run, nor '
                         'content with a result that is there')  # fmt: skip
     args = parser.parse_args(argv)
@@ -71,7 +76,7 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     device = choose_device(args.device)
-    output = results.Output(args.output)
+    output = results.Output(args.output, args.save)
     output.check()
     checkpoint = Checkpoint(output)
     with checkpoint.lock():
@@ -97,7 +102,8 @@ def learn(args, device, output, checkpoint):
     print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
           f'{record["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
 
-    done = {'accuracy': [], 'valid_accuracy': [], 'epochs': [], 'devices': [], 'seconds': 0.0}
+    done = {name: [] for name in ('initial', 'before', 'accuracy', 'valid_accuracy', 'epochs', 'devices')}
+    done['seconds'] = 0.0
     if saved := checkpoint.load(record, device):
         approach.load_state(saved['approach'])
         done = saved['done']
@@ -106,16 +112,24 @@ def learn(args, device, output, checkpoint):
         output.make_way()
     if describe(device) not in done['devices']:
         done['devices'].append(describe(device))
-    before = done['seconds']
+    before, events = done['seconds'], args.tensorboard and Events(checkpoint.path.stem)
 
     def save():
         done['seconds'] = before + time.perf_counter() - began
         checkpoint.save(record, {'approach': approach.state(), 'done': done})
+        if events:
+            events.write(sum(done['epochs'], []) + (approach.training.log if approach.training else []))
 
+    def accuracy(u, split='test'):
+        return approach.evaluate(u, getattr(tasks[u], split))[1]
+
+    done['initial'] = done['initial'] or [accuracy(u) for u in range(len(tasks))]
     for t in range(len(done['epochs']), len(tasks)):
+        if len(done['before']) == t:
+            done['before'].append(accuracy(t))
         log = approach.learn(t, save)
         for name, split in ('accuracy', 'test'), ('valid_accuracy', 'valid'):
-            done[name].append([approach.evaluate(u, getattr(tasks[u], split))[1] for u in range(t + 1)])
+            done[name].append([accuracy(u, split) for u in range(t + 1)])
         done['epochs'].append(log)
         output.save_matrix(results.square(done['accuracy'], len(tasks)))
         save()
@@ -124,13 +138,15 @@ def learn(args, device, output, checkpoint):
     epoch_seconds = [[epoch.pop('seconds') for epoch in log] for log in done['epochs']]
     matrices = {name: results.square(done[name], len(tasks)).tolist() for name in ('accuracy', 'valid_accuracy')}
     times = {'total': done['seconds'], 'epochs': epoch_seconds}
-    output.save_record({**record, **matrices, 'epochs': done['epochs'], 'devices': done['devices'], 'times': times})
+    lists = {name: done[name] for name in ('initial', 'before', 'epochs', 'devices')}
+    output.save_model(approach.state())
+    output.save_record({**record, **matrices, **lists, 'monitor': approach.report(), 'times': times})
 
 
 def settings(args):
     """What the result hangs on, a dict that JSON can hold."""
     arguments = vars(args) | {'data': os.path.relpath(args.data, ROOT)}
-    return {name: value for name, value in arguments.items() if name not in ('output', 'device', 'fresh')}
+    return {name: value for name, value in arguments.items() if name not in ELSEWHERE}
 
 
 def summary(output):
@@ -138,7 +154,7 @@ def summary(output):
     record = results.read_record(output.json)
     accuracy = np.array(record['accuracy'])
     return (f'{results.table([task["name"] for task in record["tasks"]], accuracy)}\n\n'
-            f'average accuracy   {100 * results.average_accuracy(accuracy):6.2f} %\n'
+            f'average accuracy   {100 * results.average_accuracies(accuracy)[-1]:6.2f} %\n'
             f'average forgetting {100 * results.average_forgetting(accuracy):6.2f} points\n'
             f'time               {record["times"]["total"]:6.0f} s\n'
             f'results            {output.txt}, {output.json.name}')  # fmt: skip

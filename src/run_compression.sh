@@ -1,25 +1,36 @@
 #!/usr/bin/env bash
 # The compression experiment (paper, section 4.4 and Fig. 7): HAT learns each of the eight sets alone, from embeddings
-# U(0, 2). The seeds are those whose first task is facescrub, notmnist, fashion-mnist, traffic-signs, cifar10, mnist,
-# cifar100 and svhn.
+# U(0, 2), with hard masks in the end; SGD learns them, too, with all weights; then each of HAT's networks is cut down to
+# what it uses. The seeds are those whose first task is facescrub, notmnist, fashion-mnist, traffic-signs, cifar10,
+# mnist, cifar100 and svhn.
 #
 #   src/run_compression.sh DEVICE C SMAX OUT [more arguments of run_multi.py] [-- more of run.py]
 #   src/run_compression.sh cuda:0 1.5 400 res/compression_c1.5
 #
-# OUT is the folder for the results; it is made if it is not there.
+# OUT is the folder for the results, made if it is not there; tables and figures go to OUT/figures.
 set -euo pipefail
 if [ $# -lt 4 ]; then
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 device=$1 c=$2 smax=$3 out=$4
 shift 4
 ours=() # of run_multi.py
+dry=''
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    [ "$1" = --dry-run ] && dry=1
     ours+=("$1")
     shift
 done
 mkdir -p "$out"
-exec "${PYTHON:-python}" "$(dirname "$0")/run_multi.py" --experiments mixture --approaches hat \
-    --seeds 0,1,2,3,6,10,13,25 --parameter "c=$c,smax=$smax,init=uniform" --devices "$device" --res "$out" \
-    ${ours[@]+"${ours[@]}"} -- --ntasks 1 "${@:2}"
+python=${PYTHON:-python} src=$(dirname "$0") seeds=0,1,2,3,6,10,13,25
+batch() {
+    "$python" "$src/run_multi.py" --experiments mixture --seeds $seeds --devices "$device" --res "$out" \
+        ${ours[@]+"${ours[@]}"} "$@"
+}
+batch --approaches hat --parameter "c=$c,smax=$smax,hard=1,init=uniform" -- --ntasks 1 --save "${@:2}"
+batch --approaches sgd -- --ntasks 1 "${@:2}"
+[ "$dry" ] && exit
+echo
+"$python" "$src/prune.py" "$out"/mixture_hat_{0,1,2,3,6,10,13,25}.json > "$out/prune.log"
+"$python" "$src/plot_results.py" --experiment mixture --approaches hat,sgd --seeds $seeds --res "$out" --output "$out/figures"

@@ -88,6 +88,10 @@ class Approach:
         """Loss and accuracy by which the best model is chosen."""
         return self.evaluate(t, self.tasks[t].valid)
 
+    def observe(self, t):
+        """What else the record of an epoch is to hold: a dict of numbers and lists of numbers."""
+        return {}
+
     def snapshot(self):
         """All that makes up the model at hand, for restore()."""
         return {name: value.clone() for name, value in self.net.state_dict().items()}
@@ -97,6 +101,10 @@ class Approach:
 
     def after_task(self, t):
         """Consolidate; the best model is restored."""
+
+    def report(self):
+        """What else the record of the run is to hold, when all tasks are learned: what JSON can hold."""
+        return {}
 
     # Protocol
 
@@ -128,7 +136,7 @@ class Approach:
                 valid_loss, valid_accuracy = self.validate(t)
                 seconds = time.perf_counter() - start
                 now.log.append({'lr': now.lr, 'train_loss': train_loss, 'valid_loss': valid_loss,
-                                'valid_accuracy': valid_accuracy, 'seconds': seconds})  # fmt: skip
+                                'valid_accuracy': valid_accuracy, 'seconds': seconds, **self.observe(t)})  # fmt: skip
                 said = (f'loss {train_loss:.3f}, valid loss {valid_loss:.3f}, acc {100 * valid_accuracy:.1f} %, '
                         f'lr {now.lr:.2g}')  # fmt: skip
                 bar.set_postfix_str(said, refresh=False)

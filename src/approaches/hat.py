@@ -57,8 +57,30 @@ class HAT(Approach):
             gate.clamp(t)
 
     @torch.no_grad()
+    def observe(self, t):
+        """Of the masks at s_max: Eq. 5, units and weights in use by this task, weights by all so far; by layer."""
+        masks = self.masks(t, self.smax)
+        active = used = hat.active(masks)
+        if self.cumulative is not None:
+            used = [u | v for u, v in zip(active, hat.active(self.cumulative), strict=True)]
+        weights = list(self.net.shared_weights())
+        return {
+            's': [hat.anneal(0.0, self.smax), self.smax],  # in the first and the last batch
+            'regularization': float(hat.regularization(masks, self.cumulative)),
+            'units': [int(u.sum()) for u in active],
+            'active': hat.count_weights(weights, active),
+            'capacity': hat.count_weights(weights, used),
+        }
+
+    @torch.no_grad()
     def after_task(self, t):
         self.learned = t + 1
         masks = self.masks(t, self.smax)
         previous = self.cumulative or [None] * len(masks)
         self.cumulative = [hat.cumulate(a, p) for a, p in zip(masks, previous, strict=True)]
+
+    @torch.no_grad()
+    def report(self):
+        """Who uses what in the end (section 4.4)."""
+        tasks = [hat.active(self.masks(t, self.smax)) for t in range(self.learned)]
+        return {'units': [len(u) for u in tasks[0]], **hat.usage(self.net.shared_weights(), tasks)}

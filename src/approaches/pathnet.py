@@ -33,7 +33,8 @@ class PathNet(Approach):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.paths = {}  # task -> its path, the numbers of its modules, a list of ACTIVE for each layer
+        # task -> its path, the numbers of its modules, a list of ACTIVE for each layer
+        self.paths = {t: self.draw(t)[0] for t in range(len(self.tasks))}
 
     def before_task(self, t):
         for l, modules in enumerate(self.net.module_layers):
@@ -42,9 +43,13 @@ class PathNet(Approach):
                 module.requires_grad_(m not in frozen)
                 if m not in frozen:
                     networks.initialize(module, self.protocol.seed, 'modules', t, l, m, gain=1 / ACTIVE)
-        rng, shape = self.rng(t, 'population'), (len(self.net.module_layers), ACTIVE)
-        self.population = [rng.integers(MODULES, size=shape).tolist() for _ in range(2)]
+        self.population = self.draw(t)
         self.paths[t] = self.population[0]
+
+    def draw(self, t):
+        """The two paths that task t starts with."""
+        rng, shape = self.rng(t, 'population'), (len(self.net.module_layers), ACTIVE)
+        return [rng.integers(MODULES, size=shape).tolist() for _ in range(2)]
 
     def n_rounds(self):
         return min(self.generations, self.protocol.nepochs)

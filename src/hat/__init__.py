@@ -3,6 +3,7 @@
 Serra, Suris, Miron, Karatzoglou. Overcoming catastrophic forgetting with hard attention to the task. ICML 2018.
 """
 
+from hat.capacity import active, count_weights, usage
 from hat.functional import (
     E_MAX,
     anneal,
@@ -13,16 +14,21 @@ from hat.functional import (
     regularization,
 )
 from hat.gate import INITS, Gate, gated
+from hat.prune import cut
 
 __all__ = [
     'E_MAX',
     'INITS',
     'Gate',
+    'active',
     'anneal',
     'attention',
     'compensate',
+    'count_weights',
     'cumulate',
+    'cut',
     'free_share',
     'gated',
     'regularization',
+    'usage',
 ]

@@ -1,4 +1,8 @@
-"""The numbers and files that plot_results.py makes from res/."""
+"""The numbers, tables, figures and the page that plot_results.py makes from res/."""
+
+import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -6,7 +10,11 @@ from scipy import stats
 
 import plot_results
 import results
+import tables
+from approaches import APPROACHES
+from collection import Collection
 from errors import exit_code
+from figures import draw
 
 JOINT, RANDOM = np.array([[0.9, 0], [0.8, 0.9]]), np.array([[0.1, 0], [0.1, 0.2]])
 
@@ -34,31 +42,51 @@ def res(tmp_path):
     return tmp_path
 
 
+def plot(res, *more):
+    command = ['--experiment', 'mixture', '--res', res, '--seeds', '0-2', *more]
+    return exit_code('plot_results.py', plot_results.main, list(map(str, command)))
+
+
 def test_table_1_is_the_mean_the_deviation_and_students_interval(res, capsys):
-    command = ['--experiment', 'mixture', '--res', str(res), '--seeds', '0-2', '--approaches', 'sgd,hat,ewc']
-    assert exit_code('plot_results.py', plot_results.main, command) == 0
+    assert plot(res, '--approaches', 'sgd,hat,ewc') == 0
     out = capsys.readouterr().out
-    assert out.startswith('missing or not finished: mixture_ewc_0 mixture_ewc_1 mixture_ewc_2\n\n')
+    assert out.startswith('missing or not finished: mixture_ewc_{0,1,2}\n\n')
     drops = np.array([0, 0.01, 0.02]) * (1 / 0.7 + 1 / 0.7) / 2
-    rho = f'{-drops.mean():.2f} ({drops.std(ddof=1):.2f}) ±{plot_results.interval(drops):.2f}'
+    rho = f'{-drops.mean():.2f} ({drops.std(ddof=1):.2f}) ±{tables.interval(drops):.2f}'
     hat, sgd = out.splitlines()[-2:]
     assert hat.split()[:2] == ['hat', '3'] and rho in hat and sgd.split()[:2] == ['sgd', '3']
+    assert '84.0 (1.0) ±2.5' in hat and '-10.0 (0.0) ±0.0' in hat and hat.endswith(' -')  # A<=2, BWT, no FWT
 
 
 def test_interval_is_scipys():
     values = np.random.default_rng(0).normal(size=7)
     low, high = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
-    assert plot_results.interval(values) == pytest.approx((high - low) / 2)
-    assert np.isnan(plot_results.interval(values[:1]))
+    assert tables.interval(values) == pytest.approx((high - low) / 2)
+    assert np.isnan(tables.interval(values[:1]))
+
+
+def test_transfer_and_average_accuracy_equal_a_computation_by_hand():
+    accuracy = np.array([[0.9, 0, 0], [0.7, 0.8, 0], [0.6, 0.9, 0.5]])
+    assert results.average_accuracies(accuracy) == pytest.approx([0.9, 0.75, 2 / 3])
+    assert results.backward_transfer(accuracy) == pytest.approx((-0.3 + 0.1) / 2)
+    assert results.forward_transfer([0.3, 0.2, 0.4], [0.1, 0.1, 0.2]) == pytest.approx((0.1 + 0.2) / 2)
+    assert results.backward_transfer(accuracy[:1, :1]) == results.forward_transfer([0.1], [0.1]) == 0
 
 
 def test_files_are_made(res, tmp_path):
-    command = ['--experiment', 'mixture', '--res', str(res), '--seeds', '0-2', '--output', str(tmp_path / 'fig')]
-    assert exit_code('plot_results.py', plot_results.main, command) == 0
+    assert plot(res, '--output', tmp_path / 'fig') == 0
     names = {path.name for path in (tmp_path / 'fig').iterdir() if path.stat().st_size}
-    assert names == {'table1.txt', 'table1.md', 'table1.tex', 'fig3.png', 'fig3.pdf'}
-    assert r'$\rho^{\leq 2}$' in (tmp_path / 'fig' / 'table1.tex').read_text()
-    assert (tmp_path / 'fig' / 'table1.md').read_text().splitlines()[2].startswith('| hat | 3 | ')
+    figures = {f'{name}.{suffix}' for name in ('fig3', 'accuracy', 'matrices') for suffix in ('png', 'pdf')}
+    assert names == {'table1.txt', 'table1.md', 'table1.tex', *figures}
+    latex = (tmp_path / 'fig' / 'table1.tex').read_text()
+    assert r'$\rho^{\leq 2}$' in latex and r'$A^{\leq 2}$, \%' in latex
+    assert (tmp_path / 'fig' / 'table1.md').read_text().splitlines()[3].startswith('| hat | 3 | ')  # after joint
+
+
+def test_the_original_codes_name_of_pnn_is_known(res, capsys):
+    (res / 'mixture_hat_0.txt').rename(res / 'mixture_progressive_0.txt')
+    assert plot(res, '--approaches', 'pnn') == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ['pnn', '1', '0.00']
 
 
 @pytest.mark.parametrize(
@@ -67,12 +95,126 @@ def test_files_are_made(res, tmp_path):
 )
 def test_a_file_that_is_no_matrix_is_named(res, capsys, content, message):
     (res / 'mixture_hat_1.txt').write_text(content)
-    assert exit_code('plot_results.py', plot_results.main, ['--experiment', 'mixture', '--res', str(res)]) == 2
+    assert plot(res) == 2
     err = capsys.readouterr().err
     assert message in err and 'mixture_hat_1.txt' in err
 
 
-def test_without_the_references_there_is_nothing_to_show(tmp_path, capsys):
-    np.savetxt(tmp_path / 'mixture_hat_0.txt', JOINT)
-    assert exit_code('plot_results.py', plot_results.main, ['--experiment', 'mixture', '--res', str(tmp_path)]) == 2
-    assert 'needs joint and random of the same seed' in capsys.readouterr().err
+def test_without_the_references_there_is_no_ratio(res, capsys):
+    (res / 'mixture_joint_1.txt').unlink()
+    assert plot(res, '--approaches', 'hat', '--seeds', '1') == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == 'missing or not finished: mixture_joint_{1}'
+    assert out[-1].split()[:4] == ['hat', '1', '-', '84.0']
+
+
+def test_no_results_at_all_is_one_line(tmp_path, capsys):
+    assert plot(tmp_path) == 2
+    assert f'--res: no finished run of mixture in {tmp_path}' in capsys.readouterr().err
+
+
+WEIGHTS = [100, 300]
+
+
+def watched(tmp_path, name, parameter, accuracy):
+    """A made-up run of hat: two tasks, two layers, two epochs each."""
+    epochs = [[{'valid_accuracy': 0.1 * e + 0.5, 'active': [10 * e, 30], 'capacity': [10 * e + 50 * t, 60 * e]}
+               for e in (1, 2)] for t in (0, 1)]  # fmt: skip
+    monitor = {'weights': WEIGHTS, 'active': [[20, 30], [20, 60]], 'reuse': [[50, 25], [25, 80]]}
+    record = {'arguments': {'parameter': parameter}, 'tasks': [{'name': 'mnist'}, {'name': 'svhn'}], 'epochs': epochs,
+              'monitor': monitor, 'before': [0.1, 0.3], 'initial': [0.1, 0.1], 'versions': {'torch': '<9.9>'},
+              'valid_accuracy': [[0.8, 0], [0.8, 0.9]]}  # fmt: skip
+    np.savetxt(tmp_path / f'{name}.txt', np.tril(accuracy), '%.4f')
+    (tmp_path / f'{name}.json').write_text(json.dumps(record))
+
+
+@pytest.fixture
+def full(res):
+    """Runs with records, and work.py's sweeps of c and smax."""
+    default = {name: p.default for name, p in APPROACHES['hat'].parameters.items()}
+    watched(res, 'mixture_hat_0', default, JOINT)
+    watched(res, 'mixture_sgd_0', {}, JOINT / 2)
+    for c, drop in (0.1, 0.2), (0.75, 0), (4, 0.4):
+        watched(res, f'mixture_hat_0_c={c:g}', default | {'c': c}, JOINT - drop * 0.7)
+    for smax in 25, 400:
+        watched(res, f'mixture_hat_0_smax={smax}', default | {'smax': smax}, JOINT)
+    watched(res, 'mixture_hat_0_c=1_smax=25', default | {'smax': 25, 'c': 1}, JOINT)  # two values differ: in no panel
+    return res
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_the_figures_show_the_numbers_of_the_records(full):
+    runs = Collection('mixture', full, ['hat', 'sgd', 'joint'], [0, 1, 2])
+    figures = {name: figure for name, (caption, figure) in draw(runs)}
+    assert figures.keys() == {'fig3', 'accuracy', 'fig4-hat-0', 'fig5', 'fig6', 'active', 'fig7', 'matrices'}
+    lines = {line.get_label(): line.get_ydata() for line in figures['fig3'].axes[0].lines}
+    assert lines.keys() == {'hat', 'sgd'}
+    close(lines['hat'], runs.merits['hat']['rho'].mean(0))
+    c, smax = (axes.lines[0].get_xydata() for axes in figures['fig4-hat-0'].axes)
+    close(c, [[0.1, -0.2], [0.75, 0], [4, -0.4]])
+    close(smax, [[25, 0], [400, 0]])
+    first, second, total = (line.get_ydata() for line in figures['fig5'].axes[0].lines[:3])
+    close(first, [10, 20, 60, 70])
+    close(second, [20, 40, 20, 40])
+    close(total, [70 / 4, 140 / 4, 120 / 4, 190 / 4])
+    switches = [line.get_xdata()[0] for line in figures['fig5'].axes[0].lines[3:]]
+    assert switches == [0.5, 2.5]
+    reuse = figures['fig6'].axes[0].images[0].get_array()
+    assert reuse[0, 1] == 50 and reuse.mask.sum() == 3  # 25 of the 50 weights of the first task, in the second
+    active = figures['active'].axes[0].images[0].get_array()
+    close(active, [[20, 10], [20, 20]])
+    dots, sgd = figures['fig7'].axes[0].lines[:2]
+    close(dots.get_xydata(), [[10, 60], [12.5, 70]])
+    assert (sgd.get_xdata()[0], sgd.get_ydata()[0]) == (100, 80)
+    for name, figure in figures.items():
+        axes = figure.axes[0]
+        assert axes.get_ylabel() and (axes.get_xlabel() or name == 'active')
+
+
+BROWSER = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+
+
+@pytest.fixture
+def browser():
+    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    if not BROWSER:
+        pytest.skip('there is no Chromium')
+    with api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, args=['--no-sandbox'] if os.getuid() == 0 else [])
+        yield browser
+        browser.close()
+
+
+def test_the_page_opens_from_disk_sorts_and_shows_its_figures(full, tmp_path, browser):
+    page_path = tmp_path / 'page.html'
+    assert plot(full, '--html', page_path) == 0
+    page, said, asked = browser.new_page(), [], []
+    page.on('console', lambda message: said.append(message.text))
+    page.on('pageerror', lambda error: said.append(str(error)))
+    page.on('request', lambda request: asked.append(request.url))
+    page.goto(page_path.as_uri())
+    images = page.locator('figure img')
+    sizes = images.evaluate_all('all => all.map(i => [i.complete, i.naturalWidth, i.clientHeight])')
+    assert len(sizes) == 8 and all(complete and width > 300 and height > 100 for complete, width, height in sizes)
+
+    def column(n):
+        return page.locator(f'tbody tr td:nth-child({n})').all_inner_texts()
+
+    assert column(1) == ['joint', 'hat', 'sgd', 'random']
+    page.click('th:nth-child(4) button')  # accuracy
+    values = [float(text.split()[0]) for text in column(4)]
+    assert values == sorted(values) and column(1)[0] == 'random'
+    page.click('th:nth-child(4) button')
+    assert [float(text.split()[0]) for text in column(4)] == values[::-1]
+    page.click('th:nth-child(1) button')
+    assert column(1) == sorted(column(1))
+    page.click('th:nth-child(6) button')  # FWT: those that have none come last
+    assert sorted(column(1)[:2]) == ['hat', 'sgd'] and column(6)[2:] == ['-', '-']
+    page.click('#hat + details summary')
+    assert '"torch": "<9.9>"' in page.locator('#hat + details pre').inner_text()
+    assert page.locator('td a').first.get_attribute('href') in ('#hat', '#sgd')
+    assert not said
+    assert [url for url in asked if not url.startswith('data:')] == [page_path.as_uri()]

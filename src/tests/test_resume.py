@@ -40,7 +40,7 @@ def command(small_data, tmp_path):
 @pytest.mark.parametrize('approach', APPROACHES)
 def test_a_run_stopped_again_and_again_ends_as_if_undisturbed(command, tmp_path, monkeypatch, approach):
     """It is stopped after some epoch's training or some evaluation: before validation, consolidation, tests."""
-    assert run.cli(command(approach, 'a.txt')) == 0
+    assert run.cli(command(approach, 'a.txt', '--save')) == 0
     rng, left = random.Random(approach), [0]
 
     def limited(method):
@@ -58,8 +58,8 @@ def test_a_run_stopped_again_and_again_ends_as_if_undisturbed(command, tmp_path,
     monkeypatch.setattr(evaluates, 'evaluate', limited(evaluates.evaluate))
     stops = 0
     while True:
-        left[0] = rng.randint(2 if approach != 'joint' else 4, 7)
-        code = run.cli(command(approach, 'b.txt'))
+        left[0] = rng.randint(2 if approach != 'joint' else 4, 10)
+        code = run.cli(command(approach, 'b.txt', '--save'))
         if code == 0:
             break
         assert code == 130
@@ -67,6 +67,7 @@ def test_a_run_stopped_again_and_again_ends_as_if_undisturbed(command, tmp_path,
         assert stops < 100
     assert stops >= 3 or approach == 'random'
     assert_equal(tmp_path, 'a', 'b')
+    assert (tmp_path / 'a.pt').read_bytes() == (tmp_path / 'b.pt').read_bytes()
     assert not left_behind(tmp_path)
 
 

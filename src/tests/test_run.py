@@ -48,7 +48,7 @@ def test_the_matrix_and_the_record_say_what_was_done(start, capsys):
     assert record['tasks'][0] == {'name': 'mnist', 'n_classes': 10, 'train': 102, 'valid': 18, 'test': 40}
     np.testing.assert_allclose(record['accuracy'], accuracy, atol=5e-5)
     assert [len(epochs) for epochs in record['epochs']] == [2, 2, 2]
-    assert record['epochs'][0][0].keys() == {'lr', 'train_loss', 'valid_loss', 'valid_accuracy'}
+    assert record['epochs'][0][0].keys() >= {'lr', 'train_loss', 'valid_loss', 'valid_accuracy'}
     assert record['versions']['torch'] == torch.__version__
     screen = capsys.readouterr().out
     for text in 'after mnist', 'average accuracy', 'average forgetting', 'time', 'epoch   2/2', str(txt):
@@ -60,7 +60,7 @@ def test_average_forgetting_is_the_mean_drop_since_a_task_was_learned():
 
     accuracy = np.array([[0.9, 0, 0], [0.7, 0.8, 0], [0.6, 0.9, 0.5]])
     assert results.average_forgetting(accuracy) == pytest.approx((0.3 - 0.1) / 2)
-    assert results.average_accuracy(accuracy) == pytest.approx(2 / 3)
+    assert results.average_accuracies(accuracy)[-1] == pytest.approx(2 / 3)
     assert results.average_forgetting(accuracy[:1, :1]) == 0
 
 

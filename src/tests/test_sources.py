@@ -14,7 +14,7 @@ import pytest
 from torchvision.datasets import CIFAR10, CIFAR100, GTSRB, MNIST, SVHN, FashionMNIST
 
 import run
-from dataloaders import mixture, sources
+from dataloaders import mixture, npz, sources
 from errors import UserError
 
 WITH_CHECKSUM = [name for name in mixture.NAMES if name not in ('facescrub', 'notmnist')]
@@ -359,7 +359,7 @@ def test_a_full_disk_leaves_nothing(offer, tmp_path, monkeypatch):
     assert 'delete' not in refusal(['mnist'], tmp_path, 'mnist', 'No space left')  # the archives are whole
 
 
-def npz(arrays, **changes):
+def packed(arrays, **changes):
     file = io.BytesIO()
     np.savez(file, **{k: v for k, v in (arrays | changes).items() if v is not None})
     return file.getvalue()
@@ -372,20 +372,20 @@ def npy(array):
 
 
 NPZ_FAULTS = {  # what the file holds, of four good arrays; words of the refusal
-    'an array is missing': (lambda a: npz(a, test_y=None), 'test_y'),
-    'a label is too large': (lambda a: npz(a, test_y=a['test_y'] + 1), '0..9'),
-    'a label is negative': (lambda a: npz(a, train_y=a['train_y'] - 1), '0..9'),
-    'labels are int32': (lambda a: npz(a, train_y=a['train_y'].astype(np.int32)), 'int32'),
-    'labels are one-hot': (lambda a: npz(a, train_y=np.eye(10, dtype=np.int64)[a['train_y']]), 'int64'),
-    'labels are too few': (lambda a: npz(a, train_y=a['train_y'][1:]), 'labels'),
-    'images are float': (lambda a: npz(a, test_x=a['test_x'] / 255), 'float64'),
-    'images are channel-first': (lambda a: npz(a, test_x=a['test_x'].transpose(0, 3, 1, 2)), '(10, 1, 28, 28)'),
-    'images have another size': (lambda a: npz(a, train_x=a['train_x'][:, 1:]), '(40, 27, 28, 1)'),
-    'there are no images': (lambda a: npz(a, test_x=a['test_x'][:0], test_y=a['test_y'][:0]), '(0,)'),
-    'an array is one number': (lambda a: npz(a, test_x=np.uint8(0)), 'uint8'),
+    'an array is missing': (lambda a: packed(a, test_y=None), 'test_y'),
+    'a label is too large': (lambda a: packed(a, test_y=a['test_y'] + 1), '0..9'),
+    'a label is negative': (lambda a: packed(a, train_y=a['train_y'] - 1), '0..9'),
+    'labels are int32': (lambda a: packed(a, train_y=a['train_y'].astype(np.int32)), 'int32'),
+    'labels are one-hot': (lambda a: packed(a, train_y=np.eye(10, dtype=np.int64)[a['train_y']]), 'int64'),
+    'labels are too few': (lambda a: packed(a, train_y=a['train_y'][1:]), 'labels'),
+    'images are float': (lambda a: packed(a, test_x=a['test_x'] / 255), 'float64'),
+    'images are channel-first': (lambda a: packed(a, test_x=a['test_x'].transpose(0, 3, 1, 2)), '(10, 1, 28, 28)'),
+    'images have another size': (lambda a: packed(a, train_x=a['train_x'][:, 1:]), '(40, 27, 28, 1)'),
+    'there are no images': (lambda a: packed(a, test_x=a['test_x'][:0], test_y=a['test_y'][:0]), '(0,)'),
+    'an array is one number': (lambda a: packed(a, test_x=np.uint8(0)), 'uint8'),
     'it is no zip': (lambda a: b'<html>Not here</html>', 'cannot be read'),
     'it is empty': (lambda a: b'', 'cannot be read'),
-    'it is cut': (lambda a: npz(a)[:-100], 'cannot be read'),
+    'it is cut': (lambda a: packed(a)[:-100], 'cannot be read'),
     'it is a pickle': (lambda a: pickle.dumps(a), 'cannot be read'),
     'it is a single array': (lambda a: npy(a['train_x']), 'cannot be read'),
 }
@@ -405,7 +405,7 @@ def test_an_npz_of_objects_is_refused_and_not_executed(offer, tmp_path):
     arrays = dict(zip(npz.ARRAYS, offer('mnist').arrays, strict=True))
     hostile = np.empty(1, object)
     hostile[0] = HOSTILE['open'](tmp_path / 'marker')
-    put(tmp_path / 'dat', {'mnist.npz': npz(arrays, test_y=hostile)})
+    put(tmp_path / 'dat', {'mnist.npz': packed(arrays, test_y=hostile)})
     refusal(['mnist'], tmp_path / 'dat', 'mnist.npz')
     assert [path.name for path in tmp_path.iterdir()] == ['dat']
 

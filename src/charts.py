@@ -1,0 +1,107 @@
+"""How the figures look: each function makes one matplotlib Figure from numbers.
+
+Series are told apart by marker and by shade; the shades (viridis) differ in lightness, for greyscale and all eyes.
+"""
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+MARKERS = 'osv^D<>pXP*h'
+LINES = '-', '--', '-.', ':'
+RATIO = 'forgetting ratio ρ≤{} (0: joint training, -1: chance)'
+
+
+def shades(n):
+    return matplotlib.colormaps['viridis'](np.linspace(0, 0.9, n))
+
+
+def curves(series, label):
+    """Fig. 3: series, name -> a value for each t = 1 .. T, over the number of tasks learned."""
+    figure = Figure((7, 4.5), layout='constrained')
+    axes = figure.subplots()
+    for k, ((name, values), colour) in enumerate(zip(series.items(), shades(len(series)), strict=True)):
+        axes.plot(range(1, len(values) + 1), values, marker=MARKERS[k % len(MARKERS)], color=colour, label=name)
+    axes.set(xlabel='tasks learned, t', ylabel=label, xticks=range(1, len(values) + 1))
+    axes.grid(alpha=0.3)
+    axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')
+    return figure
+
+
+def sweep(panels, n_tasks):
+    """Fig. 4: panels, name of a hyper-parameter -> (its values, rho<=T of each)."""
+    figure = Figure((1 + 3.5 * len(panels), 3.5), layout='constrained')
+    for axes, (name, (values, ratios)) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(),
+                                              strict=True):  # fmt: skip
+        axes.plot(values, ratios, 'o-', color=shades(2)[0])
+        axes.set(xscale='log', xlabel=name, ylabel=RATIO.format(n_tasks))
+        axes.set_xticks(values, [f'{value:g}' for value in values])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def capacity(names, epochs, weights):
+    """Fig. 5: share of the weights in use while the tasks (names) are learned.
+
+    epochs   for each task, for each epoch, the number of weights in use in each layer
+    weights  of each layer in all
+    """
+    used, weights = np.concatenate(epochs), np.array(weights)
+    figure = Figure((8, 4.5), layout='constrained')
+    axes = figure.subplots()
+    x = range(1, len(used) + 1)
+    for l, colour in enumerate(shades(len(weights))):
+        axes.plot(x, 100 * used[:, l] / weights[l], LINES[l % 4], color=colour, lw=1.2, label=f'layer {l + 1}')
+    axes.plot(x, 100 * used.sum(1) / weights.sum(), color='black', lw=2.5, label='all layers')
+    start = 0.5
+    for name, task in zip(names, epochs, strict=True):
+        axes.annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
+                      rotation=30, fontsize='small')  # fmt: skip
+        axes.axvline(start, ls='--', lw=0.8, color='grey')
+        start += len(task)
+    axes.set(xlabel='epoch', ylabel='weights in use by the tasks so far, %', ylim=(0, 102), xlim=(0.5, start))
+    axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')
+    return figure
+
+
+def heat_maps(panels, label, columns, x_label, y_label, high=100):
+    """Heat maps of the same tasks: panels, title -> (values in %, rows' names, columns' names); nan is left out."""
+    rows = -(-len(panels) // columns)
+    height, width = max(values.shape for values, _, _ in panels.values())
+    figure = Figure((2.2 + columns * (0.5 + 0.42 * width), rows * (1.2 + 0.36 * height)), layout='constrained')
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for k, (axes, (title, (values, y, x))) in enumerate(zip(grid, panels.items(), strict=False)):
+        image = axes.imshow(values, cmap='viridis', vmin=0, vmax=high, aspect='auto')
+        for (i, j), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                colour = 'white' if value < 0.6 * high else 'black'
+                axes.text(j, i, f'{value:.0f}', ha='center', va='center', color=colour, fontsize='x-small')
+        axes.set_title(title, fontsize='medium')
+        left, lowest = k % columns == 0, k + columns >= len(panels)
+        axes.set_xticks(range(len(x)), x if lowest else [], rotation=90, fontsize='x-small')
+        axes.set_yticks(range(len(y)), y if left else [], fontsize='x-small')
+        axes.set(xlabel=x_label if lowest else '', ylabel=y_label if left else '')
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    figure.colorbar(image, ax=grid, label=label)
+    return figure
+
+
+def compression(series):
+    """Fig. 7: series, task -> (weights kept in % and accuracy in %, one an epoch; SGD's accuracy or None)."""
+    figure = Figure((7, 4.5), layout='constrained')
+    axes = figure.subplots()
+    for k, ((name, (kept, accuracy, plain)), colour) in enumerate(
+        zip(series.items(), shades(len(series)), strict=True)
+    ):
+        marker = MARKERS.replace('^', '')[k % (len(MARKERS) - 1)]
+        axes.plot(kept, accuracy, marker, ms=3.5, color=colour, label=name)
+        if plain is not None:
+            axes.plot(100, plain, '^', ms=8, color=colour, mec='black', clip_on=False, zorder=3)
+    if any(plain is not None for _, _, plain in series.values()):
+        axes.plot([], [], '^', ms=8, color='none', mec='black', label='SGD, all weights')
+    axes.set(xlabel='weights kept, %', ylabel='validation accuracy of the first task, %', xlim=(0, 100), ylim=(0, 102))
+    axes.grid(alpha=0.3)
+    axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small', title='a mark an epoch')
+    return figure

@@ -1,0 +1,72 @@
+"""Which figures a Collection of runs gives: Figs. 3 to 7 of the paper, and heat maps."""
+
+import numpy as np
+
+import charts
+from collection import REFERENCES
+
+
+def draw(runs):
+    """Yield (name, (caption, matplotlib Figure)) for all that there is something to draw of."""
+    methods = [name for name in runs.shown if name not in REFERENCES]
+    if runs.n_tasks > 1:
+        rho = {name: runs.merits[name]['rho'].mean(0) for name in methods if len(runs.merits[name]['rho'])}
+        if rho:
+            caption = 'Forgetting ratio (Eq. 6, Fig. 3), mean over the runs.'
+            yield 'fig3', (caption, charts.curves(best_first(rho), charts.RATIO.format('t')))
+        average = {name: 100 * merit['accuracy'].mean(0) for name, merit in runs.merits.items()}
+        caption = 'Average accuracy A≤t on the tasks learned so far, mean over the runs.'
+        yield 'accuracy', (caption, charts.curves(best_first(average), 'average accuracy A≤t, %'))
+    for name in methods:
+        for seed in runs.seeds:
+            if panels := runs.sweeps(name, seed):
+                caption = f'Hyper-parameters of {name} (Fig. 4), each with the others at their defaults, seed {seed}.'
+                yield f'fig4-{name}-{seed}', (caption, charts.sweep(panels, runs.n_tasks))
+    watched = {seed: r for seed, r in runs.shown.get('hat', {}).items() if r.record.get('monitor')}
+    if watched:
+        yield from monitor(*next(iter(watched.items())))
+        caption = 'Accuracy and compression while the first task is learned (Fig. 7).'
+        yield 'fig7', (caption, charts.compression(compressed(runs, watched)))
+    if runs.n_tasks > 1:
+        seed = min(seed for results in runs.shown.values() for seed in results)  # of another, tasks have another order
+        matrices = {name: results[seed] for name, results in runs.shown.items() if seed in results}
+        panels = {name: (100 * np.where(np.tri(len(r.tasks)), r.accuracy, np.nan), r.tasks, r.tasks)
+                  for name, r in matrices.items()}  # fmt: skip
+        caption = f'Accuracy matrices: tests on each task so far, after learning each; seed {seed}.'
+        yield 'matrices', (caption, charts.heat_maps(panels, 'test accuracy, %', 3, 'on task', 'after task'))
+
+
+def best_first(series):
+    return dict(sorted(series.items(), key=lambda item: -item[1][-1]))
+
+
+def monitor(seed, result):
+    """Section 4.4, of one run of hat."""
+    facts = result.record['monitor']
+    weights, reuse = np.array(facts['weights']), np.array(facts['reuse'], float)
+    tasks, title = [f'{t} {name}' for t, name in enumerate(result.tasks, 1)], f'seed {seed}'
+    used = [[epoch['capacity'] for epoch in epochs] for epochs in result.record['epochs']]
+    caption = f'Share of the weights that HAT uses, for the tasks so far, while it learns (Fig. 5), {title}.'
+    yield 'fig5', (caption, charts.capacity(result.tasks, used, weights))
+    if len(tasks) > 1:
+        share = 100 * reuse / np.maximum(reuse.diagonal(), 1)[:, None]
+        share[np.tril_indices(len(share))] = np.nan
+        figure = charts.heat_maps({title: (share, tasks, tasks)}, 'weights used again, %', 1, 'in task', 'of task')
+        yield 'fig6', (f'How many of the weights of a task later tasks use again (Fig. 6), {title}.', figure)
+    layers = [f'layer {l + 1}' for l in range(len(weights))]
+    panel = {title: (100 * np.array(facts['active']) / weights, tasks, layers)}
+    figure = charts.heat_maps(panel, 'weights in use, %', 1, '', 'task')
+    yield 'active', (f'Weights in use by each task, {title}.', figure)
+
+
+def compressed(runs, watched):
+    """Of each run's first task, by its name: what charts.compression wants."""
+    series = {}
+    for seed, r in watched.items():
+        whole = sum(r.record['monitor']['weights'])
+        kept = [100 * sum(epoch['active']) / whole for epoch in r.record['epochs'][0]]
+        accuracy = [100 * epoch['valid_accuracy'] for epoch in r.record['epochs'][0]]
+        sgd = runs.get('sgd', seed)
+        plain = 100 * sgd.record['valid_accuracy'][0][0] if sgd and sgd.record else None
+        series.setdefault(r.tasks[0], (kept, accuracy, plain))
+    return series

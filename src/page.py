@@ -1,0 +1,88 @@
+"""One self-contained page of tables and figures, and of what stands behind each number; it needs no network."""
+
+import base64
+import io
+import json
+from html import escape
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto }
+th, td { padding: .25em .8em; text-align: left; border-bottom: 1px solid #ccc; white-space: nowrap }
+th button { font: inherit; font-weight: bold; background: none; border: 0; padding: 0; cursor: pointer }
+th[aria-sort=ascending] button::after { content: ' ▲' }
+th[aria-sort=descending] button::after { content: ' ▼' }
+figure { margin: 2em 0 } img { max-width: 100% } figcaption { color: #555 }
+pre { background: #f4f4f4; padding: 1em; overflow-x: auto; font-size: .85em }
+"""
+SCRIPT = """
+for (const button of document.querySelectorAll('th button')) button.onclick = () => {
+  const head = button.parentElement, up = head.getAttribute('aria-sort') !== 'ascending'
+  const body = head.closest('table').tBodies[0], rows = [...body.rows]
+  const key = row => row.cells[head.cellIndex].textContent
+  const compare = (a, b) => {
+    const [x, y] = [parseFloat(key(a)), parseFloat(key(b))]
+    if (isNaN(x) !== isNaN(y)) return isNaN(x) - isNaN(y)
+    return (isNaN(x) ? key(a).localeCompare(key(b)) : x - y) * (up ? 1 : -1)
+  }
+  for (const other of head.parentElement.cells) other.removeAttribute('aria-sort')
+  head.setAttribute('aria-sort', up ? 'ascending' : 'descending')
+  body.append(...rows.sort(compare))
+}
+"""
+BEHIND = 'arguments', 'tasks', 'n_parameters', 'versions', 'devices'  # of a record
+TITLES = {
+    'table1': 'Table 1: mean (standard deviation) ± half of the 95 % interval',
+    'pruned': 'Networks cut down to one task, before → after (prune.py)',
+}
+
+
+def html(runs, tables, figures):
+    """The page.
+
+    runs     a Collection
+    tables   name, one of TITLES -> (header, lines)
+    figures  name -> (caption, Figure)
+    """
+    title = f'Results of {runs.experiment}'
+    parts = [
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
+        f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>{STYLE}</style>',
+        f'<h1>{title}</h1><p>A click on the head of a column sorts; <a href="#runs">the runs</a> are at the end.</p>',
+        *(f'<h2>{TITLES[name]}</h2>{table(*content, runs.shown)}' for name, content in tables.items()),
+        f'<p>Missing or not finished: {escape(" ".join(runs.missing))}</p>' if runs.missing else '',
+        '<h2>Figures</h2>',
+        *(picture(name, *content) for name, content in figures.items()),
+        '<h2 id="runs">The runs</h2>',
+        *(approach(name, results) for name, results in runs.shown.items()),
+        f'<script>{SCRIPT}</script></html>',
+    ]
+    return '\n'.join(parts) + '\n'
+
+
+def table(header, lines, shown):
+    """An approach's name leads to its runs."""
+    cells = ([f'<a href="#{c}">{c}</a>' if c in shown else escape(c) for c in line] for line in lines)
+    body = '\n'.join(f'<tr>{"".join(f"<td>{c}</td>" for c in row)}</tr>' for row in cells)
+    heads = ''.join(f'<th scope="col"><button>{escape(name)}</button></th>' for name in header)
+    return f'<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def picture(name, caption, figure):
+    image = io.BytesIO()
+    figure.savefig(image, format='png', dpi=120)
+    data = base64.b64encode(image.getvalue()).decode()
+    return (
+        f'<figure id="{name}"><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+        f'<figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def approach(name, results):
+    """For each run the file, and what its record says of how it was made."""
+    runs = []
+    for seed, result in results.items():
+        record = {key: value for key, value in result.record.items() if key in BEHIND}
+        said = escape(json.dumps(record, indent=1) if record else 'There is no .json beside it.')
+        runs.append(f'<details><summary>seed {seed}: {escape(result.txt.name)}</summary><pre>{said}</pre></details>')
+    return f'<h3 id="{name}">{name}</h3>{"".join(runs)}'

@@ -1,0 +1,156 @@
+"""Cut HAT's network down to what one task uses, for use without masks and without this repository (section 4.4).
+
+Of each RESULT.json, made by run.py --save, each task becomes a small network of plain layers, in RESULT_pruned/:
+
+  <task>.pt2   exported, to be loaded by torch alone: torch.export.load('<task>.pt2').module()(x)
+  <task>.pt    its weights
+  <task>.json  what it takes, and what was measured before and after
+"""
+
+import importlib.util
+import io
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+import dataloaders
+import hat
+import results
+import run
+from approaches.base import EVAL_BATCH
+from arguments import Parser, count
+from errors import UserError, exit_code, one_line
+from files import ROOT, atomic, pack
+from tables import PRUNED, pruned_row, text
+
+BATCHES = 1, 256  # images at a time, where time is measured
+TOLERANCE = 1e-5  # of an output: absolute, or relative where it is above 1
+EXAMPLES = """\
+example:
+  python src/run.py --approach hat --experiment demo --save
+  python src/prune.py res/demo_hat_0.json
+"""
+
+
+def parse(argv):
+    parser = Parser(__doc__, EXAMPLES)
+    parser.add_argument('results', nargs='+', type=Path, metavar='RESULT.json')
+    parser.add_argument('--tasks', metavar='NAME,...', help='these only (default: all of the run)')
+    parser.add_argument('--data', type=Path, metavar='DIR', help='the images (default: where the run had them)')
+    parser.add_argument('--device', default='cpu', help='to measure on: cpu, cuda or cuda:N (default cpu)')
+    parser.add_argument('--rounds', type=count, default=30, metavar='N', help='measurements of a time, of which the '
+                        'median is taken (default 30)')  # fmt: skip
+    parser.add_argument('--onnx', action='store_true', help='<task>.onnx as well (needs: pip install onnx onnxscript)')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
+    if args.onnx and not all(map(importlib.util.find_spec, ('onnx', 'onnxscript'))):
+        raise UserError('--onnx needs ONNX: pip install onnx onnxscript')
+    device, lines = run.choose_device(args.device), []
+    for path in args.results:
+        approach = load(path, args.data, device)
+        names = [task.name for task in approach.tasks]
+        wanted = args.tasks.split(',') if args.tasks else names
+        if unknown := [name for name in wanted if name not in names]:
+            raise UserError(f'--tasks: {unknown[0]!r} is none of {", ".join(names)}')
+        base = results.pruned_folder(path)
+        base.mkdir(exist_ok=True)
+        for name in wanted:
+            report = prune(approach, names.index(name), base / name, args)
+            lines.append([path.stem, *pruned_row(report)])
+    print(text(['result', *PRUNED], lines))
+
+
+def load(path, data, device):
+    """The approach as it was in the end of the run whose record `path` is. Raises UserError."""
+    arguments, model = results.read_record(path).get('arguments', {}), path.with_suffix('.pt')
+    if arguments.get('approach') != 'hat':
+        raise UserError(f'{path}: not the record of a finished run of hat')
+    args = SimpleNamespace(**arguments)
+    args.data = data or ROOT / args.data
+    tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
+    approach = run.build(args, [task.to(device) for task in tasks], device)
+    try:
+        approach.load_state(torch.load(model, map_location=device, weights_only=True))
+    except FileNotFoundError:
+        raise UserError(f'{model}: not there; run.py --save keeps the network') from None
+    except Exception as error:  # whatever a damaged or hostile file may bring about
+        raise UserError(f'{model}: not the network of {path.name}: {one_line(error)}') from error
+    return approach
+
+
+@torch.no_grad()
+def prune(approach, t, base, args):
+    """Make and check the files of task t, base.pt2 and so on. Returns what is in base.json."""
+    task, masks = approach.tasks[t], approach.masks(t, approach.smax)
+    net = approach.net.eval().requires_grad_(False)
+    small = net.pruned(t, masks)
+
+    def masked(x):
+        return net(x, t, masks)
+
+    difference, right = 0.0, 0
+    for start in range(0, len(task.test.y), EVAL_BATCH):
+        x, y = task.batch(task.test, slice(start, start + EVAL_BATCH))
+        before, after = masked(x), small(x)
+        if not (before.argmax(1) == after.argmax(1)).all() or not torch.allclose(after, before, TOLERANCE, TOLERANCE):
+            raise UserError(f'{task.name}: cut down, the network differs by {(after - before).abs().max():.2g}')
+        difference = max(difference, float((after - before).abs().max()))
+        right += int((after.argmax(1) == y).sum())
+
+    kept = hat.count_weights(net.shared_weights(), hat.active(masks))
+    plain = {'blocks': net.blocks.state_dict(), 'head': net.heads[t].state_dict()}
+    report = {
+        'task': task.name,
+        'classes': task.n_classes,
+        'input': {'shape': task.shape, 'mean': task.mean.flatten().tolist(), 'std': task.std.flatten().tolist()},
+        'accuracy': right / len(task.test.y),
+        'images': len(task.test.y),
+        'largest_difference': difference,
+        'weights': [sum(p.numel() for p, _, _ in net.shared_weights()), sum(kept)],
+        'bytes': [len(pack(plain)), len(pack(small.state_dict()))],
+        'milliseconds': {n: milliseconds((masked, small), task, n, args.rounds) for n in BATCHES},
+        'device': run.describe(task.test.y.device),
+        'versions': run.versions(),
+    }
+    with atomic(f'{base}.pt') as part:
+        part.write_bytes(pack(small.state_dict()))
+    export(small.cpu(), task.batch(task.test, slice(0, 2))[0].cpu(), base, args.onnx)
+    with atomic(f'{base}.json') as part:
+        part.write_text(json.dumps(report, indent=1) + '\n')
+    return report
+
+
+def milliseconds(networks, task, n, rounds):
+    """Median time per image of each of the networks, n at a time, measured in turns."""
+    x = task.batch(task.test, torch.arange(n) % len(task.test.y))[0].contiguous()
+    times = [[] for _ in networks]
+    for _ in range(rounds + 3):  # the first three warm up
+        for network, each in zip(networks, times, strict=True):
+            start = time.perf_counter()
+            network(x).cpu()  # waits for a GPU, too
+            each.append(time.perf_counter() - start)
+    return [1000 * statistics.median(each[3:]) / n for each in times]
+
+
+def export(small, x, base, onnx):
+    """base.pt2 and, if asked for, base.onnx, for any number of images."""
+    shapes = ({0: torch.export.Dim('images')},)
+    with atomic(f'{base}.pt2') as part:
+        buffer = io.BytesIO()
+        torch.export.save(torch.export.export(small, (x,), dynamic_shapes=shapes), buffer)
+        part.write_bytes(buffer.getbuffer())
+    if onnx:
+        with atomic(f'{base}.onnx') as part:
+            torch.onnx.export(small, (x,), part, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False)
+
+
+if __name__ == '__main__':
+    sys.exit(exit_code('prune.py', main, None))

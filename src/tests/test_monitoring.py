@@ -1,0 +1,145 @@
+"""What a run of HAT tells of itself: capacity, reuse, and the record of each epoch (section 4.4)."""
+
+import itertools
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import dataloaders
+import events
+import hat
+import run
+from networks.alexnet_hat import Net
+
+SMALL = ['--approach', 'hat', '--experiment', 'mixture', '--tasks', 'mnist,cifar10,svhn', '--width', '0.05',
+         '--nepochs', '3', '--ntrain', '60', '--device', 'cpu']  # fmt: skip
+
+
+@pytest.fixture
+def net():
+    return Net((3, 32, 32), [4, 4], 0.05)
+
+
+def masks(net, seed):
+    """Attention of all kinds: on, off, just above and just below 1/2."""
+    values = torch.tensor([0, 1e-3, 0.49, 0.51, 0.9, 1])
+    generator = torch.Generator().manual_seed(seed)
+    return [values[torch.randint(len(values), (n,), generator=generator)] for n in net.units]
+
+
+def by_loop(net, *tasks):
+    """Numbers of weights of each layer that lie between units which all the tasks (lists of attention) attend to."""
+    counts = [0] * len(net.units)
+    for weight, l, l_in in net.shared_weights():
+        for index in itertools.product(*map(range, weight.shape)):
+            ends = [(l, index[0])]
+            if l_in is not None:
+                ends.append((l_in, index[1] * net.units[l_in] // weight.shape[1]))  # of a flattened channel, all inputs
+            counts[l] += all(a[layer][i] > 0.5 for a in tasks for layer, i in ends)
+    return counts
+
+
+def test_capacity_and_reuse_equal_a_loop_over_the_weights(net):
+    a, b, c = (masks(net, seed) for seed in range(3))
+    usage = hat.usage(net.shared_weights(), [hat.active(a) for a in (a, b, c)])
+    weights = [p.numel() for p, _, _ in net.shared_weights()]
+    assert usage['weights'] == [sum(pair) for pair in zip(weights[::2], weights[1::2], strict=True)]
+    assert usage['active'] == [by_loop(net, a), by_loop(net, b), by_loop(net, c)]
+    together = [torch.maximum(*pair) for pair in zip(a, b, strict=True)]
+    assert usage['capacity'][1] == by_loop(net, together) and usage['capacity'][0] == by_loop(net, a)
+    expected = [[sum(by_loop(net, x, y)) for y in (a, b, c)] for x in (a, b, c)]
+    assert usage['reuse'] == expected
+
+
+def test_what_is_protected_is_what_equation_2_says(net):
+    """Capacity counts the weights whose gradient Eq. 2 takes away, if masks are hard."""
+    a = [mask.round() for mask in masks(net, 3)]
+    protected = [0] * len(a)
+    for p, l, l_in in net.shared_weights():
+        share = hat.free_share(p.shape, a[l], None if l_in is None else a[l_in]).expand(p.shape)
+        protected[l] += int((share == 0).sum())
+    first = [int(a[0].sum()) * 3 * 16 + int(a[0].sum())]  # reads the images: protected by its own mask alone
+    assert protected[:1] == first
+    assert hat.count_weights(net.shared_weights(), hat.active(a)) == protected
+
+
+def test_the_record_holds_each_epoch_and_the_whole(small_data, tmp_path):
+    out = tmp_path / 'out.txt'
+    assert run.cli([*SMALL, '--data', str(small_data), '--output', str(out), '--parameter', 'c=2,smax=50']) == 0
+    record = json.loads(out.with_suffix('.json').read_text())
+    monitor, layers = record['monitor'], 5
+    assert monitor.keys() == {'units', 'weights', 'active', 'capacity', 'reuse'}
+    before = [0] * layers
+    for t, epochs in enumerate(record['epochs']):
+        for epoch in epochs:
+            assert epoch.keys() == {'lr', 'train_loss', 'valid_loss', 'valid_accuracy', 's', 'regularization', 'units',
+                                    'active', 'capacity'}  # fmt: skip
+            assert epoch['s'] == [0.02, 50] and 0 <= epoch['regularization'] <= 1
+            for l in range(layers):
+                assert epoch['units'][l] <= monitor['units'][l]
+                assert max(epoch['active'][l], before[l]) <= epoch['capacity'][l] <= monitor['weights'][l]
+        assert monitor['active'][t] in [epoch['active'] for epoch in epochs]  # of the best of them
+        before = monitor['capacity'][t]
+    assert np.array(monitor['reuse']).diagonal().tolist() == [sum(active) for active in monitor['active']]
+    heads_and_embeddings = 3 * (monitor['units'][-1] * 10 + 10 + sum(monitor['units']))
+    assert sum(monitor['weights']) + heads_and_embeddings == record['n_parameters']
+
+
+def test_what_a_task_reaches_before_it_is_learned_is_recorded(small_data, tmp_path):
+    """R[i - 1, i] and b[i] of forward transfer."""
+    out, device = tmp_path / 'out.txt', torch.device('cpu')
+    command = [*SMALL, '--data', str(small_data), '--output', str(out), '--approach', 'sgd']
+    assert run.cli(command) == 0
+    record, args = json.loads(out.with_suffix('.json').read_text()), run.parse(command)
+    tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
+    approach = run.build(args, tasks, device)
+    assert record['initial'] == [approach.evaluate(u, task.test)[1] for u, task in enumerate(tasks)]
+    for t, task in enumerate(tasks):
+        assert record['before'][t] == approach.evaluate(t, task.test)[1]
+        approach.learn(t)
+    assert record['monitor'] == {}
+
+
+def test_tensorboard_gets_the_same_numbers_once_each(small_data, tmp_path, monkeypatch):
+    """Also of a run that was stopped and went on."""
+    pytest.importorskip('tensorboard', reason='TensorBoard is not installed')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from approaches.base import Approach
+
+    monkeypatch.setattr(events, 'FOLDER', tmp_path / 'events')
+    epoch, out = Approach.train_epoch, tmp_path / 'out.txt'
+    command = [*SMALL, '--data', str(small_data), '--output', str(out), '--tensorboard']
+
+    def until(self, t, number, lr):
+        if (t, number) == (1, 2):
+            raise KeyboardInterrupt
+        return epoch(self, t, number, lr)
+
+    monkeypatch.setattr(Approach, 'train_epoch', until)
+    assert run.cli(command) == 130
+    monkeypatch.setattr(Approach, 'train_epoch', epoch)
+    assert run.cli(command) == 0
+    (folder,) = (tmp_path / 'events').iterdir()
+    written = EventAccumulator(str(folder)).Reload()
+    epochs = sum(json.loads(out.with_suffix('.json').read_text())['epochs'], [])
+    for tag, values in (
+        ('valid_loss', [e['valid_loss'] for e in epochs]),
+        (
+            'capacity/3',
+            [e['capacity'][3] for e in epochs],
+        ),
+    ):
+        scalars = written.Scalars(tag)
+        assert [s.step for s in scalars] == list(range(9))
+        assert [s.value for s in scalars] == pytest.approx(values)
+
+
+def test_without_tensorboard_one_line_says_what_to_install(small_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    command = [*SMALL, '--data', str(small_data), '--output', str(tmp_path / 'out.txt'), '--tensorboard']
+    assert run.cli(command) == 2
+    assert capsys.readouterr().err == 'run.py: error: --tensorboard needs TensorBoard: pip install tensorboard\n'

@@ -1,0 +1,194 @@
+"""Networks cut down to one task: small, plain, with the outputs of the masked network (section 4.4)."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hat
+import plot_results
+import prune
+import run
+from errors import exit_code
+from networks import alexnet_hat, gated, mlp_hat
+
+NETWORKS = {
+    'alexnet': lambda: alexnet_hat.Net((3, 32, 32), [5, 3], 0.1),
+    'mlp': lambda: mlp_hat.Net((1, 28, 28), [5, 3], 0.02),
+}
+PLAIN = nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.Flatten
+
+
+def attention(units, kind):
+    """Masks as training leaves them: hard, soft at both ends and between, or with a layer that nothing is left of."""
+    generator = torch.Generator().manual_seed(3)
+    e = [torch.empty(n).uniform_(-1, 1, generator=generator) for n in units]
+    if kind == 'soft':
+        return [hat.attention(x, 50) for x in e]
+    masks = [(x > -0.2).float() for x in e]
+    if kind == 'empty':
+        masks[1].zero_()
+    return masks
+
+
+@pytest.mark.parametrize('kind', ['hard', 'soft', 'empty'])
+@pytest.mark.parametrize('family', NETWORKS)
+@torch.no_grad()
+def test_the_small_network_is_plain_and_has_the_masked_outputs(family, kind):
+    torch.manual_seed(0)
+    net = NETWORKS[family]().eval()
+    masks = attention(net.units, kind)
+    small = net.pruned(1, masks)
+    x = torch.randn(40, *((3, 32, 32) if family == 'alexnet' else (1, 28, 28)))
+    torch.testing.assert_close(small(x), net(x, 1, masks), rtol=1e-5, atol=1e-5)
+    assert all(type(module) in PLAIN for module in small)
+    units = [m.weight.shape[0] for m in small if hasattr(m, 'weight')]
+    kept = [int((a > 1e-8).sum()) or 1 for a in masks]
+    assert units == [*kept, 3]
+    if kind == 'hard':  # what is left is what the paper counts
+        weights = sum(p.numel() for p in small[:-1].parameters())
+        assert weights == sum(hat.count_weights(net.shared_weights(), hat.active(masks)))
+
+
+def test_the_original_network_is_left_as_it_was():
+    net = NETWORKS['mlp']().eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    small = net.pruned(0, attention(net.units, 'hard'))
+    for p in small.parameters():
+        p.data.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_layer_that_cannot_be_cut_is_refused():
+    with pytest.raises(TypeError, match='Conv2d of one group'):
+        hat.cut(nn.Conv2d(4, 4, 3, groups=2), torch.ones(4), torch.ones(4))
+
+
+@pytest.fixture
+def saved(small_data, tmp_path):
+    """A finished run of two tasks and its network."""
+    arguments = ['--approach', 'hat', '--experiment', 'mixture', '--tasks', 'mnist,svhn', '--width', '0.1', '--nepochs',
+                 '6', '--batch-size', '16', '--device', 'cpu', '--parameter', 'c=2,init=uniform', '--data', small_data,
+                 '--output', tmp_path / 'mixture_hat_0.txt', '--save']  # fmt: skip
+    assert run.cli(list(map(str, arguments))) == 0
+    return tmp_path / 'mixture_hat_0.json'
+
+
+def prune_cli(*arguments):
+    return exit_code('prune.py', prune.main, [*map(str, arguments), '--rounds', '2'])
+
+
+WITHOUT_US = """
+import json, sys, torch
+x, name = torch.load('x.pt'), sys.argv[1]
+torch.save(torch.export.load(f'{name}.pt2').module()(x), 'y.pt')
+assert not any('src' in path for path in sys.path) and 'hat' not in sys.modules
+"""
+
+
+def test_each_task_of_a_run_is_exported_and_works_without_this_repository(saved, small_data, capsys):
+    assert prune_cli(saved) == 0
+    folder = saved.with_name('mixture_hat_0_pruned')
+    assert {p.name for p in folder.iterdir()} == {f'{t}.{s}' for t in ('mnist', 'svhn') for s in ('pt', 'pt2', 'json')}
+    screen, accuracy = capsys.readouterr().out, np.loadtxt(saved.with_suffix('.txt'))[1]
+    device = torch.device('cpu')
+    approach = prune.load(saved, None, device)
+    for t, name in enumerate(('mnist', 'svhn')):
+        report = json.loads((folder / f'{name}.json').read_text())
+        assert report['accuracy'] == pytest.approx(accuracy[t], abs=5e-5) and report['images'] == 40
+        assert report['largest_difference'] < 1e-5
+        active = json.loads(saved.read_text())['monitor']['active'][t]
+        assert report['weights'][1] == sum(active) < report['weights'][0]
+        assert report['bytes'][1] == (folder / f'{name}.pt').stat().st_size < report['bytes'][0]
+        assert all(time > 0 for pair in report['milliseconds'].values() for time in pair)
+        assert f'{100 * sum(active) / report["weights"][0]:.1f}' in screen
+        task = approach.tasks[t]
+        x, _ = task.batch(task.test, slice(None))
+        torch.save(x.contiguous(), folder / 'x.pt')
+        subprocess.run([sys.executable, '-I', '-c', WITHOUT_US, name], cwd=folder, check=True)
+        with torch.no_grad():
+            masked = approach.net.eval()(x, t, approach.masks(t, approach.smax))
+        torch.testing.assert_close(torch.load(folder / 'y.pt'), masked, rtol=1e-5, atol=1e-5)
+        grey = report['input']
+        pixels = torch.full((1, *grey['shape']), 100.0)
+        mean, std = (torch.tensor(grey[key]).view(1, -1, 1, 1) for key in ('mean', 'std'))
+        assert ((pixels - mean) / std).shape == x[:1].shape
+        assert torch.equal(mean, task.mean) and torch.equal(std, task.std)
+
+
+def test_onnx_has_the_same_outputs(saved):
+    pytest.importorskip('onnx', reason='ONNX is not installed')
+    runtime = pytest.importorskip('onnxruntime', reason='ONNX Runtime is not installed')
+    assert prune_cli(saved, '--onnx', '--tasks', 'svhn') == 0
+    folder = saved.with_name('mixture_hat_0_pruned')
+    assert {p.name for p in folder.iterdir()} == {f'svhn.{s}' for s in ('pt', 'pt2', 'json', 'onnx')}
+    session, x = runtime.InferenceSession(folder / 'svhn.onnx'), torch.randn(7, 3, 32, 32)
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(
+        torch.from_numpy(y), torch.export.load(folder / 'svhn.pt2').module()(x), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_network_that_differs_is_refused(saved, monkeypatch, capsys):
+    right = gated.Gated.pruned
+
+    def wrong(self, t, masks):
+        small = right(self, t, masks)
+        small[-1].bias.data[0] += 1e-3
+        return small
+
+    monkeypatch.setattr(gated.Gated, 'pruned', wrong)
+    assert prune_cli(saved) == 2
+    assert 'mnist: cut down, the network differs by 0.001' in capsys.readouterr().err
+    assert not list(saved.with_name('mixture_hat_0_pruned').iterdir())
+
+
+def test_bad_input_is_one_line(saved, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'sgd.json').write_text(json.dumps({'arguments': {'approach': 'sgd'}}))
+    (tmp_path / 'other.json').write_bytes(saved.read_bytes())
+    (tmp_path / 'torn.json').write_bytes(saved.read_bytes())
+    (tmp_path / 'torn.pt').write_bytes(saved.with_suffix('.pt').read_bytes()[:999])
+    for arguments, message in (
+        ([tmp_path / 'none.json'], 'not the record of a finished run of hat'),
+        ([tmp_path / 'sgd.json'], 'not the record of a finished run of hat'),
+        ([tmp_path / 'other.json'], 'run.py --save keeps the network'),
+        ([tmp_path / 'torn.json'], 'not the network of torn.json'),
+        ([saved, '--tasks', 'moon'], "'moon' is none of mnist, svhn"),
+        ([saved, '--data', tmp_path], 'mnist'),
+    ):
+        assert prune_cli(*arguments) == 2
+        err = capsys.readouterr().err
+        assert err.startswith('prune.py: error: ') and err.count('\n') == 1 and message in err
+    monkeypatch.setattr(prune.importlib.util, 'find_spec', lambda name: None)
+    assert prune_cli(saved, '--onnx') == 2
+    assert capsys.readouterr().err == 'prune.py: error: --onnx needs ONNX: pip install onnx onnxscript\n'
+
+
+def test_the_table_of_pruned_networks_stands_beside_sgd(saved, tmp_path, capsys):
+    assert prune_cli(saved, '--tasks', 'svhn') == 0
+    np.savetxt(tmp_path / 'mixture_sgd_0.txt', [[0.9, 0], [0.2, 0.876]], '%.4f')
+    capsys.readouterr()
+    command = ['--experiment', 'mixture', '--seeds', '0', '--approaches', 'hat,sgd', '--res', str(tmp_path)]
+    assert exit_code('plot_results.py', plot_results.main, command) == 0
+    line = capsys.readouterr().out.splitlines()[-1].split()
+    assert line[:3] == ['0', 'svhn', '87.6'] and line[3] == f'{100 * np.loadtxt(saved.with_suffix(".txt"))[1, 1]:.1f}'
+
+
+def test_a_run_without_its_network_is_done_again_if_it_is_to_be_saved(saved, small_data, capsys):
+    arguments = json.loads(saved.read_text())['arguments']
+    assert 'save' not in arguments
+    command = ['--approach', 'hat', '--experiment', 'mixture', '--tasks', 'mnist,svhn', '--width', '0.1', '--nepochs',
+               '6', '--batch-size', '16', '--device', 'cpu', '--parameter', 'c=2,init=uniform', '--data',
+               str(small_data), '--output', str(saved.with_suffix('.txt'))]  # fmt: skip
+    model = saved.with_suffix('.pt')
+    before = model.read_bytes()
+    capsys.readouterr()
+    assert run.cli([*command, '--save']) == 0 and 'done before' in capsys.readouterr().out
+    model.unlink()
+    assert run.cli(command) == 0 and 'done before' in capsys.readouterr().out
+    assert run.cli([*command, '--save']) == 0 and 'done before' not in capsys.readouterr().out
+    assert model.read_bytes() == before
