@@ -1,5 +1,7 @@
 """HAT: hard attention to the task (Serra et al. 2018, sections 2.2 to 2.6). The formulas stand in src/hat."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
@@ -31,7 +33,8 @@ class HAT(Approach):
         return [a.round() for a in masks] if self.hard and t < self.learned else masks
 
     def before_task(self, t):
-        """Eq. 2's factors, once for the whole task."""
+        """Eq. 2's factors and the units of the earlier tasks, once for the whole task."""
+        self.earlier = [hat.active(self.masks(u, self.smax)) for u in range(t)]
         self.shares = []
         if self.cumulative is not None:
             for parameter, l, l_in in self.net.shared_weights():
@@ -58,18 +61,16 @@ class HAT(Approach):
 
     @torch.no_grad()
     def observe(self, t):
-        """Of the masks at s_max: Eq. 5, units and weights in use by this task, weights by all so far; by layer."""
-        masks = self.masks(t, self.smax)
-        active = used = hat.active(masks)
-        if self.cumulative is not None:
-            used = [u | v for u, v in zip(active, hat.active(self.cumulative), strict=True)]
-        weights = list(self.net.shared_weights())
+        """What the masks at s_max use (section 4.4): by layer, and in `reuse` of each earlier task."""
+        masks, weights = self.masks(t, self.smax), list(self.net.shared_weights())
+        active = hat.active(masks)
         return {
             's': [hat.anneal(0.0, self.smax), self.smax],  # in the first and the last batch
             'regularization': float(hat.regularization(masks, self.cumulative)),
             'units': [int(u.sum()) for u in active],
             'active': hat.count_weights(weights, active),
-            'capacity': hat.count_weights(weights, used),
+            'capacity': hat.count_weights(weights, functools.reduce(hat.either, self.earlier, active)),
+            'reuse': [sum(hat.count_weights(weights, hat.both(active, units))) for units in self.earlier],
         }
 
     @torch.no_grad()

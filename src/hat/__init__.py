@@ -3,7 +3,7 @@
 Serra, Suris, Miron, Karatzoglou. Overcoming catastrophic forgetting with hard attention to the task. ICML 2018.
 """
 
-from hat.capacity import active, count_weights, usage
+from hat.capacity import active, both, count_weights, either, usage
 from hat.functional import (
     E_MAX,
     anneal,
@@ -23,10 +23,12 @@ __all__ = [
     'active',
     'anneal',
     'attention',
+    'both',
     'compensate',
     'count_weights',
     'cumulate',
     'cut',
+    'either',
     'free_share',
     'gated',
     'regularization',

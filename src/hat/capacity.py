@@ -1,11 +1,22 @@
 """What of a network the tasks use (section 4.4): units whose attention is above 1/2, and the weights between them."""
 
+import itertools
 from math import prod
 
 
 def active(masks):
     """The units of each layer that are in use: a list of (N,) bool, on the CPU, from a list of attention (N,)."""
     return [(a > 0.5).cpu() for a in masks]
+
+
+def either(units, others):
+    """The units that one of two tasks uses, or both do; lists of (N,) bool."""
+    return [u | v for u, v in zip(units, others, strict=True)]
+
+
+def both(units, others):
+    """The units that both of two tasks use; lists of (N,) bool."""
+    return [u & v for u, v in zip(units, others, strict=True)]
 
 
 def count_weights(weights, units):
@@ -37,13 +48,10 @@ def usage(weights, tasks):
     reuse     used by both of two tasks, [task][task], all layers together; on the diagonal by one (Fig. 6)
     """
     weights = list(weights)
-    so_far = [tasks[0]]
-    for units in tasks[1:]:
-        so_far.append([u | v for u, v in zip(units, so_far[-1], strict=True)])
-    shared = [[[u & v for u, v in zip(one, other, strict=True)] for other in tasks] for one in tasks]
+    so_far = list(itertools.accumulate(tasks, either))
     return {
         'weights': count_weights(weights, [u | True for u in tasks[0]]),
         'active': [count_weights(weights, units) for units in tasks],
         'capacity': [count_weights(weights, units) for units in so_far],
-        'reuse': [[sum(count_weights(weights, units)) for units in row] for row in shared],
+        'reuse': [[sum(count_weights(weights, both(units, others))) for others in tasks] for units in tasks],
     }

@@ -76,12 +76,13 @@ def test_the_record_holds_each_epoch_and_the_whole(small_data, tmp_path):
     for t, epochs in enumerate(record['epochs']):
         for epoch in epochs:
             assert epoch.keys() == {'lr', 'train_loss', 'valid_loss', 'valid_accuracy', 's', 'regularization', 'units',
-                                    'active', 'capacity'}  # fmt: skip
+                                    'active', 'capacity', 'reuse'}  # fmt: skip
             assert epoch['s'] == [0.02, 50] and 0 <= epoch['regularization'] <= 1
             for l in range(layers):
                 assert epoch['units'][l] <= monitor['units'][l]
                 assert max(epoch['active'][l], before[l]) <= epoch['capacity'][l] <= monitor['weights'][l]
-        assert monitor['active'][t] in [epoch['active'] for epoch in epochs]  # of the best of them
+        kept = [epoch for epoch in epochs if epoch['active'] == monitor['active'][t]]  # the best is among them
+        assert monitor['reuse'][t][:t] in [epoch['reuse'] for epoch in kept]
         before = monitor['capacity'][t]
     assert np.array(monitor['reuse']).diagonal().tolist() == [sum(active) for active in monitor['active']]
     heads_and_embeddings = 3 * (monitor['units'][-1] * 10 + 10 + sum(monitor['units']))
