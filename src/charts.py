@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 MARKERS = 'osv^D<>pXP*h'
 LINES = '-', '--', '-.', ':'
-RATIO = 'forgetting ratio ρ≤{} (0: joint training, -1: chance)'
+RATIO = 'forgetting ratio ρ≤{}\n(0: joint training, -1: chance)'
 
 
 def shades(n):
@@ -65,17 +65,18 @@ def capacity(names, epochs, weights):
     return figure
 
 
-def heat_maps(panels, label, columns, x_label, y_label, high=100):
+def heat_maps(panels, label, columns, x_label, y_label):
     """Heat maps of the same tasks: panels, title -> (values in %, rows' names, columns' names); nan is left out."""
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     height, width = max(values.shape for values, _, _ in panels.values())
     figure = Figure((2.2 + columns * (0.5 + 0.42 * width), rows * (1.2 + 0.36 * height)), layout='constrained')
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for k, (axes, (title, (values, y, x))) in enumerate(zip(grid, panels.items(), strict=False)):
-        image = axes.imshow(values, cmap='viridis', vmin=0, vmax=high, aspect='auto')
+        image = axes.imshow(values, cmap='viridis', vmin=0, vmax=100, aspect='auto')
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
-                colour = 'white' if value < 0.6 * high else 'black'
+                colour = 'white' if value < 60 else 'black'
                 axes.text(j, i, f'{value:.0f}', ha='center', va='center', color=colour, fontsize='x-small')
         axes.set_title(title, fontsize='medium')
         left, lowest = k % columns == 0, k + columns >= len(panels)
@@ -95,13 +96,12 @@ def compression(series):
     for k, ((name, (kept, accuracy, plain)), colour) in enumerate(
         zip(series.items(), shades(len(series)), strict=True)
     ):
-        marker = MARKERS.replace('^', '')[k % (len(MARKERS) - 1)]
-        axes.plot(kept, accuracy, marker, ms=3.5, color=colour, label=name)
+        axes.plot(kept, accuracy, MARKERS[k % len(MARKERS)], ms=3.5, color=colour, label=name)
         if plain is not None:
-            axes.plot(100, plain, '^', ms=8, color=colour, mec='black', clip_on=False, zorder=3)
-    if any(plain is not None for _, _, plain in series.values()):
-        axes.plot([], [], '^', ms=8, color='none', mec='black', label='SGD, all weights')
+            axes.plot(100, plain, MARKERS[k % len(MARKERS)], ms=9, color=colour, mec='black', clip_on=False, zorder=3)
     axes.set(xlabel='weights kept, %', ylabel='validation accuracy of the first task, %', xlim=(0, 100), ylim=(0, 102))
     axes.grid(alpha=0.3)
-    axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small', title='a mark an epoch')
+    axes.legend(
+        loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small', title='a mark an epoch;\nlarge: SGD, all weights'
+    )
     return figure

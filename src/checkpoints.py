@@ -10,6 +10,7 @@ from errors import UserError
 from files import ROOT, atomic, lock, pack, sweep
 
 FOLDER = ROOT / 'tmp'
+FORMAT = 2  # of `state`: what an older version has saved is refused
 ADVICE = 'go on with the command that made it; or delete it, or start over with --fresh'
 
 
@@ -29,7 +30,7 @@ class Checkpoint:
     def save(self, identity, state):
         """identity: what a run must agree in to go on from here: a dict that JSON can hold, with a dict `arguments`.
         state: tensors, numbers, texts, lists, dicts."""
-        content = pack({'identity': json.dumps(identity), 'state': state})
+        content = pack({'identity': json.dumps(identity | {'format': FORMAT}), 'state': state})
         with atomic(self.path) as part, open(part, 'wb') as file:
             file.write(digest(content))
             file.write(content)
@@ -45,7 +46,7 @@ class Checkpoint:
             if content[:size] != digest(content[size:]):
                 raise ValueError
             saved = torch.load(io.BytesIO(content[size:]), map_location=device, weights_only=True)
-            old, new = json.loads(saved['identity']), json.loads(json.dumps(identity))
+            old, new = json.loads(saved['identity']), json.loads(json.dumps(identity | {'format': FORMAT}))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a damaged or hostile file may bring about

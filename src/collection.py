@@ -12,6 +12,9 @@ from errors import UserError
 REFERENCES = ('joint', 'random')  # A_J and A_R of Eq. 6
 
 
+PROTOCOL = 'nepochs', 'lr', 'batch_size', 'width', 'ntrain'  # arguments in which runs to be compared should agree
+
+
 @dataclass(frozen=True)
 class Result:
     txt: Path
@@ -24,15 +27,25 @@ class Result:
         numbers = [str(t + 1) for t in range(len(self.accuracy))]
         return [task['name'] for task in self.record.get('tasks', [])] or numbers
 
+    def like(self, other):
+        """Are these the same tasks, as far as one can know?"""
+        known = self.record and other.record
+        return self.tasks == other.tasks if known else self.accuracy.shape == other.accuracy.shape
+
 
 class Collection:
-    """shown    approach -> seed -> Result, of the approaches asked for of which there is any
-    missing  names of what is not there
+    """found    approach -> seed -> Result, of the approaches asked for and the references
+    swept    approach -> seed -> list of Result, those of work.py
+    shown    what is found of the approaches asked for
+    merits   approach -> what is computed of its runs, see _merits
+    n_tasks  T; runs of fewer tasks are left out
+    notes    lines: what is missing, left out or not under one protocol
     """
 
     def __init__(self, experiment, folder, approaches, seeds):
-        self.experiment, self.folder, self.seeds = experiment, folder, seeds
-        self.found = {name: {} for name in [*approaches, *REFERENCES]}
+        self.experiment, self.folder, self.seeds, self.notes = experiment, folder, seeds, []
+        self.found = {name: {} for name in dict.fromkeys([*approaches, *REFERENCES])}
+        self.swept = {name: {} for name in self.found}
         missing = {}
         for name in self.found:
             others = [alias for alias, its in ALIASES.items() if its == name]  # names that the original code has
@@ -43,40 +56,61 @@ class Collection:
                     self.found[name][seed] = result
                 else:
                     missing.setdefault(name, []).append(str(seed))
-        self.shown = {name: self.found[name] for name in approaches if self.found[name]}
-        if not self.shown:
+                swept = sorted(folder.glob(f'{experiment}_{name}_{seed}_*=*.txt'))
+                swept = [load(path) for path in swept if '.old-' not in path.name]
+                self.swept[name][seed] = [result for result in swept if result and result.record]
+        if not any(True for _ in self.all()):
             raise UserError(f'--res: no finished run of {experiment} in {folder}')
-        self.merits = {name: self._merits(name) for name in self.shown}
-        self.n_tasks = max(merit['accuracy'].shape[1] for merit in self.merits.values())
+        self.n_tasks = max(len(result.accuracy) for _, result in self.all())
         if self.n_tasks == 1:  # nothing to forget, no ratio
             missing = {name: seeds for name, seeds in missing.items() if name in approaches}
-        self.missing = [f'{experiment}_{name}_{{{",".join(seeds)}}}' for name, seeds in missing.items()]
+        if missing:
+            names = (f'{experiment}_{name}_{{{",".join(seeds)}}}' for name, seeds in missing.items())
+            self.notes.append(f'missing or not finished: {" ".join(names)}')
+        for runs in self.found.values():
+            for seed, result in list(runs.items()):
+                if len(result.accuracy) < self.n_tasks:
+                    self.notes.append(f'left out: {result.txt.name}: {len(result.accuracy)} of {self.n_tasks} tasks')
+                    del runs[seed]
+        self._compare_protocols()
+        self.shown = {name: self.found[name] for name in approaches if self.found[name]}
+        self.merits = {name: self._merits(name) for name in self.shown}
+
+    def all(self):
+        """Yield (approach, Result)."""
+        for name in self.found:
+            for seed in self.seeds:
+                yield from ((name, result) for result in [self.get(name, seed), *self.swept[name][seed]] if result)
 
     def get(self, name, seed):
         """The Result, or None."""
         return self.found.get(name, {}).get(seed)
 
+    def _compare_protocols(self):
+        for key in PROTOCOL:
+            values = {}
+            for name, result in self.all():
+                if name != 'random' and key in result.record.get('arguments', {}):
+                    values.setdefault(result.record['arguments'][key], {})[name] = None
+            if len(values) > 1:
+                said = '; '.join(f'{value}: {", ".join(names)}' for value, names in values.items())
+                self.notes.append(f'not one protocol: {key} is {said}')
+
     def ratios(self, result, seed):
-        """rho<=t (T,) of Eq. 6, None without the references of the same seed."""
-        references = [self.get(name, seed) for name in REFERENCES]
-        if not all(references):
+        """rho<=t (T,) of Eq. 6; None without the references of the same seed and tasks."""
+        joint, random = (self.get(name, seed) for name in REFERENCES)
+        if not (joint and random and result.like(joint) and result.like(random)):
             return None
-        matrices = [each.accuracy for each in (result, *references)]
-        if len({a.shape for a in matrices}) > 1:
-            raise UserError(f'{result.txt}: {len(result.accuracy)} tasks, unlike joint or random of the same seed')
-        return results.forgetting_ratio(*matrices)
+        return results.forgetting_ratio(result.accuracy, joint.accuracy, random.accuracy)
 
     def _merits(self, name):
-        """Of each run of an approach: rho<=t (n, T), where there are references; A<=t (n, T); BWT and FWT (n,)."""
+        """Of each run of an approach: A<=t (n, T); BWT (n,); rho<=t and FWT of those of which there are such."""
         runs = self.shown[name]
-        if len({r.accuracy.shape for r in runs.values()}) > 1:
-            raise UserError(f'{name}: runs of different numbers of tasks cannot be compared')
         rho = [ratio for seed, r in runs.items() if (ratio := self.ratios(r, seed)) is not None]
-        accuracy = np.array([results.average_accuracies(r.accuracy) for r in runs.values()])
         forward = [(r.record['before'], r.record['initial']) for r in runs.values() if 'before' in r.record]
         return {
-            'rho': np.array(rho).reshape(len(rho), accuracy.shape[1]),
-            'accuracy': accuracy,
+            'rho': np.array(rho).reshape(len(rho), self.n_tasks),
+            'accuracy': np.array([results.average_accuracies(r.accuracy) for r in runs.values()]),
             'BWT': np.array([results.backward_transfer(r.accuracy) for r in runs.values()]),
             'FWT': np.array([results.forward_transfer(*pair) for pair in forward]),
         }
@@ -85,10 +119,8 @@ class Collection:
         """Fig. 4, from work.py's results: hyper-parameter -> (values, rho<=T of each), the others at their defaults."""
         default = {key: p.default for key, p in APPROACHES[name].parameters.items()}
         points = {key: {} for key, p in APPROACHES[name].parameters.items() if p.grid}
-        for path in self.folder.glob(f'{self.experiment}_{name}_{seed}_*=*.txt'):
-            result = load(path)
-            values = result and result.record.get('arguments', {}).get('parameter')
-            rho = values and self.ratios(result, seed)
+        for result in self.swept[name][seed]:
+            values, rho = result.record['arguments']['parameter'], self.ratios(result, seed)
             if rho is not None:
                 for key in points:
                     if values | {key: default[key]} == default:
@@ -97,6 +129,6 @@ class Collection:
 
 
 def load(txt):
-    """The Result in a .txt, None if it is not finished."""
-    accuracy = results.read_matrix(txt)
-    return Result(txt, accuracy, results.read_record(txt.with_suffix('.json'))) if accuracy[-1].any() else None
+    """The Result in a .txt, None if it is not finished: it has no record, and its last row is empty."""
+    accuracy, record = results.read_matrix(txt), results.read_record(txt.with_suffix('.json'))
+    return Result(txt, accuracy, record) if record or accuracy[-1].any() else None

@@ -4,20 +4,21 @@ import numpy as np
 
 import charts
 from collection import REFERENCES
+from tables import best_first
 
 
 def draw(runs):
     """Yield (name, (caption, matplotlib Figure)) for all that there is something to draw of."""
     methods = [name for name in runs.shown if name not in REFERENCES]
-    if runs.n_tasks > 1:
-        rho = {name: runs.merits[name]['rho'].mean(0) for name in methods if len(runs.merits[name]['rho'])}
-        if rho:
+    if runs.n_tasks > 1 and runs.shown:
+        if rho := {name: runs.merits[name]['rho'] for name in methods if len(runs.merits[name]['rho'])}:
             caption = 'Forgetting ratio (Eq. 6, Fig. 3), mean over the runs.'
-            yield 'fig3', (caption, charts.curves(best_first(rho), charts.RATIO.format('t')))
-        average = {name: 100 * merit['accuracy'].mean(0) for name, merit in runs.merits.items()}
+            yield 'fig3', (caption, charts.curves(means(rho), charts.RATIO.format('t')))
+        average = {name: 100 * merit['accuracy'] for name, merit in runs.merits.items()}
         caption = 'Average accuracy A≤t on the tasks learned so far, mean over the runs.'
-        yield 'accuracy', (caption, charts.curves(best_first(average), 'average accuracy A≤t, %'))
-    for name in methods:
+        yield 'accuracy', (caption, charts.curves(means(average), 'average accuracy A≤t, %'))
+        yield 'matrices', matrices(runs)
+    for name in runs.found:
         for seed in runs.seeds:
             if panels := runs.sweeps(name, seed):
                 caption = f'Hyper-parameters of {name} (Fig. 4), each with the others at their defaults, seed {seed}.'
@@ -27,17 +28,23 @@ def draw(runs):
         yield from monitor(*next(iter(watched.items())))
         caption = 'Accuracy and compression while the first task is learned (Fig. 7).'
         yield 'fig7', (caption, charts.compression(compressed(runs, watched)))
-    if runs.n_tasks > 1:
-        seed = min(seed for results in runs.shown.values() for seed in results)  # of another, tasks have another order
-        matrices = {name: results[seed] for name, results in runs.shown.items() if seed in results}
-        panels = {name: (100 * np.where(np.tri(len(r.tasks)), r.accuracy, np.nan), r.tasks, r.tasks)
-                  for name, r in matrices.items()}  # fmt: skip
-        caption = f'Accuracy matrices: tests on each task so far, after learning each; seed {seed}.'
-        yield 'matrices', (caption, charts.heat_maps(panels, 'test accuracy, %', 3, 'on task', 'after task'))
 
 
-def best_first(series):
-    return dict(sorted(series.items(), key=lambda item: -item[1][-1]))
+def means(series):
+    return {name: series[name].mean(0) for name in best_first(series)}
+
+
+def matrices(runs):
+    """Of the first seed, and of runs of the same tasks in the same order."""
+    seed = min(seed for results in runs.shown.values() for seed in results)
+    first = next(results[seed] for results in runs.shown.values() if seed in results)
+    panels = {}
+    for name, results in runs.shown.items():
+        if seed in results and results[seed].like(first):
+            lower = np.where(np.tri(runs.n_tasks), results[seed].accuracy, np.nan)
+            panels[name] = 100 * lower, first.tasks, first.tasks
+    caption = f'Accuracy matrices: tests on each task so far, after learning each; seed {seed}.'
+    return caption, charts.heat_maps(panels, 'test accuracy, %', 3, 'on task', 'after task')
 
 
 def monitor(seed, result):

@@ -5,6 +5,9 @@ import io
 import json
 from html import escape
 
+from results import command
+from tables import pruned
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto }
@@ -33,6 +36,7 @@ for (const button of document.querySelectorAll('th button')) button.onclick = ()
 BEHIND = 'arguments', 'tasks', 'n_parameters', 'versions', 'devices'  # of a record
 TITLES = {
     'table1': 'Table 1: mean (standard deviation) ± half of the 95 % interval',
+    'tasks': 'Test accuracy of each task, learned alone',
     'pruned': 'Networks cut down to one task, before → after (prune.py)',
 }
 
@@ -44,17 +48,21 @@ def html(runs, tables, figures):
     tables   name, one of TITLES -> (header, lines)
     figures  name -> (caption, Figure)
     """
-    title = f'Results of {runs.experiment}'
+    title, groups = f'Results of {runs.experiment}', {}
+    for name, result in runs.all():
+        groups.setdefault(name, []).append(result)
     parts = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
         f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>{STYLE}</style>',
         f'<h1>{title}</h1><p>A click on the head of a column sorts; <a href="#runs">the runs</a> are at the end.</p>',
         *(f'<h2>{TITLES[name]}</h2>{table(*content, runs.shown)}' for name, content in tables.items()),
-        f'<p>Missing or not finished: {escape(" ".join(runs.missing))}</p>' if runs.missing else '',
+        *(f'<p>{escape(note)}</p>' for note in runs.notes),
         '<h2>Figures</h2>',
         *(picture(name, *content) for name, content in figures.items()),
         '<h2 id="runs">The runs</h2>',
-        *(approach(name, results) for name, results in runs.shown.items()),
+        *(behind(name, results) for name, results in groups.items()),
+        '<h3>Pruned networks</h3>' if 'pruned' in tables else '',
+        *(details(f'seed {seed}, {report["task"]}', report) for seed, report in pruned(runs)),
         f'<script>{SCRIPT}</script></html>',
     ]
     return '\n'.join(parts) + '\n'
@@ -78,11 +86,15 @@ def picture(name, caption, figure):
     )
 
 
-def approach(name, results):
-    """For each run the file, and what its record says of how it was made."""
-    runs = []
-    for seed, result in results.items():
+def behind(name, results):
+    """For each run its file, its command, and what its record says of how it was made."""
+    parts = [f'<h3 id="{name}">{name}</h3>']
+    for result in results:
         record = {key: value for key, value in result.record.items() if key in BEHIND}
-        said = escape(json.dumps(record, indent=1) if record else 'There is no .json beside it.')
-        runs.append(f'<details><summary>seed {seed}: {escape(result.txt.name)}</summary><pre>{said}</pre></details>')
-    return f'<h3 id="{name}">{name}</h3>{"".join(runs)}'
+        parts.append(details(result.txt.name, record, command(record['arguments']) if record else 'There is no .json.'))
+    return ''.join(parts)
+
+
+def details(title, record, line=''):
+    said = escape(json.dumps(record, indent=1))
+    return f'<details><summary>{escape(title)}</summary><p><code>{escape(line)}</code></p><pre>{said}</pre></details>'

@@ -11,9 +11,9 @@ from approaches import APPROACHES
 from arguments import Parser, names, seeds
 from collection import Collection
 from dataloaders import EXPERIMENTS
-from errors import exit_code
+from errors import UserError, exit_code
 from files import ROOT, atomic
-from tables import compression, latex, markdown, table_1, text
+from tables import compression, latex, markdown, single_tasks, table_1, text
 
 EXAMPLES = """\
 examples:
@@ -37,10 +37,9 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     runs = Collection(args.experiment, args.res, args.approaches, args.seeds)
-    tables = {name: table for name, table in (('table1', table_1(runs)), ('pruned', compression(runs))) if table}
-    if runs.missing:
-        print(f'missing or not finished: {" ".join(runs.missing)}\n')
-    print('\n\n'.join(text(*table) for table in tables.values()))
+    makers = {'tasks': single_tasks} if runs.n_tasks == 1 else {'table1': table_1}
+    tables = {name: made for name, make in (makers | {'pruned': compression}).items() if (made := make(runs))}
+    print('\n\n'.join(['\n'.join(runs.notes), *(text(*table) for table in tables.values())]).lstrip('\n'))
     if not (args.output or args.html):
         return
     from figures import draw  # and matplotlib with it
@@ -48,16 +47,19 @@ def main(argv=None):
 
     figures = dict(draw(runs))
     if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
+        try:
+            args.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'--output: cannot make the folder {args.output}: {error.strerror}') from error
         for name, table in tables.items():
             for suffix, form in ('txt', text), ('md', markdown), ('tex', latex):
-                (args.output / f'{name}.{suffix}').write_text(form(*table) + '\n')
+                (args.output / f'{name}.{suffix}').write_text(form(*table) + '\n', encoding='utf-8')
         for name, (_, figure) in figures.items():
             for suffix in 'png', 'pdf':
                 figure.savefig(args.output / f'{name}.{suffix}', dpi=120)
     if args.html:
         with atomic(args.html) as part:
-            part.write_text(html(runs, tables, figures))
+            part.write_text(html(runs, tables, figures), encoding='utf-8')
 
 
 if __name__ == '__main__':

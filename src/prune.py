@@ -7,6 +7,7 @@ Of each RESULT.json, made by run.py --save, each task becomes a small network of
   <task>.json  what it takes, and what was measured before and after
 """
 
+import glob
 import importlib.util
 import io
 import json
@@ -53,42 +54,57 @@ def main(argv=None):
     args = parse(argv)
     if args.onnx and not all(map(importlib.util.find_spec, ('onnx', 'onnxscript'))):
         raise UserError('--onnx needs ONNX: pip install onnx onnxscript')
-    device, lines = run.choose_device(args.device), []
+    device, lines, code = run.choose_device(args.device), [], 0
     for path in args.results:
-        approach = load(path, args.data, device)
-        names = [task.name for task in approach.tasks]
-        wanted = args.tasks.split(',') if args.tasks else names
-        if unknown := [name for name in wanted if name not in names]:
-            raise UserError(f'--tasks: {unknown[0]!r} is none of {", ".join(names)}')
-        base = results.pruned_folder(path)
-        base.mkdir(exist_ok=True)
-        for name in wanted:
-            report = prune(approach, names.index(name), base / name, args)
-            lines.append([path.stem, *pruned_row(report)])
-    print(text(['result', *PRUNED], lines))
+        try:
+            lines += [[path.stem, *pruned_row(report)] for report in prune_all(path, device, args)]
+        except UserError as error:
+            print(f'prune.py: error: {error}', file=sys.stderr)
+            code = error.code
+    if lines:
+        print(text(['result', *PRUNED], lines))
+    return code
+
+
+def prune_all(path, device, args):
+    """Yield the reports of the tasks of one run, whose record `path` is."""
+    approach, arguments = load(path, args.data, device)
+    names = [task.name for task in approach.tasks]
+    wanted = args.tasks.split(',') if args.tasks else names
+    if unknown := [name for name in wanted if name not in names]:
+        raise UserError(f'--tasks: {unknown[0]!r} is none of {", ".join(names)}')
+    folder = results.pruned_folder(path)
+    folder.mkdir(exist_ok=True)
+    for name in wanted:
+        for old in folder.glob(f'{glob.escape(name)}.*'):
+            old.unlink()
+        yield prune(approach, names.index(name), folder / name, {'run': arguments}, args)
 
 
 def load(path, data, device):
-    """The approach as it was in the end of the run whose record `path` is. Raises UserError."""
+    """The approach as the run whose record `path` is has left it, and the run's arguments. Raises UserError."""
     arguments, model = results.read_record(path).get('arguments', {}), path.with_suffix('.pt')
     if arguments.get('approach') != 'hat':
         raise UserError(f'{path}: not the record of a finished run of hat')
     args = SimpleNamespace(**arguments)
-    args.data = data or ROOT / args.data
-    tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
-    approach = run.build(args, [task.to(device) for task in tasks], device)
+    try:
+        args.data = data or ROOT / args.data
+        tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
+        approach = run.build(args, [task.to(device) for task in tasks], device)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f'{path}: not the record of a run of this version: {one_line(error)}') from error
     try:
         approach.load_state(torch.load(model, map_location=device, weights_only=True))
     except FileNotFoundError:
         raise UserError(f'{model}: not there; run.py --save keeps the network') from None
     except Exception as error:  # whatever a damaged or hostile file may bring about
         raise UserError(f'{model}: not the network of {path.name}: {one_line(error)}') from error
-    return approach
+    return approach, arguments
 
 
 @torch.no_grad()
-def prune(approach, t, base, args):
-    """Make and check the files of task t, base.pt2 and so on. Returns what is in base.json."""
+def prune(approach, t, base, facts, args):
+    """Make and check the files of task t, base.pt2 and so on. Returns what is in base.json: `facts` and more."""
     task, masks = approach.tasks[t], approach.masks(t, approach.smax)
     net = approach.net.eval().requires_grad_(False)
     small = net.pruned(t, masks)
@@ -100,14 +116,13 @@ def prune(approach, t, base, args):
     for start in range(0, len(task.test.y), EVAL_BATCH):
         x, y = task.batch(task.test, slice(start, start + EVAL_BATCH))
         before, after = masked(x), small(x)
-        if not (before.argmax(1) == after.argmax(1)).all() or not torch.allclose(after, before, TOLERANCE, TOLERANCE):
-            raise UserError(f'{task.name}: cut down, the network differs by {(after - before).abs().max():.2g}')
+        check(task.name, before, after)
         difference = max(difference, float((after - before).abs().max()))
         right += int((after.argmax(1) == y).sum())
 
     kept = hat.count_weights(net.shared_weights(), hat.active(masks))
-    plain = {'blocks': net.blocks.state_dict(), 'head': net.heads[t].state_dict()}
-    report = {
+    plain = torch.nn.ModuleList([net.blocks, net.heads[t]])
+    report = facts | {
         'task': task.name,
         'classes': task.n_classes,
         'input': {'shape': task.shape, 'mean': task.mean.flatten().tolist(), 'std': task.std.flatten().tolist()},
@@ -115,17 +130,28 @@ def prune(approach, t, base, args):
         'images': len(task.test.y),
         'largest_difference': difference,
         'weights': [sum(p.numel() for p, _, _ in net.shared_weights()), sum(kept)],
-        'bytes': [len(pack(plain)), len(pack(small.state_dict()))],
+        'parameters': [sum(p.numel() for p in each.parameters()) for each in (plain, small)],
+        'bytes': [len(pack(each.state_dict())) for each in (plain, small)],
         'milliseconds': {n: milliseconds((masked, small), task, n, args.rounds) for n in BATCHES},
         'device': run.describe(task.test.y.device),
         'versions': run.versions(),
     }
     with atomic(f'{base}.pt') as part:
         part.write_bytes(pack(small.state_dict()))
-    export(small.cpu(), task.batch(task.test, slice(0, 2))[0].cpu(), base, args.onnx)
+    x = task.batch(task.test, slice(0, EVAL_BATCH))[0]
+    check(f'{task.name}, exported', masked(x).cpu(), export(small.cpu(), x.cpu(), base, args.onnx)(x.cpu()))
     with atomic(f'{base}.json') as part:
         part.write_text(json.dumps(report, indent=1) + '\n')
     return report
+
+
+def check(name, before, after):
+    """Raises UserError unless the outputs, (B, classes), are the same and say the same."""
+    difference = (after - before).abs()
+    if (difference > TOLERANCE * before.abs().clamp_min(1)).any():
+        raise UserError(f'{name}: cut down, the network differs by {difference.max():.2g}')
+    if (before.argmax(1) != after.argmax(1)).any():
+        raise UserError(f'{name}: cut down, the network gives another prediction, at a tie')
 
 
 def milliseconds(networks, task, n, rounds):
@@ -141,15 +167,18 @@ def milliseconds(networks, task, n, rounds):
 
 
 def export(small, x, base, onnx):
-    """base.pt2 and, if asked for, base.onnx, for any number of images."""
-    shapes = ({0: torch.export.Dim('images')},)
+    """base.pt2 and, if asked for, base.onnx, for any number of images. Returns the former, loaded again."""
+    shapes, buffer = ({0: torch.export.Dim('images')},), io.BytesIO()
+    torch.export.save(torch.export.export(small, (x[:2],), dynamic_shapes=shapes), buffer)
     with atomic(f'{base}.pt2') as part:
-        buffer = io.BytesIO()
-        torch.export.save(torch.export.export(small, (x,), dynamic_shapes=shapes), buffer)
         part.write_bytes(buffer.getbuffer())
     if onnx:
         with atomic(f'{base}.onnx') as part:
-            torch.onnx.export(small, (x,), part, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False)
+            torch.onnx.export(
+                small, (x[:2],), part, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
+            )
+    buffer.seek(0)
+    return torch.export.load(buffer).module()
 
 
 if __name__ == '__main__':

@@ -7,11 +7,13 @@
 """
 
 import json
+import shlex
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from approaches.parameters import show
 from errors import UserError
 from files import atomic, pack, sweep
 
@@ -82,9 +84,18 @@ def read_record(path):
     """The content of a .json, {} where there is none that can be read."""
     try:
         record = json.loads(Path(path).read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def command(arguments):
+    """The command of a run, from what its record says of its arguments."""
+    words = ['python src/run.py']
+    for name, value in arguments.items():
+        value = show(value) if name == 'parameter' else ','.join(value) if isinstance(value, list) else value
+        words += [f'--{name.replace("_", "-")} {shlex.quote(str(value))}'] if value not in (None, '') else []
+    return ' '.join(words)
 
 
 def pruned_folder(path):
@@ -149,10 +160,12 @@ def forgetting_ratio(accuracy, joint, random):
 
         rho(tau <= t) = (A(tau <= t) - A_R(tau <= t)) / (A_J(tau <= t) - A_R(tau <= t)) - 1
 
-    and rho<=t is its mean over tau = 1 .. t: 0 is as good as joint training, -1 no better than chance.
+    and rho<=t is its mean over tau = 1 .. t: 0 is as good as joint training, -1 no better than chance; nan or infinite
+    where joint training itself is no better.
     """
     rows = zip(accuracy, joint, random, strict=True)
-    return np.array([((a[:t] - r[:t]) / (j[:t] - r[:t]) - 1).mean() for t, (a, j, r) in enumerate(rows, 1)])
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return np.array([((a[:t] - r[:t]) / (j[:t] - r[:t]) - 1).mean() for t, (a, j, r) in enumerate(rows, 1)])
 
 
 def table(names, accuracy):

@@ -85,6 +85,10 @@ def main(argv=None):
             checkpoint.remove()
         if output.finished(settings(args)) and not args.fresh:
             print('done before; --fresh does it again')
+            if args.tensorboard:
+                record = results.read_record(output.json)
+                names = [task['name'] for task in record['tasks']]
+                Events(checkpoint.path.stem, names).write(record['epochs'], record['accuracy'])
         else:
             learn(args, device, output, checkpoint)
         checkpoint.remove()
@@ -112,13 +116,14 @@ def learn(args, device, output, checkpoint):
         output.make_way()
     if describe(device) not in done['devices']:
         done['devices'].append(describe(device))
-    before, events = done['seconds'], args.tensorboard and Events(checkpoint.path.stem)
+    before = done['seconds']
+    events = args.tensorboard and Events(checkpoint.path.stem, [task.name for task in tasks])
 
     def save():
         done['seconds'] = before + time.perf_counter() - began
         checkpoint.save(record, {'approach': approach.state(), 'done': done})
         if events:
-            events.write(sum(done['epochs'], []) + (approach.training.log if approach.training else []))
+            events.write([*done['epochs'], approach.training.log if approach.training else []], done['accuracy'])
 
     def accuracy(u, split='test'):
         return approach.evaluate(u, getattr(tasks[u], split))[1]
@@ -184,6 +189,7 @@ def choose_device(text):
         raise UserError(f'--device: {text} asked for, {found} CUDA devices found; --device cpu works everywhere')
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
     torch.set_deterministic_debug_mode('error')  # as torch.use_deterministic_algorithms(True), which loads the compiler
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as on the CPU
     torch.set_flush_denormal(True)  # masks near 0 make such numbers, which a CPU is slow at
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it; filling takes time
     return device

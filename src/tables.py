@@ -13,29 +13,49 @@ PRUNED = ['task', 'accuracy, %', 'weights kept, %', 'file, MB', 'ms an image, on
 
 def table_1(runs):
     """Mean, standard deviation and 95 % interval over the runs of each approach. The best forgetting ratio first."""
-    lines, n_tasks = [], runs.n_tasks
-    for name, merit in sorted(runs.merits.items(), key=lambda item: -_last(item[1])):
-        columns = {f'rho<={t}': spread(merit['rho'][:, t - 1 : t].ravel(), 2) for t in (min(2, n_tasks), n_tasks)}
-        columns[f'A<={n_tasks}, %'] = spread(100 * merit['accuracy'][:, -1], 1)
-        columns |= {f'{key}, points': spread(100 * merit[key], 1) for key in ('BWT', 'FWT')}
-        lines.append([name, str(len(merit['accuracy'])), *columns.values()])
-    return ['approach', 'n', *columns], lines
+    lines, t = [], runs.n_tasks
+    for name in best_first({name: merit['rho'] for name, merit in runs.merits.items()}):
+        merit, n = runs.merits[name], len(runs.shown[name])
+        columns = {f'rho<={u}': spread(merit['rho'][:, u - 1 : u].ravel(), 2, n) for u in (min(2, t), t)}
+        columns[f'A<={t}, %'] = spread(100 * merit['accuracy'][:, -1], 1, n)
+        columns |= {f'{key}, points': spread(100 * merit[key], 1, n) for key in ('BWT', 'FWT')}
+        lines.append([name, str(n), *columns.values()])
+    return (['approach', 'n', *columns], lines) if lines else None
 
 
-def _last(merit):
-    return merit['rho'][:, -1].mean() if len(merit['rho']) else merit['accuracy'][:, -1].mean() - 9  # below all ratios
+def best_first(series):
+    """Names by the last column's mean, highest first; those of no numbers in the end. series: name -> (n, T)."""
+    last = {name: values[:, -1].mean() if len(values) else np.nan for name, values in series.items()}
+    return sorted(series, key=lambda name: -np.nan_to_num(last[name], nan=-np.inf, neginf=-np.inf))
+
+
+def single_tasks(runs):
+    """Where each run has learned one task only: its accuracy with each approach."""
+    accuracy = {}
+    for name, results_ in runs.shown.items():
+        for seed, result in results_.items():
+            accuracy.setdefault((str(seed), result.tasks[0]), {})[name] = f'{100 * result.accuracy[0, 0]:.1f}'
+    lines = [[*key, *(row.get(name, '-') for name in runs.shown)] for key, row in accuracy.items()]
+    return (['seed', 'task', *(f'{name}: accuracy, %' for name in runs.shown)], lines) if lines else None
 
 
 def compression(runs):
-    """The networks that prune.py has made, beside plain SGD of the same seed. None where there are none."""
+    """The networks that prune.py has made of these very runs, beside plain SGD of the same seed; None without any."""
     lines = []
-    for seed, result in runs.found.get('hat', {}).items():
-        for t, name in enumerate(result.tasks):
-            report = results.read_record(results.pruned_folder(result.txt) / f'{name}.json')
-            if report:
-                sgd, row = runs.get('sgd', seed), pruned_row(report)
-                lines.append([str(seed), row[0], f'{100 * sgd.accuracy[t, t]:.1f}' if sgd else '-', *row[1:]])
+    for seed, report in pruned(runs):
+        sgd, name, row = runs.get('sgd', seed), report['task'], pruned_row(report)
+        t = sgd.tasks.index(name) if sgd and name in sgd.tasks else None
+        lines.append([str(seed), row[0], '-' if t is None else f'{100 * sgd.accuracy[t, t]:.1f}', *row[1:]])
     return (['seed', PRUNED[0], 'SGD: accuracy, %', *PRUNED[1:]], lines) if lines else None
+
+
+def pruned(runs):
+    """Yield (seed, report of prune.py); not of a run that has been replaced since."""
+    for seed, result in runs.found.get('hat', {}).items():
+        for name in result.tasks:
+            report = results.read_record(results.pruned_folder(result.txt) / f'{name}.json')
+            if report and report.get('run') == result.record.get('arguments'):
+                yield seed, report
 
 
 def interval(values):
@@ -46,12 +66,13 @@ def interval(values):
     return stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
 
 
-def spread(values, digits):
-    """Mean, standard deviation in parentheses, and confidence interval; the value, if it is the only one."""
+def spread(values, digits, n):
+    """Mean, standard deviation in parentheses, and confidence interval; how many values, if not of all n runs."""
     if not len(values):
         return '-'
     deviation = f' ({np.std(values, ddof=1):.{digits}f}) ±{interval(values):.{digits}f}' if len(values) > 1 else ''
-    return f'{np.mean(values):.{digits}f}{deviation}'
+    number = f' [n={len(values)}]' if len(values) != n else ''
+    return f'{np.mean(values):.{digits}f}{deviation}{number}'
 
 
 def pruned_row(report):
@@ -75,6 +96,6 @@ def markdown(header, lines):
 def latex(header, lines):
     body = [' & '.join(line) + r' \\' for line in [header, *lines]]
     body = [re.sub(r'(rho|A)<=(\d+)', r'$\\\1^{\\leq \2}$', line).replace(r'$\A', '$A') for line in body]
-    body = [line.replace('%', r'\%').replace('±', r'$\pm$') for line in body]
+    body = [line.replace('%', r'\%').replace('±', r'$\pm$').replace('→', r'$\to$') for line in body]
     begin, end = rf'\begin{{tabular}}{{l{"r" * (len(header) - 1)}}}', r'\end{tabular}'
     return '\n'.join([begin, body[0], r'\hline', *body[1:], end])

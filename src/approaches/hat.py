@@ -64,10 +64,11 @@ class HAT(Approach):
         """What the masks at s_max use (section 4.4): by layer, and in `reuse` of each earlier task."""
         masks, weights = self.masks(t, self.smax), list(self.net.shared_weights())
         active = hat.active(masks)
+        first = 0.0 if self.n_train(t) > self.protocol.batch_size else 1.0
         return {
-            's': [hat.anneal(0.0, self.smax), self.smax],  # in the first and the last batch
+            's': [hat.anneal(progress, self.smax) for progress in (first, 1.0)],  # in the first and the last batch
             'regularization': float(hat.regularization(masks, self.cumulative)),
-            'units': [int(u.sum()) for u in active],
+            'active_units': [int(u.sum()) for u in active],
             'active': hat.count_weights(weights, active),
             'capacity': hat.count_weights(weights, functools.reduce(hat.either, self.earlier, active)),
             'reuse': [sum(hat.count_weights(weights, hat.both(active, units))) for units in self.earlier],

@@ -66,24 +66,22 @@ def test_what_is_protected_is_what_equation_2_says(net):
     assert hat.count_weights(net.shared_weights(), hat.active(a)) == protected
 
 
-def test_the_record_holds_each_epoch_and_the_whole(small_data, tmp_path):
-    out = tmp_path / 'out.txt'
-    assert run.cli([*SMALL, '--data', str(small_data), '--output', str(out), '--parameter', 'c=2,smax=50']) == 0
+@pytest.mark.parametrize('batch_size, s', [(64, [50, 50]), (17, [0.02, 50])], ids=['one batch', 'three batches'])
+def test_the_record_holds_each_epoch_and_the_whole(small_data, tmp_path, batch_size, s):
+    out, more = tmp_path / 'out.txt', ['--parameter', 'c=2,smax=50', '--batch-size', str(batch_size)]
+    assert run.cli([*SMALL, '--data', str(small_data), '--output', str(out), *more]) == 0
     record = json.loads(out.with_suffix('.json').read_text())
     monitor, layers = record['monitor'], 5
     assert monitor.keys() == {'units', 'weights', 'active', 'capacity', 'reuse'}
-    before = [0] * layers
     for t, epochs in enumerate(record['epochs']):
         for epoch in epochs:
-            assert epoch.keys() == {'lr', 'train_loss', 'valid_loss', 'valid_accuracy', 's', 'regularization', 'units',
-                                    'active', 'capacity', 'reuse'}  # fmt: skip
-            assert epoch['s'] == [0.02, 50] and 0 <= epoch['regularization'] <= 1
-            for l in range(layers):
-                assert epoch['units'][l] <= monitor['units'][l]
-                assert max(epoch['active'][l], before[l]) <= epoch['capacity'][l] <= monitor['weights'][l]
+            assert epoch.keys() == {'lr', 'train_loss', 'valid_loss', 'valid_accuracy', 's', 'regularization',
+                                    'active_units', 'active', 'capacity', 'reuse'}  # fmt: skip
+            assert epoch['s'] == s and 0 <= epoch['regularization'] <= 1
+            assert all(epoch['active_units'][l] <= monitor['units'][l] for l in range(layers))
         kept = [epoch for epoch in epochs if epoch['active'] == monitor['active'][t]]  # the best is among them
         assert monitor['reuse'][t][:t] in [epoch['reuse'] for epoch in kept]
-        before = monitor['capacity'][t]
+        assert monitor['capacity'][t] in [epoch['capacity'] for epoch in kept]
     assert np.array(monitor['reuse']).diagonal().tolist() == [sum(active) for active in monitor['active']]
     heads_and_embeddings = 3 * (monitor['units'][-1] * 10 + 10 + sum(monitor['units']))
     assert sum(monitor['weights']) + heads_and_embeddings == record['n_parameters']
@@ -126,17 +124,26 @@ def test_tensorboard_gets_the_same_numbers_once_each(small_data, tmp_path, monke
     assert run.cli(command) == 0
     (folder,) = (tmp_path / 'events').iterdir()
     written = EventAccumulator(str(folder)).Reload()
-    epochs = sum(json.loads(out.with_suffix('.json').read_text())['epochs'], [])
-    for tag, values in (
-        ('valid_loss', [e['valid_loss'] for e in epochs]),
-        (
-            'capacity/3',
-            [e['capacity'][3] for e in epochs],
-        ),
-    ):
+    record = json.loads(out.with_suffix('.json').read_text())
+    epochs = sum(record['epochs'], [])
+    expected = {
+        'valid_loss': [e['valid_loss'] for e in epochs],
+        's/last': [400] * 9,
+        'capacity/layer 4': [e['capacity'][3] for e in epochs],
+        'capacity/all': [sum(e['capacity']) for e in epochs],
+    }
+    for tag, values in expected.items():
         scalars = written.Scalars(tag)
         assert [s.step for s in scalars] == list(range(9))
         assert [s.value for s in scalars] == pytest.approx(values)
+    assert [s.value for s in written.Scalars('reuse/cifar10')] == [e['reuse'][1] for e in epochs[6:]]
+    tests = written.Scalars('accuracy/cifar10')
+    assert [s.step for s in tests] == [5, 8]
+    assert [s.value for s in tests] == pytest.approx([row[1] for row in record['accuracy'][1:]])
+    tags = [tag for tag in written.Tags()['scalars'] if tag != 'seconds']  # which are elsewhere in the record
+    assert run.cli(command) == 0  # done before
+    (folder,) = (tmp_path / 'events').iterdir()
+    assert EventAccumulator(str(folder)).Reload().Tags()['scalars'] == tags
 
 
 def test_without_tensorboard_one_line_says_what_to_install(small_data, tmp_path, monkeypatch, capsys):

@@ -108,6 +108,55 @@ def test_without_the_references_there_is_no_ratio(res, capsys):
     assert out[-1].split()[:4] == ['hat', '1', '-', '84.0']
 
 
+def record(folder, name, **content):
+    (folder / f'{name}.json').write_text(json.dumps({'arguments': {'approach': 'hat'}} | content))
+
+
+def test_a_run_whose_last_row_is_zero_is_finished_if_its_record_is_there(res, capsys):
+    record(res, 'mixture_ewc_0')
+    assert plot(res, '--approaches', 'ewc') == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == 'missing or not finished: mixture_ewc_{1,2}' and out[-1].split()[:3] == ['ewc', '1', '-1.21']
+
+
+def test_a_ratio_of_some_of_the_runs_says_of_how_many(res, capsys):
+    (res / 'mixture_joint_1.txt').unlink()
+    (res / 'mixture_joint_2.txt').unlink()
+    assert plot(res, '--approaches', 'hat') == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[:5] == ['hat', '3', '0.00', '[n=1]', '84.0']
+
+
+def test_runs_of_other_tasks_or_another_protocol_are_told(res, capsys):
+    tasks = [{'name': 'mnist'}, {'name': 'svhn'}]
+    record(res, 'mixture_hat_0', arguments={'nepochs': 9}, tasks=tasks)
+    record(res, 'mixture_joint_0', arguments={'nepochs': 30}, tasks=tasks[::-1])
+    np.savetxt(res / 'mixture_sgd_1.txt', [[0.5]], '%.4f')
+    assert plot(res, '--approaches', 'hat,sgd', '--seeds', '0,1') == 0
+    out = capsys.readouterr().out.splitlines()
+    assert 'not one protocol: nepochs is 9: hat; 30: joint' in out
+    assert 'left out: mixture_sgd_1.txt: 1 of 2 tasks' in out
+    hat = next(line.split() for line in out if line.startswith('hat'))
+    assert hat[:4] == ['hat', '2', '-0.01', '[n=1]']  # of seed 1 alone: joint has learned other tasks with seed 0
+
+
+def test_joint_training_at_chance_gives_no_number_but_no_fall(res, capsys):
+    for seed in 0, 1, 2:
+        np.savetxt(res / f'mixture_joint_{seed}.txt', np.tril(RANDOM), '%.4f')
+    assert plot(res, '--approaches', 'random,hat') == 0
+    out, err = capsys.readouterr()
+    assert err == '' and 'nan' in out
+
+
+def test_of_single_tasks_each_has_its_line(tmp_path, capsys):
+    for seed, name, hat, sgd in (0, 'facescrub', 0.25, 0.5), (1, 'notmnist', 0.75, 0.875):
+        for approach, accuracy in ('hat', hat), ('sgd', sgd):
+            np.savetxt(tmp_path / f'mixture_{approach}_{seed}.txt', [[accuracy]], '%.4f')
+            record(tmp_path, f'mixture_{approach}_{seed}', tasks=[{'name': name}])
+    assert plot(tmp_path, '--approaches', 'hat,sgd', '--seeds', '0,1') == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [['0', 'facescrub', '25.0', '50.0'], ['1', 'notmnist', '75.0', '87.5']]
+
+
 def test_no_results_at_all_is_one_line(tmp_path, capsys):
     assert plot(tmp_path) == 2
     assert f'--res: no finished run of mixture in {tmp_path}' in capsys.readouterr().err
@@ -121,8 +170,8 @@ def watched(tmp_path, name, parameter, accuracy):
     epochs = [[{'valid_accuracy': 0.1 * e + 0.5, 'active': [10 * e, 30], 'capacity': [10 * e + 50 * t, 60 * e]}
                for e in (1, 2)] for t in (0, 1)]  # fmt: skip
     monitor = {'weights': WEIGHTS, 'active': [[20, 30], [20, 60]], 'reuse': [[50, 25], [25, 80]]}
-    record = {'arguments': {'parameter': parameter}, 'tasks': [{'name': 'mnist'}, {'name': 'svhn'}], 'epochs': epochs,
-              'monitor': monitor, 'before': [0.1, 0.3], 'initial': [0.1, 0.1], 'versions': {'torch': '<9.9>'},
+    record = {'arguments': {'approach': 'hat', 'parameter': parameter}, 'epochs': epochs, 'monitor': monitor,
+              'tasks': [{'name': 'mnist'}, {'name': 'svhn'}], 'before': [0.1, 0.3], 'initial': [0.1, 0.1], 'versions': {'torch': '<9.9>'},
               'valid_accuracy': [[0.8, 0], [0.8, 0.9]]}  # fmt: skip
     np.savetxt(tmp_path / f'{name}.txt', np.tril(accuracy), '%.4f')
     (tmp_path / f'{name}.json').write_text(json.dumps(record))
@@ -136,6 +185,7 @@ def full(res):
     watched(res, 'mixture_sgd_0', {}, JOINT / 2)
     for c, drop in (0.1, 0.2), (0.75, 0), (4, 0.4):
         watched(res, f'mixture_hat_0_c={c:g}', default | {'c': c}, JOINT - drop * 0.7)
+    watched(res, 'mixture_hat_0_c=4.old-1', default | {'c': 4}, JOINT / 3)  # replaced since
     for smax in 25, 400:
         watched(res, f'mixture_hat_0_smax={smax}', default | {'smax': smax}, JOINT)
     watched(res, 'mixture_hat_0_c=1_smax=25', default | {'smax': 25, 'c': 1}, JOINT)  # two values differ: in no panel

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import hat
 import plot_results
 import prune
 import run
-from errors import exit_code
+from errors import UserError, exit_code
 from networks import alexnet_hat, gated, mlp_hat
 
 NETWORKS = {
@@ -96,13 +97,15 @@ def test_each_task_of_a_run_is_exported_and_works_without_this_repository(saved,
     assert {p.name for p in folder.iterdir()} == {f'{t}.{s}' for t in ('mnist', 'svhn') for s in ('pt', 'pt2', 'json')}
     screen, accuracy = capsys.readouterr().out, np.loadtxt(saved.with_suffix('.txt'))[1]
     device = torch.device('cpu')
-    approach = prune.load(saved, None, device)
+    approach, _ = prune.load(saved, None, device)
     for t, name in enumerate(('mnist', 'svhn')):
         report = json.loads((folder / f'{name}.json').read_text())
         assert report['accuracy'] == pytest.approx(accuracy[t], abs=5e-5) and report['images'] == 40
         assert report['largest_difference'] < 1e-5
         active = json.loads(saved.read_text())['monitor']['active'][t]
         assert report['weights'][1] == sum(active) < report['weights'][0]
+        weights = torch.load(folder / f'{name}.pt')
+        assert report['parameters'][1] == sum(p.numel() for p in weights.values()) < report['parameters'][0]
         assert report['bytes'][1] == (folder / f'{name}.pt').stat().st_size < report['bytes'][0]
         assert all(time > 0 for pair in report['milliseconds'].values() for time in pair)
         assert f'{100 * sum(active) / report["weights"][0]:.1f}' in screen
@@ -133,7 +136,34 @@ def test_onnx_has_the_same_outputs(saved):
     )
 
 
+def test_outputs_agree_within_1e_5_and_in_every_prediction():
+    before = torch.tensor([[0.5, 0.2], [100.0, 3.0]])
+    prune.check('it', before, before + torch.tensor([[9e-6, 0], [9e-4, 0]]))
+    for wrong in (before + torch.tensor([[1.1e-5, 0], [0, 0]]), before + torch.tensor([[0, 0], [1.1e-3, 0]])):
+        with pytest.raises(UserError, match='differs by'):
+            prune.check('it', before, wrong)
+    tie = torch.tensor([[1.0, 1.0 - 5e-7]])
+    with pytest.raises(UserError, match='another prediction'):
+        prune.check('it', tie, tie.flip(1))
+
+
+def test_times_are_per_image_and_in_order(make_approach):
+    task = make_approach('hat').tasks[0]
+
+    def sleeps(seconds):
+        def network(x):
+            assert len(x) == 4
+            time.sleep(seconds)
+            return x
+
+        return network
+
+    before, after = prune.milliseconds((sleeps(0.04), sleeps(0.01)), task, 4, 3)
+    assert 10 <= before < 20 and 2.5 <= after < 7.5
+
+
 def test_a_network_that_differs_is_refused(saved, monkeypatch, capsys):
+    assert prune_cli(saved, '--tasks', 'mnist') == 0
     right = gated.Gated.pruned
 
     def wrong(self, t, masks):
@@ -142,6 +172,8 @@ def test_a_network_that_differs_is_refused(saved, monkeypatch, capsys):
         return small
 
     monkeypatch.setattr(gated.Gated, 'pruned', wrong)
+    assert prune_cli(saved, saved, '--tasks', 'mnist') == 2  # and goes on with the next result
+    assert capsys.readouterr().err.count('mnist: cut down, the network differs by 0.001\n') == 2
     assert prune_cli(saved) == 2
     assert 'mnist: cut down, the network differs by 0.001' in capsys.readouterr().err
     assert not list(saved.with_name('mixture_hat_0_pruned').iterdir())
@@ -149,12 +181,15 @@ def test_a_network_that_differs_is_refused(saved, monkeypatch, capsys):
 
 def test_bad_input_is_one_line(saved, tmp_path, monkeypatch, capsys):
     (tmp_path / 'sgd.json').write_text(json.dumps({'arguments': {'approach': 'sgd'}}))
+    (tmp_path / 'less.json').write_text(json.dumps({'arguments': {'approach': 'hat'}}))
     (tmp_path / 'other.json').write_bytes(saved.read_bytes())
     (tmp_path / 'torn.json').write_bytes(saved.read_bytes())
     (tmp_path / 'torn.pt').write_bytes(saved.with_suffix('.pt').read_bytes()[:999])
     for arguments, message in (
         ([tmp_path / 'none.json'], 'not the record of a finished run of hat'),
         ([tmp_path / 'sgd.json'], 'not the record of a finished run of hat'),
+        ([tmp_path], 'not the record of a finished run of hat'),
+        ([tmp_path / 'less.json'], 'not the record of a run of this version'),
         ([tmp_path / 'other.json'], 'run.py --save keeps the network'),
         ([tmp_path / 'torn.json'], 'not the network of torn.json'),
         ([saved, '--tasks', 'moon'], "'moon' is none of mnist, svhn"),
@@ -169,13 +204,21 @@ def test_bad_input_is_one_line(saved, tmp_path, monkeypatch, capsys):
 
 
 def test_the_table_of_pruned_networks_stands_beside_sgd(saved, tmp_path, capsys):
+    """SGD has learned the tasks in another order here."""
     assert prune_cli(saved, '--tasks', 'svhn') == 0
-    np.savetxt(tmp_path / 'mixture_sgd_0.txt', [[0.9, 0], [0.2, 0.876]], '%.4f')
+    np.savetxt(tmp_path / 'mixture_sgd_0.txt', [[0.876, 0], [0.2, 0.9]], '%.4f')
+    record = {'arguments': {}, 'tasks': [{'name': 'svhn'}, {'name': 'mnist'}]}
+    (tmp_path / 'mixture_sgd_0.json').write_text(json.dumps(record))
     capsys.readouterr()
     command = ['--experiment', 'mixture', '--seeds', '0', '--approaches', 'hat,sgd', '--res', str(tmp_path)]
     assert exit_code('plot_results.py', plot_results.main, command) == 0
     line = capsys.readouterr().out.splitlines()[-1].split()
     assert line[:3] == ['0', 'svhn', '87.6'] and line[3] == f'{100 * np.loadtxt(saved.with_suffix(".txt"))[1, 1]:.1f}'
+    record = json.loads(saved.read_text())
+    record['arguments']['seed'] = 9  # the run has been replaced: these networks are not its own
+    saved.write_text(json.dumps(record))
+    assert exit_code('plot_results.py', plot_results.main, command) == 0
+    assert 'svhn' not in capsys.readouterr().out
 
 
 def test_a_run_without_its_network_is_done_again_if_it_is_to_be_saved(saved, small_data, capsys):
