@@ -99,7 +99,7 @@ def compression(series):
         axes.plot(kept, accuracy, MARKERS[k % len(MARKERS)], ms=3.5, color=colour, label=name)
         if plain is not None:
             axes.plot(100, plain, MARKERS[k % len(MARKERS)], ms=9, color=colour, mec='black', clip_on=False, zorder=3)
-    axes.set(xlabel='weights kept, %', ylabel='validation accuracy of the first task, %', xlim=(0, 100), ylim=(0, 102))
+    axes.set(xlabel='weights kept, %', ylabel='validation accuracy of the first task, %', xlim=(0, 104), ylim=(0, 102))
     axes.grid(alpha=0.3)
     axes.legend(
         loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small', title='a mark an epoch;\nlarge: SGD, all weights'

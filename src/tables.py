@@ -70,6 +70,8 @@ def spread(values, digits, n):
     """Mean, standard deviation in parentheses, and confidence interval; how many values, if not of all n runs."""
     if not len(values):
         return '-'
+    if not np.isfinite(values).all():
+        return 'nan'
     deviation = f' ({np.std(values, ddof=1):.{digits}f}) ±{interval(values):.{digits}f}' if len(values) > 1 else ''
     number = f' [n={len(values)}]' if len(values) != n else ''
     return f'{np.mean(values):.{digits}f}{deviation}{number}'

@@ -139,6 +139,7 @@ def test_runs_of_other_tasks_or_another_protocol_are_told(res, capsys):
     assert hat[:4] == ['hat', '2', '-0.01', '[n=1]']  # of seed 1 alone: joint has learned other tasks with seed 0
 
 
+@pytest.mark.filterwarnings('error')
 def test_joint_training_at_chance_gives_no_number_but_no_fall(res, capsys):
     for seed in 0, 1, 2:
         np.savetxt(res / f'mixture_joint_{seed}.txt', np.tril(RANDOM), '%.4f')
@@ -170,9 +171,9 @@ def watched(tmp_path, name, parameter, accuracy):
     epochs = [[{'valid_accuracy': 0.1 * e + 0.5, 'active': [10 * e, 30], 'capacity': [10 * e + 50 * t, 60 * e]}
                for e in (1, 2)] for t in (0, 1)]  # fmt: skip
     monitor = {'weights': WEIGHTS, 'active': [[20, 30], [20, 60]], 'reuse': [[50, 25], [25, 80]]}
-    record = {'arguments': {'approach': 'hat', 'parameter': parameter}, 'epochs': epochs, 'monitor': monitor,
-              'tasks': [{'name': 'mnist'}, {'name': 'svhn'}], 'before': [0.1, 0.3], 'initial': [0.1, 0.1], 'versions': {'torch': '<9.9>'},
-              'valid_accuracy': [[0.8, 0], [0.8, 0.9]]}  # fmt: skip
+    record = {'arguments': {'approach': 'hat', 'parameter': parameter}, 'versions': {'torch': '<9.9>'},
+              'tasks': [{'name': 'mnist'}, {'name': 'svhn'}], 'before': [0.1, 0.3], 'initial': [0.1, 0.1],
+              'valid_accuracy': [[0.8, 0], [0.8, 0.9]], 'epochs': epochs, 'monitor': monitor}  # fmt: skip
     np.savetxt(tmp_path / f'{name}.txt', np.tril(accuracy), '%.4f')
     (tmp_path / f'{name}.json').write_text(json.dumps(record))
 
