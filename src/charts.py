@@ -31,13 +31,14 @@ def curves(series, label):
 def sweep(panels, n_tasks):
     """Fig. 4: panels, name of a hyper-parameter -> (its values, rho<=T of each)."""
     figure = Figure((1 + 3.5 * len(panels), 3.5), layout='constrained')
-    for axes, (name, (values, ratios)) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(),
-                                              strict=True):  # fmt: skip
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (name, (values, ratios)) in zip(grid, panels.items(), strict=True):
         axes.plot(values, ratios, 'o-', color=shades(2)[0])
-        axes.set(xscale='log', xlabel=name, ylabel=RATIO.format(n_tasks))
-        axes.set_xticks(values, [f'{value:g}' for value in values])
+        axes.set(xscale='log', xlabel=name)
+        axes.set_xticks(values, [f'{value:g}' for value in values], rotation=60, fontsize='small')
         axes.minorticks_off()
         axes.grid(alpha=0.3)
+    grid[0].set_ylabel(RATIO.format(n_tasks))
     return figure
 
 
