@@ -10,8 +10,6 @@ from approaches import ALIASES, APPROACHES
 from errors import UserError
 
 REFERENCES = ('joint', 'random')  # A_J and A_R of Eq. 6
-
-
 PROTOCOL = 'nepochs', 'lr', 'batch_size', 'width', 'ntrain'  # arguments in which runs to be compared should agree
 
 

@@ -31,6 +31,7 @@ from tables import PRUNED, pruned_row, text
 
 BATCHES = 1, 256  # images at a time, where time is measured
 TOLERANCE = 1e-5  # of an output: absolute, or relative where it is above 1
+SHAPES = ({0: torch.export.Dim('images')},)  # of what the exported network takes: that dimension is free
 EXAMPLES = """\
 example:
   python src/run.py --approach hat --experiment demo --save
@@ -136,12 +137,19 @@ def prune(approach, t, base, facts, args):
         'device': run.describe(task.test.y.device),
         'versions': run.versions(),
     }
-    with atomic(f'{base}.pt') as part:
-        part.write_bytes(pack(small.state_dict()))
     x = task.batch(task.test, slice(0, EVAL_BATCH))[0]
-    check(f'{task.name}, exported', masked(x).cpu(), export(small.cpu(), x.cpu(), base, args.onnx)(x.cpu()))
-    with atomic(f'{base}.json') as part:
-        part.write_text(json.dumps(report, indent=1) + '\n')
+    expected, x, small = masked(x).cpu(), x.cpu(), small.cpu()
+    program = exported(small, x)
+    check(f'{task.name}, exported', expected, torch.export.load(io.BytesIO(program)).module()(x))
+    files = {'pt': pack(small.state_dict()), 'pt2': program, 'json': (json.dumps(report, indent=1) + '\n').encode()}
+    for suffix, content in files.items():
+        with atomic(f'{base}.{suffix}') as part:
+            part.write_bytes(content)
+    if args.onnx:
+        with atomic(f'{base}.onnx') as part:
+            torch.onnx.export(
+                small, (x[:2],), part, dynamo=True, dynamic_shapes=SHAPES, external_data=False, verbose=False
+            )
     return report
 
 
@@ -166,19 +174,11 @@ def milliseconds(networks, task, n, rounds):
     return [1000 * statistics.median(each[3:]) / n for each in times]
 
 
-def export(small, x, base, onnx):
-    """base.pt2 and, if asked for, base.onnx, for any number of images. Returns the former, loaded again."""
-    shapes, buffer = ({0: torch.export.Dim('images')},), io.BytesIO()
-    torch.export.save(torch.export.export(small, (x[:2],), dynamic_shapes=shapes), buffer)
-    with atomic(f'{base}.pt2') as part:
-        part.write_bytes(buffer.getbuffer())
-    if onnx:
-        with atomic(f'{base}.onnx') as part:
-            torch.onnx.export(
-                small, (x[:2],), part, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
-            )
-    buffer.seek(0)
-    return torch.export.load(buffer).module()
+def exported(small, x):
+    """The bytes of a .pt2, for any number of images."""
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(small, (x[:2],), dynamic_shapes=SHAPES), buffer)
+    return buffer.getvalue()
 
 
 if __name__ == '__main__':

@@ -147,6 +147,19 @@ def test_outputs_agree_within_1e_5_and_in_every_prediction():
         prune.check('it', tie, tie.flip(1))
 
 
+def test_nothing_is_written_of_an_exported_network_that_differs(saved, monkeypatch, capsys):
+    right = prune.exported
+
+    def wrong(small, x):
+        small[-1].bias.data[0] += 1e-3
+        return right(small, x)
+
+    monkeypatch.setattr(prune, 'exported', wrong)
+    assert prune_cli(saved, '--tasks', 'mnist') == 2
+    assert 'mnist, exported: cut down, the network differs by 0.001' in capsys.readouterr().err
+    assert not list(saved.with_name('mixture_hat_0_pruned').iterdir())
+
+
 def test_times_are_per_image_and_in_order(make_approach):
     task = make_approach('hat').tasks[0]
 
