@@ -25,6 +25,7 @@ from board import Board
 from checkpoints import Checkpoint
 from errors import Busy, UserError
 from files import ROOT
+from machine import choose_device
 from results import Output
 
 PROCESSES = multiprocessing.get_context('forkserver')  # not fork: CUDA must not be touched before
@@ -133,7 +134,7 @@ def execute(runs, args):
 def devices(text):
     """The names in --devices. Raises UserError."""
     if text != 'auto':
-        return [str(run.choose_device(name)) for name in text.split(',')]
+        return [str(choose_device(name)) for name in text.split(',')]
     return [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
 
 

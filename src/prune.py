@@ -27,6 +27,7 @@ from approaches.base import EVAL_BATCH
 from arguments import Parser, count
 from errors import UserError, exit_code, one_line
 from files import ROOT, atomic, pack
+from machine import choose_device, describe, versions
 from tables import PRUNED, pruned_row, text
 
 BATCHES = 1, 256  # images at a time, where time is measured
@@ -55,7 +56,7 @@ def main(argv=None):
     args = parse(argv)
     if args.onnx and not all(map(importlib.util.find_spec, ('onnx', 'onnxscript'))):
         raise UserError('--onnx needs ONNX: pip install onnx onnxscript')
-    device, lines, code = run.choose_device(args.device), [], 0
+    device, lines, code = choose_device(args.device), [], 0
     for path in args.results:
         try:
             lines += [[path.stem, *pruned_row(report)] for report in prune_all(path, device, args)]
@@ -134,8 +135,8 @@ def prune(approach, t, base, facts, args):
         'parameters': [sum(p.numel() for p in each.parameters()) for each in (plain, small)],
         'bytes': [len(pack(each.state_dict())) for each in (plain, small)],
         'milliseconds': {n: milliseconds((masked, small), task, n, args.rounds) for n in BATCHES},
-        'device': run.describe(task.test.y.device),
-        'versions': run.versions(),
+        'device': describe(task.test.y.device),
+        'versions': versions(),
     }
     x = task.batch(task.test, slice(0, EVAL_BATCH))[0]
     expected, x, small = masked(x).cpu(), x.cpu(), small.cpu()

@@ -1,14 +1,11 @@
 """Learn the tasks of an experiment one after the other with one approach; test on all tasks so far after each."""
 
 import os
-import platform
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import dataloaders
 import networks
@@ -19,9 +16,10 @@ from approaches.parameters import parse as parse_parameters
 from approaches.parameters import show
 from arguments import Parser, approach, count, positive, seed
 from checkpoints import Checkpoint
-from errors import UserError, exit_code
+from errors import exit_code
 from events import Events
 from files import ROOT
+from machine import choose_device, describe, versions
 
 ELSEWHERE = ('output', 'device', 'save', 'tensorboard', 'fresh')  # arguments on which no number hangs
 EXAMPLES = """\
@@ -174,36 +172,6 @@ def build(args, tasks, device):
     net = networks.build(family, approach.variant, shape, classes, args.width, args.seed).to(device)
     protocol = Protocol(seed=args.seed, nepochs=args.nepochs, lr=args.lr, batch_size=args.batch_size)
     return approach(net, tasks, protocol, **args.parameter)
-
-
-def choose_device(text):
-    """torch.device of --device, made to compute the same each time."""
-    try:
-        device = torch.device(text if text != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu')
-    except RuntimeError:
-        device = torch.device('meta')
-    if device.type not in ('cpu', 'cuda'):
-        raise UserError(f'--device: {text!r} is none of auto, cpu, cuda, cuda:N')
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UserError(f'--device: {text} asked for, {found} CUDA devices found; --device cpu works everywhere')
-    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
-    torch.set_deterministic_debug_mode('error')  # as torch.use_deterministic_algorithms(True), which loads the compiler
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as on the CPU
-    torch.set_flush_denormal(True)  # masks near 0 make such numbers, which a CPU is slow at
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it; filling takes time
-    return device
-
-
-def describe(device):
-    if device.type == 'cuda':
-        return f'{device} ({torch.cuda.get_device_name(device)})'
-    return f'cpu ({platform.machine()}, {torch.get_num_threads()} threads)'
-
-
-def versions():
-    modules = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
-    return modules | {name: metadata.version(name) for name in ('torchvision', 'scipy')}  # whose import takes seconds
 
 
 def _defaults(name):

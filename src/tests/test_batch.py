@@ -109,7 +109,7 @@ def children(pid):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_batch_that_is_stopped_stops_its_runs(arguments, tmp_path, number):
     """run_multi.py alone gets the signal; the same command goes on."""
-    mine = arguments('sgd', '0', '--nepochs', '25', '--tasks', 'mnist,cifar10,svhn,notmnist')
+    mine = arguments('sgd', '0', '--nepochs', '50', '--tasks', 'mnist,cifar10,svhn,notmnist')
     process = shell(mine)
     while not Checkpoint(results.Output(tmp_path / 'mixture_sgd_0.txt')).path.exists():
         assert process.poll() is None, process.communicate()

@@ -1,0 +1,40 @@
+"""What a run runs on: the device, made to compute the same each time; its name, and the versions of what counts."""
+
+import os
+import platform
+from importlib import metadata
+
+import numpy as np
+import torch
+
+from errors import UserError
+
+
+def choose_device(text):
+    """torch.device of --device, made to compute the same each time."""
+    try:
+        device = torch.device(text if text != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu')
+    except RuntimeError:
+        device = torch.device('meta')
+    if device.type not in ('cpu', 'cuda'):
+        raise UserError(f'--device: {text!r} is none of auto, cpu, cuda, cuda:N')
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(f'--device: {text} asked for, {found} CUDA devices found; --device cpu works everywhere')
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
+    torch.set_deterministic_debug_mode('error')  # as torch.use_deterministic_algorithms(True), which loads the compiler
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as on the CPU
+    torch.set_flush_denormal(True)  # masks near 0 make such numbers, which a CPU is slow at
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it; filling takes time
+    return device
+
+
+def describe(device):
+    if device.type == 'cuda':
+        return f'{device} ({torch.cuda.get_device_name(device)})'
+    return f'cpu ({platform.machine()}, {torch.get_num_threads()} threads)'
+
+
+def versions():
+    modules = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
+    return modules | {name: metadata.version(name) for name in ('torchvision', 'scipy')}  # whose import takes seconds
