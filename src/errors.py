@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 
 
 class UserError(Exception):
@@ -21,7 +22,8 @@ def one_line(error):
 
 
 def exit_code(name, main, argv):
-    """Run main(argv) of the script `name` for the shell: errors are one line; 130 after Ctrl-C."""
+    """Run main(argv) of the script `name` for the shell: errors and warnings are one line; 130 after Ctrl-C."""
+    warnings.formatwarning = lambda message, *_: f'{name}: warning: {message}\n'
     try:
         return main(argv) or 0
     except UserError as error:

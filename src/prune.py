@@ -107,9 +107,9 @@ def load(path, data, device):
 @torch.no_grad()
 def prune(approach, t, base, facts, args):
     """Make and check the files of task t, base.pt2 and so on. Returns what is in base.json: `facts` and more."""
-    task, masks = approach.tasks[t], approach.masks(t, approach.smax)
+    task, masks = approach.tasks[t], approach.hidden.masks(t)
     net = approach.net.eval().requires_grad_(False)
-    small = net.pruned(t, masks)
+    small = net.pruned(t)
 
     def masked(x):
         return net(x, t, masks)
@@ -122,8 +122,8 @@ def prune(approach, t, base, facts, args):
         difference = max(difference, float((after - before).abs().max()))
         right += int((after.argmax(1) == y).sum())
 
-    kept = hat.count_weights(net.shared_weights(), hat.active(masks))
-    plain = torch.nn.ModuleList([net.blocks, net.heads[t]])
+    kept = hat.count_weights(net.hidden, hat.active(masks))
+    plain = torch.nn.ModuleList([net.hidden.net, net.heads[t]])
     report = facts | {
         'task': task.name,
         'classes': task.n_classes,
@@ -131,7 +131,7 @@ def prune(approach, t, base, facts, args):
         'accuracy': right / len(task.test.y),
         'images': len(task.test.y),
         'largest_difference': difference,
-        'weights': [sum(p.numel() for p, _, _ in net.shared_weights()), sum(kept)],
+        'weights': [sum(p.numel() for p in net.hidden.shared.values()), sum(kept)],
         'parameters': [sum(p.numel() for p in each.parameters()) for each in (plain, small)],
         'bytes': [len(pack(each.state_dict())) for each in (plain, small)],
         'milliseconds': {n: milliseconds((masked, small), task, n, args.rounds) for n in BATCHES},

@@ -21,31 +21,24 @@ def cumulate(a, previous=None):
     return a if previous is None else torch.maximum(a, previous)
 
 
-def free_share(shape, a_out, a_in=None):
-    """Eq. 2: the factor 1 - min(a_out[i], a_in[j]) of each weight's gradient, in a shape that broadcasts to `shape`.
+def free_share(a_out, a_in=None):
+    """Eq. 2: the factor 1 - min(a_out, a_in) of each weight's gradient.
 
-    shape   of the weight (N_out, N_in, ...) or of the bias (N_out,)
-    a_out   cumulative attention of the layer's own units, (N_out,)
-    a_in    cumulative attention of the units it reads; None for the input data and for a bias: then 1 - a_out.
-            After a flatten one unit feeds several inputs: N_in may be a multiple of len(a_in), channel by channel.
+    a_out   cumulative attention to the units that the weights lead to, e.g. (N_out, 1)
+    a_in    to those that they come from, in a shape that broadcasts with it, e.g. (1, N_in); None for the input data and
+            for a bias: then 1 - a_out
     """
-    a = a_out.view(-1, *[1] * (len(shape) - 1))
-    if a_in is not None:
-        if shape[1] % len(a_in):
-            raise ValueError(f'a weight with {shape[1]} inputs does not fit a layer of {len(a_in)} units')
-        a_in = a_in.repeat_interleave(shape[1] // len(a_in))
-        a = torch.minimum(a, a_in.view(1, -1, *[1] * (len(shape) - 2)))
-    return 1 - a
+    return 1 - (a_out if a_in is None else torch.minimum(a_out, a_in))
 
 
-def anneal(progress, s_max):
+def linear(progress, s_max):
     """Eq. 3: s at `progress` = (b - 1) / (B - 1) of an epoch: 1/s_max at 0, exactly s_max at 1."""
     return (1 - progress) / s_max + progress * s_max
 
 
-def compensate(q, e, s, s_max):
-    """Section 2.5: the embedding's gradient q without the annealed sigmoid's slope, with that of s_max sigmoid(e)."""
-    return q * (s_max / s * (torch.cosh((s * e).clamp(-SE_MAX, SE_MAX)) + 1) / (torch.cosh(e) + 1))
+def objective(loss, regularization, c):
+    """Eq. 4: what is minimized, with the compressibility c >= 0."""
+    return loss + c * regularization
 
 
 def regularization(masks, cumulative=None):
@@ -59,3 +52,38 @@ def regularization(masks, cumulative=None):
     free = [1 - a for a in cumulative]
     attended = sum((a * f).sum() for a, f in zip(masks, free, strict=True))
     return attended / sum(f.sum() for f in free).clamp_min(torch.finfo(attended.dtype).tiny)
+
+
+def compensate(q, e, s, s_max):
+    """Section 2.5: the embedding's gradient q without the annealed sigmoid's slope, with that of s_max sigmoid(e)."""
+    return q * (s_max / s * (torch.cosh((s * e).clamp(-SE_MAX, SE_MAX)) + 1) / (torch.cosh(e) + 1))
+
+
+class Compensated(torch.autograd.Function):
+    """Eq. 1 forward; backward the gradient of an embedding is compensated, as section 2.5 has it."""
+
+    @staticmethod
+    def forward(ctx, e, s, s_max):
+        a = attention(e, s)
+        ctx.save_for_backward(e, a)
+        ctx.s, ctx.s_max = s, s_max
+        return a
+
+    @staticmethod
+    def backward(ctx, grad):
+        e, a = ctx.saved_tensors
+        return compensate(grad * a * (1 - a) * ctx.s, e, ctx.s, ctx.s_max), None, None
+
+
+class Conditioned(torch.autograd.Function):
+    """A weight as it is; backward, its gradient times the share that is free (Eq. 2)."""
+
+    @staticmethod
+    def forward(ctx, weight, share):
+        ctx.save_for_backward(share)
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (share,) = ctx.saved_tensors
+        return grad * share, None

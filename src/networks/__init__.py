@@ -48,7 +48,7 @@ def initialize(net, seed, *purpose, gain=1):
     Original: PyTorch's defaults, although the paper says Xavier.
     """
     for name, module in net.named_modules():
-        generator = seeds.generator(seed, *purpose, name)
+        generator = seeds.generator(seed, *purpose, name.removeprefix('hidden.net.'))  # of a Gated: the plain layers
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.xavier_uniform_(module.weight, gain, generator)
             nn.init.zeros_(module.bias)

@@ -5,8 +5,13 @@
 
 from networks.gated import Gated
 from networks.layers import Layer
+from networks.plain import Plain
+
+
+class Hidden(Plain):
+    layers = (Layer(2000, 0.5),) * 2
+    input_dropout = 0.2
 
 
 class Net(Gated):
-    layers = (Layer(2000, 0.5),) * 2
-    input_dropout = 0.2
+    plain = Hidden

@@ -7,7 +7,7 @@ from networks.dropout import Dropout
 
 
 class Plain(nn.Module):
-    """Input (B, *shape) float, output (B, classes[t]) logits of task t."""
+    """Input (B, *shape) float, output (B, classes[t]) logits of task t; without a task, the last hidden layer's."""
 
     layers = ()  # of networks.layers.Layer; a subclass says which
     input_dropout = 0.0
@@ -28,5 +28,6 @@ class Plain(nn.Module):
             x = block(x)
         return x
 
-    def forward(self, x, t):
-        return self.heads[t](self.features(x))
+    def forward(self, x, t=None):
+        features = self.features(x)
+        return features if t is None else self.heads[t](features)

@@ -244,11 +244,11 @@ def test_the_compression_experiment_ends_with_its_table(small_data, tmp_path):
 
 
 def test_embeddings_for_compression_lie_between_0_and_2(make_approach):
-    for init, low, high in ('normal', -6, 6), ('uniform', 0, 2):
+    for init, low, high in ('normal', -6, 6), ('uniform', 0, 2), ('dense', 1, 1):
         approach = make_approach('hat', init=init, width=0.5)
-        e = np.concatenate([gate.embeddings[0].detach().numpy() for gate in approach.net.gates])
+        e = np.concatenate([e.detach().numpy() for e in approach.hidden.tasks[0].embeddings])
         assert low <= e.min() and e.max() <= high and e.mean() == pytest.approx((low + high) / 2, abs=0.1)
-    assert set(INITS) == {'normal', 'uniform'}
+    assert set(INITS) == {'normal', 'uniform', 'dense'}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 
 import hat
 from approaches.hat import HAT
+from hat.functional import Compensated
 
 SIZES = (3, 5, 4)  # units of three layers
 
@@ -37,35 +38,16 @@ def test_cumulative_attention_is_the_maximum_over_all_tasks(masks):
     assert hat.cumulate(a, b).tolist() == [max(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
 
 
-@pytest.mark.parametrize('kernel', [(), (2, 3)])
-def test_eq_2_share_of_the_gradient(masks, kernel):
+def test_eq_2_share_of_the_gradient(masks):
     a_in, a_out, _ = masks[0]
-    weight = torch.empty(len(a_out), len(a_in), *kernel)
-    share = hat.free_share(weight.shape, a_out, a_in).expand(weight.shape)
-    for i, j, *rest in np.ndindex(weight.shape):
-        assert share[(i, j, *rest)] == 1 - min(a_out[i], a_in[j])
-
-
-def test_eq_2_after_a_flatten(masks):
-    """Each channel feeds height * width inputs: the order is that of torch.flatten."""
-    channels, out, height, width = masks[0][0], masks[0][1], 2, 2
-    share = hat.free_share((len(out), len(channels) * height * width), out, channels)
-    feeds = torch.arange(len(channels)).view(-1, 1, 1).expand(-1, height, width).flatten()  # input -> its channel
-    for i, j in np.ndindex(*share.shape):
-        assert share[i, j] == 1 - min(out[i], channels[feeds[j]])
+    share = hat.free_share(a_out.view(-1, 1), a_in.view(1, -1))
+    for i, j in np.ndindex(len(a_out), len(a_in)):
+        assert share[i, j] == 1 - min(a_out[i], a_in[j])
 
 
 def test_eq_2_of_the_first_layer_and_of_biases_is_the_output_mask_alone(masks):
     a = masks[0][0]
-    for shape in (len(a), 3, 4, 4), (len(a), 7), (len(a),):
-        share = hat.free_share(shape, a).expand(shape)
-        for index in np.ndindex(*shape):
-            assert share[index] == 1 - a[index[0]]
-
-
-def test_eq_2_refuses_a_mask_that_does_not_fit(masks):
-    with pytest.raises(ValueError, match='7 inputs does not fit a layer of 3 units'):
-        hat.free_share((5, 7), masks[0][1], masks[0][0])
+    assert hat.free_share(a).tolist() == [1 - x for x in a.tolist()]
 
 
 @pytest.mark.parametrize('s_max', [1, 25, 400, 800, 333.3])
@@ -73,9 +55,9 @@ def test_eq_3_annealing(s_max):
     batches = 117
     for b in range(1, batches + 1):
         expected = 1 / s_max + (s_max - 1 / s_max) * (b - 1) / (batches - 1)
-        assert hat.anneal((b - 1) / (batches - 1), s_max) == pytest.approx(expected, rel=1e-12)
-    assert hat.anneal(0.0, s_max) == 1 / s_max
-    assert hat.anneal(1.0, s_max) == s_max
+        assert hat.linear((b - 1) / (batches - 1), s_max) == pytest.approx(expected, rel=1e-12)
+    assert hat.linear(0.0, s_max) == 1 / s_max
+    assert hat.linear(1.0, s_max) == s_max
 
 
 @pytest.mark.parametrize('s', [1 / 400, 0.3, 7.0, 400.0])
@@ -125,52 +107,61 @@ def test_eq_5_of_a_full_network_is_zero(masks):
     assert hat.regularization(masks[0], full).item() == 0
 
 
-def test_eq_4_loss_and_every_gradient_hook_of_the_approach(make_approach):
+def test_section_2_5_is_what_the_gate_does_backward():
+    e = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
+    direction, s, s_max = torch.arange(9, dtype=torch.float64), 3.0, 400
+    (q,) = torch.autograd.grad((hat.attention(e, s) * direction).sum(), e)
+    a = Compensated.apply(e, s, s_max)
+    assert torch.equal(a, hat.attention(e, s))
+    (compensated,) = torch.autograd.grad((a * direction).sum(), e)
+    torch.testing.assert_close(compensated, hat.compensate(q, e.detach(), s, s_max), rtol=1e-12, atol=0)
+
+
+def test_eq_4_loss_and_the_gradients_of_the_approach(make_approach):
     """One step of the approach: loss, conditioned gradients, compensated and clamped embeddings."""
     approach = make_approach('hat', c=0.5, smax=50.0)
     assert isinstance(approach, HAT)
-    net, units = approach.net, approach.net.units
-    generator = torch.Generator().manual_seed(0)
-    approach.cumulative = [torch.rand(n, generator=generator) for n in units]
-    approach.before_task(1)
-    net.eval()  # no dropout
-    x, y = approach.tasks[1].batch(approach.tasks[1].train, slice(0, 20))
-    progress = 0.4
-    s = 1 / 50 + (50 - 1 / 50) * progress
-
-    loss, logits = approach.loss(x, y, 1, progress)
-    a = [torch.sigmoid(s * gate.embeddings[1]) for gate in net.gates]
-    attended = sum((a[l] * (1 - approach.cumulative[l])).sum() for l in range(5))
-    regularization = attended / sum((1 - c).sum() for c in approach.cumulative)
-    cross_entropy = sum(torch.logsumexp(z, 0) - z[label] for z, label in zip(logits, y, strict=True)) / len(y)
-    torch.testing.assert_close(loss, cross_entropy + 0.5 * regularization)
-
-    loss.backward()
-    before = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
-    approach.after_backward(1, progress)
-    cumulative = [c.tolist() for c in approach.cumulative]
-    for name, p in net.named_parameters():
-        kind, l, *rest = name.split('.')
-        if kind == 'heads' or name not in before:
-            continue
-        if kind == 'gates':
-            expected = [q * 50 * (math.cosh(max(-50, min(50, s * e))) + 1) / (s * (math.cosh(e) + 1))
-                        for q, e in zip(before[name].tolist(), p.tolist(), strict=True)]  # fmt: skip
-            torch.testing.assert_close(p.grad, torch.tensor(expected), rtol=1e-4, atol=1e-7)
-            continue
+    net, hidden, units = approach.net, approach.hidden, approach.net.units
+    before = {}
+    for conditioned in False, True:
+        if conditioned:
+            with torch.no_grad():
+                for e in hidden.tasks[0].embeddings:
+                    e.mul_(0.03)  # masks between 0 and 1
+            hidden.end_task(0)
+        approach.before_task(1)
+        net.eval()  # no dropout
+        net.zero_grad()
+        x, y = approach.tasks[1].batch(approach.tasks[1].train, slice(0, 20))
+        progress = 0.4
+        s = 1 / 50 + (50 - 1 / 50) * progress
+        loss, logits = approach.loss(x, y, 1, progress)
+        a = [torch.sigmoid(s * e) for e in hidden.tasks[1].embeddings]
+        cumulative = [torch.sigmoid(50 * e) * conditioned for e in hidden.tasks[0].embeddings]
+        attended = sum((a[l] * (1 - cumulative[l])).sum() for l in range(5))
+        regularization = attended / sum((1 - c).sum() for c in cumulative)
+        cross_entropy = sum(torch.logsumexp(z, 0) - z[label] for z, label in zip(logits, y, strict=True)) / len(y)
+        torch.testing.assert_close(loss, cross_entropy + 0.5 * regularization)
+        loss.backward()
+        if not conditioned:
+            before = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    for name, p in hidden.net.named_parameters():
+        _, l, *_ = name.split('.')
         l = int(l)
         inputs = p.shape[1] // units[l - 1] if l and p.ndim > 1 else None  # per unit of the layer before
         share = torch.empty(p.shape[:2])
         for index in np.ndindex(*share.shape):
             a_out = cumulative[l][index[0]]
             share[index] = 1 - (min(a_out, cumulative[l - 1][index[1] // inputs]) if inputs else a_out)
+        assert 0 < share.min() and share.max() < 1
         share = share.view(*share.shape, *[1] * (p.ndim - share.ndim))
-        torch.testing.assert_close(p.grad, before[name] * share, rtol=1e-5, atol=0)
-    assert set(before) == {n for n, _ in net.named_parameters() if not n.startswith(('heads.0', 'gates'))} | {
-        f'gates.{l}.embeddings.1' for l in range(5)
+        torch.testing.assert_close(p.grad, before[f'hidden.net.{name}'] * share, rtol=1e-5, atol=1e-9)
+    assert set(before) == {n for n, _ in net.named_parameters() if n.startswith(('heads.1', 'hidden.net'))} | {
+        f'hidden.tasks.1.embeddings.{l}' for l in range(5)
     }
 
+    e = hidden.tasks[1].embeddings[0]
     with torch.no_grad():
-        net.gates[0].embeddings[1][:2] = torch.tensor([7.0, -9.0])
+        e[:2] = torch.tensor([7.0, -9.0])
     approach.after_step(1)
-    assert net.gates[0].embeddings[1][:2].tolist() == [6, -6]
+    assert e[:2].tolist() == [6, -6]

@@ -33,20 +33,20 @@ def masks(net, seed):
 def by_loop(net, *tasks):
     """Numbers of weights of each layer that lie between units which all the tasks (lists of attention) attend to."""
     counts = [0] * len(net.units)
-    for weight, l, l_in in net.shared_weights():
+    for name, weight in net.hidden.net.named_parameters():
+        l = int(name.split('.')[1])
         for index in itertools.product(*map(range, weight.shape)):
             ends = [(l, index[0])]
-            if l_in is not None:
-                ends.append((l_in, index[1] * net.units[l_in] // weight.shape[1]))  # of a flattened channel, all inputs
+            if l and weight.ndim > 1:  # a flattened channel has several inputs
+                ends.append((l - 1, index[1] * net.units[l - 1] // weight.shape[1]))
             counts[l] += all(a[layer][i] > 0.5 for a in tasks for layer, i in ends)
     return counts
 
 
 def test_capacity_and_reuse_equal_a_loop_over_the_weights(net):
     a, b, c = (masks(net, seed) for seed in range(3))
-    usage = hat.usage(net.shared_weights(), [hat.active(a) for a in (a, b, c)])
-    weights = [p.numel() for p, _, _ in net.shared_weights()]
-    assert usage['weights'] == [sum(pair) for pair in zip(weights[::2], weights[1::2], strict=True)]
+    usage = hat.usage(net.hidden, [hat.active(a) for a in (a, b, c)])
+    assert usage['weights'] == by_loop(net, [torch.ones(n) for n in net.units])
     assert usage['active'] == [by_loop(net, a), by_loop(net, b), by_loop(net, c)]
     together = [torch.maximum(*pair) for pair in zip(a, b, strict=True)]
     assert usage['capacity'][1] == by_loop(net, together) and usage['capacity'][0] == by_loop(net, a)
@@ -56,14 +56,14 @@ def test_capacity_and_reuse_equal_a_loop_over_the_weights(net):
 
 def test_what_is_protected_is_what_equation_2_says(net):
     """Capacity counts the weights whose gradient Eq. 2 takes away, if masks are hard."""
-    a = [mask.round() for mask in masks(net, 3)]
-    protected = [0] * len(a)
-    for p, l, l_in in net.shared_weights():
-        share = hat.free_share(p.shape, a[l], None if l_in is None else a[l_in]).expand(p.shape)
-        protected[l] += int((share == 0).sum())
-    first = [int(a[0].sum()) * 3 * 16 + int(a[0].sum())]  # reads the images: protected by its own mask alone
-    assert protected[:1] == first
-    assert hat.count_weights(net.shared_weights(), hat.active(a)) == protected
+    net.hidden.hard = True
+    net.hidden.end_task(0)
+    active = hat.active(net.hidden.masks(0))
+    protected = [0] * len(active)
+    for name, share in net.hidden.shares.items():
+        protected[int(name.split('.')[1])] += int((share.expand(net.hidden.shared[name].shape) == 0).sum())
+    assert protected[0] == int(active[0].sum()) * (3 * 16 + 1)  # reads the images: protected by its own mask alone
+    assert hat.count_weights(net.hidden, active) == protected
 
 
 @pytest.mark.parametrize('batch_size, s', [(64, [50, 50]), (17, [0.02, 50])], ids=['one batch', 'three batches'])

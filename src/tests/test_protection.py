@@ -9,18 +9,15 @@ TASKS = ('mnist', 'cifar10', 'svhn')
 
 def learn(approach, t):
     """Train task t; how much of each weight's use is cumulated before it, name -> min(a_out, a_in)."""
-    learned = approach.cumulative
+    learned, use = approach.hidden.cumulative, {}
     approach.learn(t)
-    if learned is None:
-        return {}
-    names = {id(p): name for name, p in approach.net.named_parameters()}
-    use = {}
-    for p, l, l_in in approach.net.shared_weights():
+    for name, p in approach.hidden.net.named_parameters() if learned else ():
+        l = int(name.split('.')[1])
         a = learned[l].view(-1, *[1] * (p.ndim - 1))
-        if l_in is not None:
-            inputs = learned[l_in].repeat_interleave(p.shape[1] // len(learned[l_in]))
+        if l and p.ndim > 1:
+            inputs = learned[l - 1].repeat_interleave(p.shape[1] // len(learned[l - 1]))
             a = torch.minimum(a, inputs.view(1, -1, *[1] * (p.ndim - 2)))
-        use[names[id(p)]] = a.expand_as(p)
+        use[f'hidden.net.{name}'] = a.expand_as(p)
     return use
 
 
@@ -43,11 +40,12 @@ def test_weights_whose_two_masks_are_one_do_not_move_by_one_bit(make_approach, h
 
 def test_embeddings_and_heads_of_other_tasks_do_not_move(make_approach):
     approach = make_approach('hat', TASKS, nepochs=1, batch_size=16)
-    before = {n: p.detach().clone() for n, p in approach.net.named_parameters() if n.startswith(('gates', 'heads'))}
+    own = ('hidden.tasks', 'heads')
+    before = {n: p.detach().clone() for n, p in approach.net.named_parameters() if n.startswith(own)}
     approach.learn(1)
     for name, p in approach.net.named_parameters():
         if name in before:
-            own = '.embeddings.1' in name or name.startswith('heads.1')
+            own = name.startswith(('hidden.tasks.1', 'heads.1'))
             assert same(p, before[name]) != own, name
 
 
@@ -59,7 +57,7 @@ def test_with_hard_masks_all_outputs_of_earlier_tasks_are_bit_identical(make_app
         learned.append(outputs(approach, t))
         for u in range(t + 1):
             assert same(outputs(approach, u), learned[u])
-    assert set(torch.cat(approach.cumulative).tolist()) == {0, 1}
+    assert set(torch.cat(approach.hidden.cumulative).tolist()) == {0, 1}
 
 
 def test_with_soft_masks_and_a_low_smax_outputs_do_move(make_approach):

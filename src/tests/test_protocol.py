@@ -93,7 +93,7 @@ def test_same_seed_same_split_batches_and_initial_weights_for_all_approaches(mak
     a = watched(make_approach, 'hat', monkeypatch, seed=3, nepochs=2)
     b = watched(make_approach, 'sgd', monkeypatch, seed=3, nepochs=2)
     c = watched(make_approach, 'sgd', monkeypatch, seed=4, nepochs=2)
-    weights = {name: p.detach().clone() for name, p in a.net.named_parameters()}
+    weights = {name.removeprefix('hidden.net.'): p.detach().clone() for name, p in a.net.named_parameters()}
     for name, p in b.net.named_parameters():
         assert same(p, weights[name])
         assert not p.ndim > 1 or not same(p, c.net.get_parameter(name))
@@ -124,8 +124,8 @@ def test_eq_3_reaches_smax_at_the_last_batch_even_of_a_single_one(
 ):
     approach = make_approach('hat', smax=smax, batch_size=batch_size)
     approach.before_task(0)
-    scales, masks = [], approach.net.masks
-    monkeypatch.setattr(approach.net, 'masks', lambda t, s: scales.append(s) or masks(t, s))
+    scales, masks = [], approach.hidden.masks
+    monkeypatch.setattr(approach.hidden, 'masks', lambda t, s: scales.append(s) or masks(t, s))
     approach.train_epoch(0, 0, 0.05)
     assert len(scales) == batches
     assert scales[-1] == smax
@@ -224,7 +224,7 @@ def test_initialization_is_xavier_uniform_with_normal_embeddings(make_approach):
             assert bound * 0.99 < module.weight.abs().max() <= bound
             assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
             assert not module.bias.any()
-    e = torch.cat([e for gate in net.gates for e in gate.embeddings])
+    e = torch.cat([e for task in net.hidden.tasks for e in task.embeddings])
     assert e.mean().item() == pytest.approx(0, abs=0.05) and e.std().item() == pytest.approx(1, abs=0.05)
 
 

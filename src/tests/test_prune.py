@@ -8,7 +8,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import hat
 import plot_results
@@ -21,19 +20,18 @@ NETWORKS = {
     'alexnet': lambda: alexnet_hat.Net((3, 32, 32), [5, 3], 0.1),
     'mlp': lambda: mlp_hat.Net((1, 28, 28), [5, 3], 0.02),
 }
-PLAIN = nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.Flatten
 
 
-def attention(units, kind):
+@torch.no_grad()
+def attention(net, task, kind):
     """Masks as training leaves them: hard, soft at both ends and between, or with a layer that nothing is left of."""
-    generator = torch.Generator().manual_seed(3)
-    e = [torch.empty(n).uniform_(-1, 1, generator=generator) for n in units]
-    if kind == 'soft':
-        return [hat.attention(x, 50) for x in e]
-    masks = [(x > -0.2).float() for x in e]
+    generator, hidden = torch.Generator().manual_seed(3), net.hidden
+    for e in hidden.tasks[task].embeddings:
+        e.uniform_(-0.7, 1, generator=generator)
     if kind == 'empty':
-        masks[1].zero_()
-    return masks
+        hidden.tasks[task].embeddings[1].fill_(-1)
+    hidden.hard, hidden.s_max = kind != 'soft', 50
+    return hidden.masks(task)
 
 
 @pytest.mark.parametrize('kind', ['hard', 'soft', 'empty'])
@@ -42,31 +40,27 @@ def attention(units, kind):
 def test_the_small_network_is_plain_and_has_the_masked_outputs(family, kind):
     torch.manual_seed(0)
     net = NETWORKS[family]().eval()
-    masks = attention(net.units, kind)
-    small = net.pruned(1, masks)
+    masks = attention(net, 1, kind)
+    small = net.pruned(1)
     x = torch.randn(40, *((3, 32, 32) if family == 'alexnet' else (1, 28, 28)))
     torch.testing.assert_close(small(x), net(x, 1, masks), rtol=1e-5, atol=1e-5)
-    assert all(type(module) in PLAIN for module in small)
-    units = [m.weight.shape[0] for m in small if hasattr(m, 'weight')]
+    assert not any(module._forward_hooks or type(module).__module__.startswith('hat.') for module in small.modules())
+    units = [m.weight.shape[0] for m in small.modules() if hasattr(m, 'weight')]
     kept = [int((a > 1e-8).sum()) or 1 for a in masks]
     assert units == [*kept, 3]
     if kind == 'hard':  # what is left is what the paper counts
-        weights = sum(p.numel() for p in small[:-1].parameters())
-        assert weights == sum(hat.count_weights(net.shared_weights(), hat.active(masks)))
+        weights = sum(p.numel() for p in small[0].parameters())
+        assert weights == sum(hat.count_weights(net.hidden, hat.active(masks)))
 
 
 def test_the_original_network_is_left_as_it_was():
     net = NETWORKS['mlp']().eval()
+    attention(net, 0, 'hard')
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    small = net.pruned(0, attention(net.units, 'hard'))
+    small = net.pruned(0)
     for p in small.parameters():
         p.data.add_(1)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-
-
-def test_a_layer_that_cannot_be_cut_is_refused():
-    with pytest.raises(TypeError, match='Conv2d of one group'):
-        hat.cut(nn.Conv2d(4, 4, 3, groups=2), torch.ones(4), torch.ones(4))
 
 
 @pytest.fixture
@@ -119,7 +113,7 @@ def test_each_task_of_a_run_is_exported_and_works_without_this_repository(saved,
     torch.save(x.contiguous(), folder / 'x.pt')
     subprocess.run([sys.executable, '-I', '-c', WITHOUT_US, name], cwd=folder, check=True)
     with torch.no_grad():
-        masked = approach.net.eval()(x, t, approach.masks(t, approach.smax))
+        masked = approach.net.eval()(x, t, approach.hidden.masks(t))
     torch.testing.assert_close(torch.load(folder / 'y.pt'), masked, rtol=1e-5, atol=1e-5)
 
 
@@ -179,8 +173,8 @@ def test_a_network_that_differs_is_refused(saved, monkeypatch, capsys):
     assert prune_cli(saved, '--tasks', 'mnist') == 0
     right = gated.Gated.pruned
 
-    def wrong(self, t, masks):
-        small = right(self, t, masks)
+    def wrong(self, t):
+        small = right(self, t)
         small[-1].bias.data[0] += 1e-3
         return small
 

@@ -1,0 +1,43 @@
+"""Hard attention for any network, in one line."""
+
+import copy
+
+from hat import techniques
+from hat.functional import linear
+from hat.network import Network
+from hat.plan import CannotConvert, make_plan
+
+
+def convert(net, n_tasks, example_input, n_classes=None, *, gates=None, heads=True, s_max=400.0, hard=True,
+            init=techniques.normal, schedule=linear, regularizer=techniques.by_network, generator=None):  # fmt: skip
+    """A Network that learns tasks one after the other without forgetting (Serra et al. 2018), from any network.
+
+    net            an nn.Module; it is copied, and left as it is. Its weights are kept: with all gates open, the outputs
+                   of each task are those of `net`
+    n_tasks        number of tasks; more can be added later
+    example_input  what net takes, (B, ...), or a tuple of that; it is run once, to see how the units are connected
+    n_classes      of each task, a number or a list; None: as many as the last layer has
+    gates          which layers have gates: a function of a layer's name, or names; None: all but the last
+    heads          True: the last layer becomes one for each task. False: it is left alone, a layer without a gate unless
+                   `gates` says otherwise, whose outputs count as in use by every task
+    s_max, hard    of the gates (Eq. 3); hard: masks of learned tasks, and all in evaluation, are rounded to {0, 1}, with
+                   which outputs of learned tasks stay bit-identical
+    init, schedule, regularizer   how masks start, are annealed and regularized: see hat.techniques
+    generator      torch.Generator for what is random
+
+    Raises CannotConvert, with the name of the operation, for a network with weights that are used in a way that is not
+    known here (recurrent layers, weights that are computed from others), and ValueError for n_classes that do not fit.
+    """
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    classes = [n_classes] * n_tasks if n_classes is None or isinstance(n_classes, int) else list(n_classes)
+    if len(classes) != n_tasks:
+        raise ValueError(f'n_classes: {len(classes)} numbers for {n_tasks} tasks')
+    net = copy.deepcopy(net)
+    if gates is not None and not callable(gates):
+        gates = set(gates).__contains__
+    plan = make_plan(net, inputs, gates, heads)
+    if not plan.gates:
+        raise CannotConvert('the network has no layer that could have a gate')
+    if n_classes is not None and len(plan.heads) != 1:
+        raise ValueError(f'n_classes: the network has {len(plan.heads)} last layers, which cannot be given a size')
+    return Network(net, plan, classes, s_max, hard, init, schedule, regularizer, generator)

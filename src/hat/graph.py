@@ -1,0 +1,101 @@
+"""What a network does, as a torch.fx graph of ATen operations: it is recorded while the network runs once.
+
+torch.export makes such a graph, too, but it loads torch's compiler first, for seconds, and torch.fx.symbolic_trace stops
+at the first `if` on a shape.
+"""
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+
+def record(net, inputs):
+    """The graph of net(*inputs), in evaluation mode.
+
+    Nodes: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name) and for other tensors
+    (target ''), `call_function` for each operation (target: an OpOverload). meta: `shape`, the torch.Size of the
+    output, or a list of them; `value`, the tensor of a get_attr; `module`, the name of the nn.Linear whose whole
+    forward pass the node is.
+    """
+    training = {module: module.training for module in net.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # of nn.MultiheadAttention: it would hide the operations in one
+    recorder, hooks = Recorder(net, inputs), []
+    try:
+        for name, module in net.named_modules():
+            if type(module).forward is nn.Linear.forward:
+                hooks.append(module.register_forward_hook(recorder.is_output_of(name)))
+        # In inference mode nothing is taken apart for autograd: a linear layer arrives as aten.linear.
+        with torch.inference_mode(), recorder:
+            output = net.eval()(*inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    recorder.graph.output(tree_map_only(torch.Tensor, recorder.node, output))
+    return recorder.graph
+
+
+class Recorder(TorchDispatchMode):
+    def __init__(self, net, inputs):
+        super().__init__()
+        self.graph = torch.fx.Graph()
+        self.names = {id(p): name for name, p in [*net.named_buffers(), *net.named_parameters()]}
+        self.known = {}  # id of a tensor -> the tensor (which keeps the id its own) and its node
+        for i, x in enumerate(tree_leaves(inputs)):
+            if isinstance(x, torch.Tensor):
+                self.note(x, self.graph.placeholder(f'input_{i}'))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        given = tree_map_only(torch.Tensor, self.node, (args, kwargs))
+        node = self.graph.call_function(func, *given)
+        if func._schema.is_mutable:
+            self.clobber(output, node)
+        if isinstance(output, torch.Tensor):
+            self.note(output, node)
+        elif isinstance(output, (tuple, list)):
+            node.meta['shape'] = [getattr(o, 'shape', None) for o in output]
+            for i, o in enumerate(output):
+                if isinstance(o, torch.Tensor):
+                    self.note(o, self.graph.call_function(item, (node, i)))
+        return output
+
+    def node(self, tensor):
+        if id(tensor) not in self.known:
+            name = self.names.get(id(tensor), '')
+            node = self.graph.create_node('get_attr', name)
+            node.meta['value'] = tensor.detach()
+            self.note(tensor, node)
+        return self.known[id(tensor)][1]
+
+    def note(self, tensor, node):
+        node.meta['shape'], node.meta['dtype'] = tensor.shape, tensor.dtype
+        self.known[id(tensor)] = tensor, node
+
+    def clobber(self, output, node):
+        """An operation in place changes what shares the memory, too: nothing is known of that any more."""
+        for changed in tree_leaves(output):
+            if isinstance(changed, torch.Tensor):
+                memory = changed.untyped_storage().data_ptr()
+                for tensor, _ in list(self.known.values()):
+                    if tensor is not changed and tensor.untyped_storage().data_ptr() == memory:
+                        self.note(tensor, self.graph.call_function(overwritten, (node,)))
+
+    def is_output_of(self, name):
+        def hook(module, inputs, output):
+            self.known[id(output)][1].meta['module'] = name
+
+        return hook
+
+
+def item(outputs, i):
+    return outputs[i]
+
+
+def overwritten(by):
+    """What is in a tensor whose memory an operation in place has changed."""

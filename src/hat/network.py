@@ -1,0 +1,244 @@
+"""A network with hard attention to the task: what all tasks share, what each has of its own, and what is protected."""
+
+import warnings
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from hat.functional import E_MAX, Compensated, Conditioned, attention, cumulate, free_share
+
+FREE = 0.05  # of a layer's units: a task that finds less is warned of
+
+
+class Network(nn.Module):
+    """What convert() makes of a network: tasks are learned in it one after the other, and what a task uses stays.
+
+    net      the network itself, with the weights that all tasks share. What tasks have of their own is here as it was,
+             for new tasks to start from
+    tasks    a Task for each
+    learned  which of them have ended, (tasks,) bool
+    plan     what was read off the network's graph; plan.gates names the layers of the masks
+    """
+
+    moved = False  # whether an optimizer may have been at work since the last settle()
+    current = None  # the task that was trained last
+
+    def __init__(self, net, plan, classes, s_max, hard, init, schedule, regularizer, generator):
+        super().__init__()
+        self.net, self.plan, self.s_max, self.hard = net, plan, s_max, hard
+        self.init, self.schedule, self.regularizer = init, schedule, regularizer
+        for name in plan.own:
+            find(net, name).requires_grad_(False)
+        for name, (_, units) in plan.outputs.items():
+            module = net.get_submodule(name)
+            module.register_buffer('attention', torch.ones(len(units)), persistent=False)
+            module.register_forward_hook(gate_output)
+        self.tasks = nn.ModuleList(Task(net, plan, n, init, generator) for n in classes)
+        self.register_buffer('learned', torch.zeros(len(classes), dtype=torch.bool))
+        self.register_state_dict_pre_hook(before_saving)
+        self.register_load_state_dict_post_hook(after_loading)
+        self.protect()
+
+    # The way of a batch
+
+    def forward(self, *inputs, task, progress=1.0):
+        """Output of a task for inputs (B, ...).
+
+        progress  in training mode, the position in the epoch, 0 to 1, by which the gates are annealed (Eq. 3)
+        """
+        if self.training and task != self.current:
+            self.begin_task(task)
+        self.settle()
+        s = self.schedule(progress, self.s_max) if self.training else None
+        return self.run(inputs, task, self.masks(task, s))
+
+    def masks(self, task, s=None):
+        """Attention of a task, a list of (N,), one for each of plan.gates.
+
+        s  scale of the gates while the task is learned; None, and for a learned task: as it is used, at s_max and, if
+           `hard`, rounded to {0, 1}
+        """
+        embeddings = self.tasks[task].embeddings
+        if s is None or self.done[task]:
+            masks = [attention(e, self.s_max) for e in embeddings]
+            return [a.detach().round() for a in masks] if self.hard else masks
+        return [Compensated.apply(e, s, self.s_max) for e in embeddings]
+
+    def run(self, inputs, task, masks):
+        """Output of a task for `inputs`, a tuple, under given masks."""
+        self.moved |= torch.is_grad_enabled()
+        return functional_call(self.net, self.tensors(task, masks), inputs)
+
+    def tensors(self, task, masks):
+        """What to put in the place of the network's parameters and buffers, by name, to make it the task's.
+
+        h' = a * h (section 2.2): the attention to a layer's output stands in its weight and bias, or in those of the norm
+        that follows; where there are fewer outputs than weights, in a linear layer, it multiplies the output.
+        """
+        own, done = self.tasks[task].own, self.done[task]
+        tensors = dict(own.named_parameters())
+        # Statistics of a learned task stay, in training mode, too.
+        tensors |= {name: b.clone() if done and self.training else b for name, b in own.named_buffers()}
+        tensors |= {name: Conditioned.apply(self.shared[name], share) for name, share in self.shares.items()}
+        values = None
+        for name, (gate, units) in self.gating.items():
+            if gate is None and values is None:
+                values = self.plan.units.attention(masks)
+            a = values[units] if gate is None else masks[gate].view(units.shape)
+            tensors[name] = (tensors[name] if name in tensors else self.shared[name]) * a
+        return tensors | {f'{name}.attention': masks[gate] for name, (gate, _) in self.plan.outputs.items()}
+
+    def regularization(self, task, progress=1.0):
+        """Eq. 5, or what was chosen in its place, of the masks that forward() uses in training; a scalar."""
+        masks = self.masks(task, self.schedule(progress, self.s_max))
+        return self.regularizer(masks, self.cumulative, len(self.tasks))
+
+    # The life of a task
+
+    def add_task(self, n_classes=None, generator=None):
+        """One more task, with a head for n_classes (None: as many as the network had). Returns its number.
+
+        An optimizer that is to train it has to be made after this."""
+        self.settle()
+        task = Task(self.net, self.plan, n_classes, self.init, generator)
+        self.tasks.append(task.to(self.learned.device))
+        self.learned = torch.cat([self.learned, self.learned.new_zeros(1)])
+        self.protect()
+        return len(self.tasks) - 1
+
+    def begin_task(self, task):
+        """Warn of layers in which a task finds less than 5 % of the units free. The first training batch does it, too."""
+        self.current = task
+        for name, a in zip(self.plan.gates, self.cumulative or (), strict=False):
+            free = float((a < 0.5).double().mean())
+            if free < FREE and not self.done[task]:
+                warnings.warn(f'task {task} finds {100 * free:.1f} % of the units of {name} free', stacklevel=3)
+
+    def end_task(self, task):
+        """From now on, what the task uses does not change any more."""
+        self.settle()
+        self.learned[task] = True
+        self.protect()
+
+    def forget(self, task, generator=None):
+        """As if the task had never been learned: its embeddings, head and norms start anew, and what it alone used is free
+        again. Nothing changes for other tasks."""
+        self.settle()
+        self.learned[task] = False
+        self.tasks[task].reset(self.net, self.plan, self.init, generator)
+        self.current = None
+        self.protect()
+
+    @torch.no_grad()
+    def settle(self):
+        """Put right what an optimizer has moved against the method: protected weights, which momentum, Adam's moments and
+        weight decay do not leave alone, go back to where they were; embeddings beyond the active range, to its ends.
+
+        The next batch does it first, so do state_dict() and all that concerns tasks. In between, weights are what the
+        optimizer made of them; optimizer.register_step_post_hook(lambda *_: model.settle()) leaves no in between."""
+        if self.moved:
+            for name, share in self.shares.items():
+                p = self.shared[name]
+                torch.where(share == 0, self.saved[name], p, out=p)
+            if self.current is not None:
+                self.clamp(self.current)
+            self.moved = False
+
+    @torch.no_grad()
+    def clamp(self, task):
+        """Keep a task's embeddings within the active range (section 2.5)."""
+        for e in self.tasks[task].embeddings:
+            e.clamp_(-E_MAX, E_MAX)
+
+    @torch.no_grad()
+    def protect(self):
+        """Work out from the learned tasks' masks what of the shared weights is protected, and how much of it (Eq. 2)."""
+        self.done, device = self.learned.tolist(), self.learned.device
+        for task, done in zip(self.tasks, self.done, strict=True):
+            task.requires_grad_(not done)
+            if done:
+                task.zero_grad()
+        self.shared = {name: find(self.net, name) for name in self.plan.shared}
+        self.gating = {n: (g, u.to(device) if g is None else u) for n, (g, u) in self.plan.gating.items()}
+        self.plan.units.to(device)
+        self.cumulative, self.shares, self.saved = None, {}, {}
+        for masks in (self.masks(t) for t, done in enumerate(self.done) if done):
+            before = self.cumulative or [None] * len(masks)
+            self.cumulative = [cumulate(a, b) for a, b in zip(masks, before, strict=True)]
+        if self.cumulative:
+            values = self.plan.units.attention(self.cumulative)
+            for name, (_, writes, reads) in self.plan.shared.items():
+                share = free_share(values[writes.to(device)], None if reads is None else values[reads.to(device)])
+                if (share < 1).any():
+                    self.shares[name], self.saved[name] = share, self.shared[name].detach().clone()
+
+    def _apply(self, fn, recurse=True):
+        """To another device or type."""
+        self.settle()
+        super()._apply(fn, recurse)
+        self.protect()
+        return self
+
+
+class Task(nn.Module):
+    """What a task has for itself.
+
+    embeddings  of each gate, (N,)
+    own         parameters and statistics of norms, the head, and what else is no layer's (positions, tokens, scales), by
+                the names that they have in the network
+    """
+
+    def __init__(self, net, plan, n_classes, init, generator=None):
+        super().__init__()
+        self.n_classes, self.own = n_classes, nn.Module()
+        self.embeddings = nn.ParameterList(torch.empty(len(units)) for units in plan.units.of_gate)
+        self.reset(net, plan, init, generator)
+        self.to(next(net.parameters()).device)
+
+    @torch.no_grad()
+    def reset(self, net, plan, init, generator=None):
+        """Start (again) from what the network has; a head of another size than the network's, as PyTorch starts layers."""
+        for e in self.embeddings:
+            init(e, generator=generator)
+        for name in plan.own:
+            plant(self.own, name, find(net, name))
+        for weight, bias in plan.heads:
+            w = find(net, weight)
+            if self.n_classes not in (None, len(w)):
+                bound = w[0].numel() ** -0.5
+                for name in filter(None, (weight, bias)):
+                    fresh = w.new_empty(self.n_classes, *find(net, name).shape[1:])
+                    plant(self.own, name, nn.Parameter(fresh.uniform_(-bound, bound, generator=generator)))
+
+
+def find(net, name):
+    """The parameter or buffer of that name."""
+    path, _, leaf = name.rpartition('.')
+    return getattr(net.get_submodule(path), leaf)
+
+
+def plant(root, name, tensor):
+    """A copy of a parameter or buffer, below `root` under the same dotted name."""
+    *path, leaf = name.split('.')
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]
+    if isinstance(tensor, nn.Parameter):
+        root.register_parameter(leaf, nn.Parameter(tensor.detach().clone()))
+    else:
+        root.register_buffer(leaf, tensor.clone())
+
+
+def gate_output(module, inputs, output):
+    return output * module.attention
+
+
+def before_saving(network, prefix, keep_vars):
+    network.settle()
+
+
+def after_loading(network, incompatible_keys):
+    network.moved = False
+    network.protect()
