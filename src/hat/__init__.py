@@ -8,7 +8,7 @@ makes a hat.network.Network. Techniques to choose from are functions in hat.tech
 hat.functional.
 """
 
-from hat.capacity import active, both, count_weights, either, usage
+from hat.capacity import active, both, count_weights, either, usage, used
 from hat.convert import convert
 from hat.functional import attention, compensate, cumulate, free_share, linear, objective, regularization
 from hat.network import Network
@@ -60,4 +60,5 @@ __all__ = [
     'regularization',
     'uniform',
     'usage',
+    'used',
 ]

@@ -21,8 +21,8 @@ def both(units, others):
 def count_weights(network, units):
     """How many shared weights lie between the chosen units, one number for each of network.plan.layers.
 
-    This is Eq. 2's min(a_out, a_in), binarized and summed up; where it is the same along rows or columns, without making
-    the matrix.
+    This is Eq. 2's min(a_out, a_in), binarized and summed up; where a_out hangs on rows alone and a_in on columns,
+    without making the matrix.
 
     units  list of (N,) bool, one for each of network.plan.gates
     """
@@ -56,3 +56,15 @@ def usage(network, tasks):
         'capacity': [count_weights(network, units) for units in so_far],
         'reuse': [[sum(count_weights(network, both(units, others))) for others in tasks] for units in tasks],
     }
+
+
+def used(network):
+    """What each learned task uses: {task: {layer: {'units': n, 'of': N, 'weights': n}}}, for layers that have gates."""
+    report = {}
+    for task, done in enumerate(network.done):
+        if done:
+            units = active(network.masks(task))
+            counts = dict(zip(network.plan.layers, count_weights(network, units), strict=True))
+            named = zip(network.plan.gates, units, strict=True)
+            report[task] = {n: {'units': int(u.sum()), 'of': len(u), 'weights': counts[n]} for n, u in named}
+    return report

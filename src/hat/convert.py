@@ -18,10 +18,11 @@ def convert(net, n_tasks, example_input, n_classes=None, *, gates=None, heads=Tr
     example_input  what net takes, (B, ...), or a tuple of that; it is run once, to see how the units are connected
     n_classes      of each task, a number or a list; None: as many as the last layer has
     gates          which layers have gates: a function of a layer's name, or names; None: all but the last
-    heads          True: the last layer becomes one for each task. False: it is left alone, a layer without a gate unless
-                   `gates` says otherwise, whose outputs count as in use by every task
-    s_max, hard    of the gates (Eq. 3); hard: masks of learned tasks, and all in evaluation, are rounded to {0, 1}, with
-                   which outputs of learned tasks stay bit-identical
+    heads          True: the last layer becomes one for each task. False: it is left alone, a layer whose outputs every
+                   task uses
+    s_max          of the gates (Eq. 3)
+    hard           masks of learned tasks, and all in evaluation, are rounded to {0, 1}: then outputs of learned tasks
+                   stay bit-identical, under any optimizer. False: they are sigmoids at s_max, as in the paper
     init, schedule, regularizer   how masks start, are annealed and regularized: see hat.techniques
     generator      torch.Generator for what is random
 
@@ -32,12 +33,16 @@ def convert(net, n_tasks, example_input, n_classes=None, *, gates=None, heads=Tr
     classes = [n_classes] * n_tasks if n_classes is None or isinstance(n_classes, int) else list(n_classes)
     if len(classes) != n_tasks:
         raise ValueError(f'n_classes: {len(classes)} numbers for {n_tasks} tasks')
+
+    def gated(layer, last):
+        if gates is None:
+            return not last
+        return gates(layer) if callable(gates) else layer in gates
+
     net = copy.deepcopy(net)
-    if gates is not None and not callable(gates):
-        gates = set(gates).__contains__
-    plan = make_plan(net, inputs, gates, heads)
+    plan = make_plan(net, inputs, heads, gated)
     if not plan.gates:
         raise CannotConvert('the network has no layer that could have a gate')
     if n_classes is not None and len(plan.heads) != 1:
-        raise ValueError(f'n_classes: the network has {len(plan.heads)} last layers, which cannot be given a size')
+        raise ValueError(f'n_classes: the network has {len(plan.heads)} heads, which cannot be given a size')
     return Network(net, plan, classes, s_max, hard, init, schedule, regularizer, generator)

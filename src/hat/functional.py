@@ -25,8 +25,8 @@ def free_share(a_out, a_in=None):
     """Eq. 2: the factor 1 - min(a_out, a_in) of each weight's gradient.
 
     a_out   cumulative attention to the units that the weights lead to, e.g. (N_out, 1)
-    a_in    to those that they come from, in a shape that broadcasts with it, e.g. (1, N_in); None for the input data and
-            for a bias: then 1 - a_out
+    a_in    to those that they come from, in a shape that broadcasts with it, e.g. (1, N_in); None for a bias, and where
+            they come from the input data: then 1 - a_out
     """
     return 1 - (a_out if a_in is None else torch.minimum(a_out, a_in))
 

@@ -1,7 +1,7 @@
 """What a network does, as a torch.fx graph of ATen operations: it is recorded while the network runs once.
 
-torch.export makes such a graph, too, but it loads torch's compiler first, for seconds, and torch.fx.symbolic_trace stops
-at the first `if` on a shape.
+torch.export makes such a graph, too, but loads torch's compiler first, for seconds; torch.fx.symbolic_trace stops at
+the first `if` on a shape.
 """
 
 import torch

@@ -73,8 +73,8 @@ class Network(nn.Module):
     def tensors(self, task, masks):
         """What to put in the place of the network's parameters and buffers, by name, to make it the task's.
 
-        h' = a * h (section 2.2): the attention to a layer's output stands in its weight and bias, or in those of the norm
-        that follows; where there are fewer outputs than weights, in a linear layer, it multiplies the output.
+        h' = a * h (section 2.2): the attention to a layer's output is put into its weight and bias, or those of the
+        norm that follows; a linear layer, which often has fewer outputs than weights, has its output multiplied.
         """
         own, done = self.tasks[task].own, self.done[task]
         tensors = dict(own.named_parameters())
@@ -108,7 +108,7 @@ class Network(nn.Module):
         return len(self.tasks) - 1
 
     def begin_task(self, task):
-        """Warn of layers in which a task finds less than 5 % of the units free. The first training batch does it, too."""
+        """Warn of layers of which a task finds less than 5 % of the units free. Its first training batch does it."""
         self.current = task
         for name, a in zip(self.plan.gates, self.cumulative or (), strict=False):
             free = float((a < 0.5).double().mean())
@@ -122,8 +122,8 @@ class Network(nn.Module):
         self.protect()
 
     def forget(self, task, generator=None):
-        """As if the task had never been learned: its embeddings, head and norms start anew, and what it alone used is free
-        again. Nothing changes for other tasks."""
+        """As if the task had never been learned: what it alone used is free again, its embeddings, head and norms start
+        anew. Nothing changes for other tasks. An optimizer that is to train it again has to be made after this."""
         self.settle()
         self.learned[task] = False
         self.tasks[task].reset(self.net, self.plan, self.init, generator)
@@ -132,11 +132,12 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def settle(self):
-        """Put right what an optimizer has moved against the method: protected weights, which momentum, Adam's moments and
-        weight decay do not leave alone, go back to where they were; embeddings beyond the active range, to its ends.
+        """Put right what an optimizer has moved against the method: protected weights, which momentum, Adam's moments
+        and weight decay do not leave alone, go back to where they were; embeddings, to the active range (section 2.5).
 
-        The next batch does it first, so do state_dict() and all that concerns tasks. In between, weights are what the
-        optimizer made of them; optimizer.register_step_post_hook(lambda *_: model.settle()) leaves no in between."""
+        The next batch does it first, and so do state_dict() and all that begins or ends a task. In between, weights are
+        what the optimizer made of them; optimizer.register_step_post_hook(lambda *_: model.settle()) closes that gap.
+        """
         if self.moved:
             for name, share in self.shares.items():
                 p = self.shared[name]
@@ -153,7 +154,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def protect(self):
-        """Work out from the learned tasks' masks what of the shared weights is protected, and how much of it (Eq. 2)."""
+        """Work out from the learned tasks' masks which of the shared weights are protected, and how much (Eq. 2)."""
         self.done, device = self.learned.tolist(), self.learned.device
         for task, done in zip(self.tasks, self.done, strict=True):
             task.requires_grad_(not done)
@@ -185,8 +186,8 @@ class Task(nn.Module):
     """What a task has for itself.
 
     embeddings  of each gate, (N,)
-    own         parameters and statistics of norms, the head, and what else is no layer's (positions, tokens, scales), by
-                the names that they have in the network
+    own         parameters and statistics of norms, the head, and what else is no layer's (positions, tokens, scales),
+                by the names that they have in the network
     """
 
     def __init__(self, net, plan, n_classes, init, generator=None):
@@ -198,7 +199,7 @@ class Task(nn.Module):
 
     @torch.no_grad()
     def reset(self, net, plan, init, generator=None):
-        """Start (again) from what the network has; a head of another size than the network's, as PyTorch starts layers."""
+        """Start from what the network has; a head of another size than the network's, as PyTorch does."""
         for e in self.embeddings:
             init(e, generator=generator)
         for name in plan.own:

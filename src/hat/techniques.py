@@ -50,7 +50,7 @@ def by_layer(masks, cumulative, n_tasks):
 
 
 def quota(masks, cumulative, n_tasks):
-    """As by_layer, but of each layer's N units N / n_tasks are forgiven: up to these, attention costs nothing (HAT-CL)."""
+    """As by_layer, but N / n_tasks of each layer's N units are forgiven: up to these, attention is free (HAT-CL)."""
     layers = _each(masks, cumulative)
     free = [len(a) if cumulative is None else (1 - cumulative[l]).sum() for l, a in enumerate(masks)]
     forgiven = [len(a) / n_tasks / max(float(f), 1e-9) for a, f in zip(masks, free, strict=True)]

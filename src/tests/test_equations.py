@@ -153,7 +153,7 @@ def test_eq_4_loss_and_the_gradients_of_the_approach(make_approach):
         for index in np.ndindex(*share.shape):
             a_out = cumulative[l][index[0]]
             share[index] = 1 - (min(a_out, cumulative[l - 1][index[1] // inputs]) if inputs else a_out)
-        assert 0 < share.min() and share.max() < 1
+        assert share.min() > 0 and share.max() < 1
         share = share.view(*share.shape, *[1] * (p.ndim - share.ndim))
         torch.testing.assert_close(p.grad, before[f'hidden.net.{name}'] * share, rtol=1e-5, atol=1e-9)
     assert set(before) == {n for n, _ in net.named_parameters() if n.startswith(('heads.1', 'hidden.net'))} | {

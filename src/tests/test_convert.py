@@ -1,0 +1,432 @@
+"""Hard attention in any network: what a learned task uses does not change, and everything else is free."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import same
+from nets import NETS
+from torch import nn
+
+import hat
+
+OPTIMIZERS = {
+    'sgd': lambda p: torch.optim.SGD(p, 0.1),
+    'momentum': lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+    'adam': lambda p: torch.optim.Adam(p, 0.01),
+    'adamw': lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+}
+
+
+def build(name, n_tasks=3, **settings):
+    torch.manual_seed(0)
+    net = NETS[name]()
+    return net, hat.convert(net, n_tasks, torch.randn(2, 3, 8, 8), **settings)
+
+
+def learn(model, task, optimizer, steps=4):
+    model.train()
+    for b in range(steps):
+        x, y = torch.randn(16, 3, 8, 8), torch.randint(4, (16,))
+        loss = F.cross_entropy(model(x, task=task, progress=b / (steps - 1)), y)
+        loss = hat.objective(loss, model.regularization(task, b / (steps - 1)), 0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.end_task(task)
+
+
+@torch.no_grad()
+def answers(model, task):
+    x = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(task))
+    return model.eval()(x, task=task)
+
+
+@pytest.mark.parametrize('name', NETS)
+@torch.no_grad()
+def test_with_open_gates_the_network_is_what_it_was(name):
+    net, model = build(name)
+    x = torch.randn(5, 3, 8, 8)
+    for training in False, True:
+        expected = copy.deepcopy(net).train(training)(x)
+        actual = model.train(training).run((x,), 1, [torch.ones_like(a) for a in model.masks(1)])
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    assert all(p.requires_grad for p in net.parameters())  # the network given is left alone
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+@pytest.mark.parametrize('name', NETS)
+def test_outputs_of_learned_tasks_are_bit_identical_under_any_optimizer(name, optimizer):
+    """With one optimizer for all tasks, which carries over what it knows of the tasks before."""
+    _, model = build(name)
+    one = OPTIMIZERS[optimizer](model.parameters())
+    learned, protected, moved = [], 0, 0
+    for task in range(3):
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        shares = {f'net.{n}': share.expand(model.shared[n].shape) for n, share in model.shares.items()}
+        learn(model, task, one)
+        learned.append(answers(model, task))
+        for u in range(task + 1):
+            assert same(answers(model, u), learned[u])
+        for n, p in model.named_parameters():
+            if n in shares:
+                assert same(p[shares[n] == 0], before[n][shares[n] == 0])
+                protected += int((shares[n] == 0).sum())
+                moved += int((p != before[n]).sum())
+    assert protected > 30 and moved > 30
+
+
+@pytest.mark.parametrize('name', NETS)
+@torch.no_grad()
+def test_a_learned_task_hangs_on_protected_weights_alone(name):
+    _, model = build(name)
+    model.end_task(0)
+    learned = answers(model, 0)
+    free = {n: model.shares[n].expand(p.shape) > 0 if n in model.shares else torch.ones_like(p) > 0
+            for n, p in model.shared.items()}  # fmt: skip
+    for n, p in model.shared.items():
+        p[free[n]] += 10 * torch.randn(int(free[n].sum()))
+    assert same(answers(model, 0), learned)
+    assert sum(int(f.sum()) for f in free.values()) > 20
+    for n, p in model.shared.items():  # and on these it does hang
+        p[~free[n]] += 0.1
+    assert not same(answers(model, 0), learned)
+
+
+def in_loops(model, expected):
+    """Compare what is protected of each weight with expected(name, i, j), for output i and input j."""
+    for name, p in model.shared.items():
+        if p.ndim > 1:
+            share = model.shares.get(name, torch.ones(1)).expand(p.shape)
+            for i, j in np.ndindex(*p.shape[:2]):
+                assert (share[i, j] == 1 - expected(name, i, j)).all(), (name, i, j)
+
+
+def use(model):
+    """Whether task 0 uses a unit: layer -> list."""
+    return {name: a.tolist() for name, a in zip(model.plan.gates, model.masks(0), strict=True)}
+
+
+def test_eq_2_after_a_flatten():
+    _, model = build('flatten')
+    model.end_task(0)
+    a = use(model)
+    in_loops(model, lambda n, i, j: a['0'][i] if n == '0.weight' else min(a['4'][i], a['0'][j // 16]))
+
+
+def test_eq_2_after_a_sum_a_unit_is_in_use_if_one_of_its_terms_is():
+    _, model = build('residual')
+    model.end_task(0)
+    a = use(model)
+    expected = {
+        'stem.weight': lambda i, j: a['stem'][i],
+        'one.weight': lambda i, j: min(a['one'][i], a['stem'][j]),
+        'two.weight': lambda i, j: min(a['two'][i], a['one'][j]),
+    }
+    in_loops(model, lambda n, i, j: expected[n](i, j))
+    stream = model.plan.units.attention(model.masks(0))
+    combined = [max(x, y) for x, y in zip(a['stem'], a['two'], strict=True)]
+    assert stream[-8:].tolist() == combined and combined not in (a['stem'], a['two'])
+
+
+def test_eq_2_after_a_concatenation_and_through_norms():
+    _, model = build('concatenated')
+    model.end_task(0)
+    a = use(model)
+    in_loops(model, lambda n, i, j: a['stem'][i] if n == 'stem.weight' else min(a['grow'][i], a['stem'][j]))
+
+
+def test_eq_2_in_groups():
+    _, model = build('grouped')
+    model.end_task(0)
+    a = use(model)
+    in_loops(model, lambda n, i, j: a['0'][i] if n == '0.weight' else min(a['2'][i], a['0'][4 * (i // 3) + j]))
+
+
+def test_eq_2_depthwise():
+    _, model = build('depthwise')
+    model.end_task(0)
+    a = use(model)
+    expected = {
+        '0.weight': lambda i, j: a['0'][i],
+        '3.weight': lambda i, j: min(a['3'][i], a['0'][i]),
+        '6.weight': lambda i, j: min(a['6'][i], a['3'][j]),
+    }
+    in_loops(model, lambda n, i, j: expected[n](i, j))
+
+
+def test_eq_2_of_a_layer_that_is_used_twice_is_the_larger_of_both():
+    _, model = build('twice')
+    model.end_task(0)
+    a = use(model)
+    expected = {
+        'stem.weight': lambda i, j: a['stem'][i],
+        'other.weight': lambda i, j: min(a['other'][i], a['again'][j]),
+        'again.weight': lambda i, j: min(a['again'][i], max(a['stem'][j], a['other'][j])),
+    }
+    in_loops(model, lambda n, i, j: expected[n](i, j))
+
+
+def test_eq_2_of_a_product_a_unit_is_in_use_if_both_its_factors_are():
+    """The sigmoid of a masked unit is 1/2: the scale is in use by every task, the product as the other factor is."""
+    _, model = build('squeezed')
+    head = model.plan.units.attention(model.masks(0))
+    model.end_task(0)
+    a = use(model)
+    expected = {
+        'stem.weight': lambda i, j: a['stem'][i],
+        'down.weight': lambda i, j: min(a['down'][i], a['stem'][j]),
+        'up.weight': lambda i, j: min(a['up'][i], a['down'][j]),
+    }
+    in_loops(model, lambda n, i, j: expected[n](i, j))
+    assert len(head) == 2 + 8 + 4 + 8  # no combination is needed
+
+
+def test_eq_2_of_attention():
+    """Query, key and value are each 8 rows of one weight, in cross-attention with different inputs."""
+    _, model = build('attention')
+    model.end_task(0)
+    a = use(model)
+    one = 1.0  # the class token and the positions are each task's own, and added to all units
+    expected = {
+        'patch.weight': lambda i, j: a['patch'][i],
+        'mixed.in_proj_weight': lambda i, j: a['mixed.in_proj'][i],
+        'mixed.out_proj.weight': lambda i, j: min(a['mixed.out_proj'][i], a['mixed.in_proj'][16 + j]),
+        'crossed.in_proj_weight': lambda i, j: min(a['crossed.in_proj'][i], one if i < 8 else a['patch'][j]),
+        'crossed.out_proj.weight': lambda i, j: min(a['crossed.out_proj'][i], a['crossed.in_proj'][16 + j]),
+        'one.weight': lambda i, j: a['one'][i],
+        'two.weight': lambda i, j: min(a['two'][i], a['one'][j]),
+    }
+    in_loops(model, lambda n, i, j: expected[n](i, j))
+
+
+def test_soft_masks_give_soft_shares():
+    _, model = build('flatten', hard=False, s_max=1.0)
+    model.end_task(0)
+    a = use(model)
+    assert all(0.01 < x < 0.99 for layer in a.values() for x in layer)
+    share = model.shares['4.weight']
+    for i, j in np.ndindex(6, 80):
+        assert share[i, j].item() == pytest.approx(1 - min(a['4'][i], a['0'][j // 16]), rel=1e-6)
+
+
+def test_norms_heads_and_what_is_no_layers_is_each_tasks_own():
+    _, model = build('concatenated')
+    own = dict(model.tasks[0].own.named_parameters()) | dict(model.tasks[0].own.named_buffers())
+    assert set(own) == {f'{norm}.{part}' for norm in ('norm', 'last') for part in (
+        'weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')} | {'fc.weight', 'fc.bias'}  # fmt: skip
+    learn(model, 0, OPTIMIZERS['momentum'](model.parameters()))
+    assert own['norm.num_batches_tracked'] == 4 and model.tasks[1].own.norm.num_batches_tracked == 0
+    assert not same(own['norm.running_mean'], model.tasks[1].own.norm.running_mean)
+    statistics = own['norm.running_mean'].clone()
+    model.train()(torch.randn(4, 3, 8, 8), task=0)  # a learned task's do not change even now
+    assert same(model.tasks[0].own.norm.running_mean, statistics)
+    _, model = build('attention')
+    own = {n for n, _ in model.tasks[0].own.named_parameters()}
+    assert own == {'token', 'position', 'scale', 'before.weight', 'before.bias', 'after.weight', 'after.bias',
+                   'fc.weight', 'fc.bias'}  # fmt: skip
+
+
+def test_progress_anneals_in_training_and_masks_are_hard_in_evaluation():
+    _, model = build('mlp', s_max=50.0)
+    seen, run = [], model.run
+    model.run = lambda inputs, task, masks: seen.append(masks) or run(inputs, task, masks)
+    x = torch.randn(2, 3, 8, 8)
+    model.train()(x, task=1, progress=0.25)
+    s = 0.75 / 50 + 0.25 * 50
+    for a, e in zip(seen[0], model.tasks[1].embeddings, strict=True):
+        torch.testing.assert_close(a, torch.sigmoid(s * e))
+    model.eval()(x, task=1, progress=0.25)
+    for a, e in zip(seen[1], model.tasks[1].embeddings, strict=True):
+        assert same(a, (e > 0).float())
+
+
+def test_sizes_of_heads_and_which_layers_have_gates():
+    _, model = build('flatten', n_classes=[2, 3, 5])
+    x = torch.randn(6, 3, 8, 8)
+    assert [model(x, task=t).shape[1] for t in range(3)] == [2, 3, 5] and model.plan.gates == ['0', '4']
+    assert build('flatten', n_classes=7)[1](x, task=2).shape == (6, 7)
+    assert build('flatten', gates=['4'])[1].plan.gates == ['4']
+    assert build('flatten', gates=lambda layer: layer != '4')[1].plan.gates == ['0']
+    _, model = build('flatten', heads=False)
+    assert model.plan.layers == ['0', '4', '6'] and model.plan.gates == ['0', '4'] and not model.plan.heads
+    model.end_task(0)
+    learned = answers(model, 0)
+    learn(model, 1, OPTIMIZERS['adamw'](model.parameters()))
+    assert same(answers(model, 0), learned)
+    assert (model.shares['6.weight'] == 0).any() and (model.shares['6.weight'] == 1).any()
+    with pytest.raises(ValueError, match='2 numbers for 3 tasks'):
+        build('flatten', n_classes=[2, 3])
+    with pytest.raises(ValueError, match='0 heads'):
+        build('flatten', n_classes=2, heads=False)
+
+
+class Product(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.w = nn.Linear(192, 4), nn.Parameter(torch.randn(192, 192))
+
+    def forward(self, x):
+        return self.fc(x.flatten(1) @ self.w)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(192, 192), nn.Linear(192, 4)
+
+    def forward(self, x):
+        return self.two(self.one(x.flatten(1)) + self.one.weight[0])
+
+
+@pytest.mark.parametrize('net, message', [
+    (nn.Sequential(nn.Flatten(2), nn.LSTM(64, 4)), r'aten.lstm.input with the parameter 1.weight_ih_l0'),
+    (nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(192, 4))),
+     r'aten.linear.default: its weight is computed'),
+    (Product(), r'aten.matmul.default with the parameter w'),
+    (Tied(), r'one.weight is the weight of a layer, and is used in another way'),
+    (nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), 'no layer that could have a gate'),
+])  # fmt: skip
+def test_what_cannot_be_handled_is_refused_with_the_name_of_the_operation(net, message):
+    with pytest.raises(hat.CannotConvert, match=message):
+        hat.convert(net, 2, torch.randn(2, 3, 8, 8))
+
+
+def test_a_saved_network_comes_back_with_its_protection():
+    _, model = build('attention')
+    learn(model, 0, OPTIMIZERS['momentum'](model.parameters()))
+    learned = answers(model, 0)
+    _, other = build('attention', init=hat.dense)
+    assert not same(answers(other, 0), learned)
+    other.load_state_dict(model.state_dict())
+    twin = copy.deepcopy(model)
+    for restored in other, twin:
+        assert same(answers(restored, 0), learned)
+        assert restored.learned.tolist() == [True, False, False]
+        assert same(restored.shares, model.shares) and same(restored.saved, model.saved)
+        learn(restored, 1, OPTIMIZERS['adamw'](restored.parameters()))
+        assert same(answers(restored, 0), learned)
+        assert not any(p is q for p, q in zip(restored.parameters(), model.parameters(), strict=True))
+
+
+def test_what_is_saved_right_after_a_step_is_protected_already():
+    _, model = build('mlp')
+    optimizer = OPTIMIZERS['momentum'](model.parameters())
+    learn(model, 0, optimizer)
+    learned = answers(model, 0)
+    F.cross_entropy(model.train()(torch.randn(4, 3, 8, 8), task=1), torch.tensor([0, 1, 2, 3])).backward()
+    optimizer.step()
+    state = {n: v.clone() for n, v in model.state_dict().items()}
+    _, other = build('mlp')
+    other.load_state_dict(state)
+    assert same(answers(other, 0), learned)
+
+
+def test_settle_can_follow_each_step():
+    _, model = build('mlp')
+    optimizer = OPTIMIZERS['adamw'](model.parameters())
+    learn(model, 0, optimizer)
+    optimizer.register_step_post_hook(lambda *_: model.settle())
+    before = {n: p.detach().clone() for n, p in model.shared.items()}
+    F.cross_entropy(model.train()(torch.randn(4, 3, 8, 8), task=1), torch.tensor([0, 1, 2, 3])).backward()
+    optimizer.step()
+    for n, p in model.shared.items():
+        protected = (model.shares[n] == 0).expand(p.shape)
+        assert same(p[protected], before[n][protected]) and not same(p, before[n])
+
+
+def test_a_task_can_be_added():
+    _, model = build('concatenated', n_tasks=1)
+    learn(model, 0, OPTIMIZERS['momentum'](model.parameters()))
+    learned = answers(model, 0)
+    assert model.add_task(n_classes=9) == 1 and model.learned.tolist() == [True, False]
+    model.end_task(1)
+    assert answers(model, 1).shape == (20, 9) and same(answers(model, 0), learned)
+    assert model.add_task() == 2 and answers(model, 2).shape == (20, 4)
+
+
+def test_a_forgotten_task_frees_what_it_alone_used_and_nothing_else_changes():
+    _, model = build('residual')
+    optimizer = OPTIMIZERS['adam'](model.parameters())
+    for task in range(3):
+        learn(model, task, optimizer)
+    learned, used = [answers(model, t) for t in range(3)], hat.used(model)
+    protected = {n: share == 0 for n, share in model.shares.items()}
+    model.forget(1)
+    assert same(answers(model, 0), learned[0]) and same(answers(model, 2), learned[2])
+    assert not same(answers(model, 1), learned[1])
+    assert hat.used(model) == {t: layers for t, layers in used.items() if t != 1}
+    _, without = build('residual')  # in which it has never been
+    without.load_state_dict(model.state_dict())
+    assert any((protected[n] & (share > 0)).any() for n, share in model.shares.items())
+    assert all((protected[n] | (share > 0)).all() for n, share in model.shares.items())
+    learn(model, 1, OPTIMIZERS['adamw'](model.parameters()))  # again
+    assert same(answers(model, 0), learned[0]) and same(answers(model, 2), learned[2])
+
+
+def test_what_each_task_uses():
+    _, model = build('flatten')
+    for task in 0, 2:
+        model.end_task(task)
+    used = hat.used(model)
+    assert used.keys() == {0, 2} and used[0].keys() == {'0', '4'}
+    a = [int(m.sum()) for m in model.masks(2)]
+    assert used[2]['0'] == {'units': a[0], 'of': 5, 'weights': a[0] * (3 * 9 + 1)}
+    assert used[2]['4'] == {'units': a[1], 'of': 6, 'weights': a[1] * (a[0] * 16 + 1)}
+
+
+def test_a_task_that_finds_little_free_is_warned_of_with_the_layers_name():
+    _, model = build('mlp', init=hat.dense)
+    x = torch.randn(2, 3, 8, 8)
+    with warnings.catch_warnings(record=True) as none:
+        warnings.simplefilter('always')
+        model.train()(x, task=0)
+    assert not none
+    with torch.no_grad():
+        model.tasks[0].embeddings[1][3] = -1  # one of six units is free there
+    model.end_task(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        model.train()(x, task=1)
+        model(x, task=1)
+    assert [str(w.message) for w in caught] == ['task 1 finds 0.0 % of the units of 1 free']
+
+
+def test_gradients_accumulate_over_the_parts_of_a_batch():
+    _, model = build('mlp')
+    model.end_task(0)
+    x, y = torch.randn(8, 3, 8, 8), torch.randint(4, (8,))
+    whole = model.train()(x, task=1, progress=0.5)
+    F.cross_entropy(whole, y, reduction='sum').backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    for part in slice(0, 3), slice(3, 8):
+        F.cross_entropy(model(x[part], task=1, progress=0.5), y[part], reduction='sum').backward()
+    for n, p in model.named_parameters():
+        if n in expected:
+            torch.testing.assert_close(p.grad, expected[n], rtol=1e-4, atol=1e-5)
+    assert not any(p.grad is not None for p in model.tasks[0].parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+@pytest.mark.parametrize('name', NETS)
+def test_on_a_gpu_outputs_of_learned_tasks_are_bit_identical(name):
+    _, model = build(name)
+    model.cuda()
+    default = torch.get_default_device()
+    torch.set_default_device('cuda')
+    try:
+        one = OPTIMIZERS['adamw'](model.parameters())
+        learn(model, 0, one)
+        x = torch.randn(20, 3, 8, 8)
+        with torch.no_grad():
+            learned = model.eval()(x, task=0)
+        learn(model, 1, one)
+        with torch.no_grad():
+            assert same(model.eval()(x, task=0), learned)
+    finally:
+        torch.set_default_device(default)
