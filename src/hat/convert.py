@@ -1,6 +1,11 @@
 """Hard attention for any network, in one line."""
 
 import copy
+import warnings
+from numbers import Integral
+
+import torch
+from torch.utils._pytree import tree_leaves
 
 from hat import techniques
 from hat.functional import linear
@@ -30,9 +35,13 @@ def convert(net, n_tasks, example_input, n_classes=None, *, gates=None, heads=Tr
     known here (recurrent layers, weights that are computed from others), and ValueError for n_classes that do not fit.
     """
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    classes = [n_classes] * n_tasks if n_classes is None or isinstance(n_classes, int) else list(n_classes)
+    classes = [n_classes] * n_tasks if n_classes is None or isinstance(n_classes, Integral) else list(n_classes)
     if len(classes) != n_tasks:
         raise ValueError(f'n_classes: {len(classes)} numbers for {n_tasks} tasks')
+    if not any(isinstance(x, torch.Tensor) for x in tree_leaves(inputs)):
+        raise ValueError(f'example_input must be a tensor, or a tuple with tensors, not {example_input!r}')
+    if isinstance(gates, str):
+        raise ValueError(f'gates must be a function or a list of names, not {gates!r}')
 
     def gated(layer, last):
         if gates is None:
@@ -41,6 +50,10 @@ def convert(net, n_tasks, example_input, n_classes=None, *, gates=None, heads=Tr
 
     net = copy.deepcopy(net)
     plan = make_plan(net, inputs, heads, gated)
+    if unknown := [] if gates is None or callable(gates) else [name for name in gates if name not in plan.layers]:
+        raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
+    if plan.unused:
+        warnings.warn(f'the output does not hang on {", ".join(plan.unused)}, which are not protected', stacklevel=2)
     if not plan.gates:
         raise CannotConvert('the network has no layer that could have a gate')
     if n_classes is not None and len(plan.heads) != 1:

@@ -4,6 +4,9 @@ torch.export makes such a graph, too, but loads torch's compiler first, for seco
 the first `if` on a shape.
 """
 
+import contextlib
+import copy
+
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -11,32 +14,36 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def record(net, inputs):
-    """The graph of net(*inputs), in evaluation mode.
+    """The graph of net(*inputs), in evaluation mode; it is a copy, in float32 on the CPU, that runs.
 
     Nodes: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name) and for other tensors
     (target ''), `call_function` for each operation (target: an OpOverload). meta: `shape`, the torch.Size of the
     output, or a list of them; `value`, the tensor of a get_attr; `module`, the name of the nn.Linear whose whole
     forward pass the node is.
     """
-    training = {module: module.training for module in net.modules()}
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # of nn.MultiheadAttention: it would hide the operations in one
-    recorder, hooks = Recorder(net, inputs), []
-    try:
-        for name, module in net.named_modules():
-            if type(module).forward is nn.Linear.forward:
-                hooks.append(module.register_forward_hook(recorder.is_output_of(name)))
-        # In inference mode nothing is taken apart for autograd: a linear layer arrives as aten.linear.
-        with torch.inference_mode(), recorder:
-            output = net.eval()(*inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for hook in hooks:
-            hook.remove()
-        for module, mode in training.items():
-            module.training = mode
+    net = copy.deepcopy(net).to('cpu', torch.float32).eval()
+    inputs = tree_map_only(torch.Tensor, lambda x: x.cpu().float() if x.is_floating_point() else x.cpu(), inputs)
+    recorder = Recorder(net, inputs)
+    for name, module in net.named_modules():
+        if type(module).forward is nn.Linear.forward:
+            module.register_forward_hook(recorder.is_output_of(name))
+    # In inference mode nothing is taken apart for autograd: a linear layer arrives as aten.linear.
+    with torch.inference_mode(), open_attention(), recorder:
+        output = net(*inputs)
     recorder.graph.output(tree_map_only(torch.Tensor, recorder.node, output))
     return recorder.graph
+
+
+@contextlib.contextmanager
+def open_attention():
+    """Without the fast path that nn.MultiheadAttention and nn.TransformerEncoder take without gradients: it hides all
+    operations in one, rounds otherwise, and goes past what multiplies a layer's output."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class Recorder(TorchDispatchMode):
@@ -54,8 +61,10 @@ class Recorder(TorchDispatchMode):
         output = func(*args, **kwargs)
         given = tree_map_only(torch.Tensor, self.node, (args, kwargs))
         node = self.graph.call_function(func, *given)
-        if func._schema.is_mutable:
-            self.clobber(output, node)
+        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+        for argument in func._schema.arguments:
+            if argument.alias_info and argument.alias_info.is_write and argument.name in named:
+                self.overwrite(named[argument.name], node)
         if isinstance(output, torch.Tensor):
             self.note(output, node)
         elif isinstance(output, (tuple, list)):
@@ -77,14 +86,13 @@ class Recorder(TorchDispatchMode):
         node.meta['shape'], node.meta['dtype'] = tensor.shape, tensor.dtype
         self.known[id(tensor)] = tensor, node
 
-    def clobber(self, output, node):
-        """An operation in place changes what shares the memory, too: nothing is known of that any more."""
-        for changed in tree_leaves(output):
-            if isinstance(changed, torch.Tensor):
-                memory = changed.untyped_storage().data_ptr()
-                for tensor, _ in list(self.known.values()):
-                    if tensor is not changed and tensor.untyped_storage().data_ptr() == memory:
-                        self.note(tensor, self.graph.call_function(overwritten, (node,)))
+    def overwrite(self, written, node):
+        """An operation in place changes all that shares the memory. What is known of its output is noted after this."""
+        for changed in tree_leaves(written):
+            memory = changed.untyped_storage().data_ptr()
+            for tensor, _ in list(self.known.values()):
+                if tensor.untyped_storage().data_ptr() == memory:
+                    self.note(tensor, self.graph.call_function(overwritten, (node,)))
 
     def is_output_of(self, name):
         def hook(module, inputs, output):

@@ -7,6 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from hat.functional import E_MAX, Compensated, Conditioned, attention, cumulate, free_share
+from hat.graph import open_attention
 
 FREE = 0.05  # of a layer's units: a task that finds less is warned of
 
@@ -21,20 +22,20 @@ class Network(nn.Module):
     plan     what was read off the network's graph; plan.gates names the layers of the masks
     """
 
-    moved = False  # whether an optimizer may have been at work since the last settle()
     current = None  # the task that was trained last
 
     def __init__(self, net, plan, classes, s_max, hard, init, schedule, regularizer, generator):
         super().__init__()
         self.net, self.plan, self.s_max, self.hard = net, plan, s_max, hard
         self.init, self.schedule, self.regularizer = init, schedule, regularizer
+        self.frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
         for name in plan.own:
             find(net, name).requires_grad_(False)
         for name, (_, units) in plan.outputs.items():
             module = net.get_submodule(name)
             module.register_buffer('attention', torch.ones(len(units)), persistent=False)
             module.register_forward_hook(gate_output)
-        self.tasks = nn.ModuleList(Task(net, plan, n, init, generator) for n in classes)
+        self.tasks = nn.ModuleList(Task(net, plan, n, init, self.frozen, generator) for n in classes)
         self.register_buffer('learned', torch.zeros(len(classes), dtype=torch.bool))
         self.register_state_dict_pre_hook(before_saving)
         self.register_load_state_dict_post_hook(after_loading)
@@ -46,6 +47,9 @@ class Network(nn.Module):
         """Output of a task for inputs (B, ...).
 
         progress  in training mode, the position in the epoch, 0 to 1, by which the gates are annealed (Eq. 3)
+
+        Not for activation checkpointing, which runs parts of the network again without the task's tensors, nor for
+        networks that assign to their buffers (batch norm, which changes them in place, is fine).
         """
         if self.training and task != self.current:
             self.begin_task(task)
@@ -59,7 +63,7 @@ class Network(nn.Module):
         s  scale of the gates while the task is learned; None, and for a learned task: as it is used, at s_max and, if
            `hard`, rounded to {0, 1}
         """
-        embeddings = self.tasks[task].embeddings
+        embeddings = self.tasks[self.check(task)].embeddings
         if s is None or self.done[task]:
             masks = [attention(e, self.s_max) for e in embeddings]
             return [a.detach().round() for a in masks] if self.hard else masks
@@ -67,8 +71,8 @@ class Network(nn.Module):
 
     def run(self, inputs, task, masks):
         """Output of a task for `inputs`, a tuple, under given masks."""
-        self.moved |= torch.is_grad_enabled()
-        return functional_call(self.net, self.tensors(task, masks), inputs)
+        with open_attention():
+            return functional_call(self.net, self.tensors(task, masks), inputs)
 
     def tensors(self, task, masks):
         """What to put in the place of the network's parameters and buffers, by name, to make it the task's.
@@ -94,6 +98,11 @@ class Network(nn.Module):
         masks = self.masks(task, self.schedule(progress, self.s_max))
         return self.regularizer(masks, self.cumulative, len(self.tasks))
 
+    def check(self, task):
+        if not 0 <= task < len(self.tasks):
+            raise IndexError(f'task {task}: there are {len(self.tasks)}, numbered from 0')
+        return task
+
     # The life of a task
 
     def add_task(self, n_classes=None, generator=None):
@@ -101,15 +110,16 @@ class Network(nn.Module):
 
         An optimizer that is to train it has to be made after this."""
         self.settle()
-        task = Task(self.net, self.plan, n_classes, self.init, generator)
-        self.tasks.append(task.to(self.learned.device))
+        self.tasks.append(Task(self.net, self.plan, n_classes, self.init, self.frozen, generator))
         self.learned = torch.cat([self.learned, self.learned.new_zeros(1)])
         self.protect()
         return len(self.tasks) - 1
 
     def begin_task(self, task):
         """Warn of layers of which a task finds less than 5 % of the units free. Its first training batch does it."""
-        self.current = task
+        self.current = self.check(task)
+        if self.done[task]:
+            warnings.warn(f'task {task} is learned: what is its own does not change any more', stacklevel=3)
         for name, a in zip(self.plan.gates, self.cumulative or (), strict=False):
             free = float((a < 0.5).double().mean())
             if free < FREE and not self.done[task]:
@@ -118,15 +128,15 @@ class Network(nn.Module):
     def end_task(self, task):
         """From now on, what the task uses does not change any more."""
         self.settle()
-        self.learned[task] = True
+        self.learned[self.check(task)] = True
         self.protect()
 
     def forget(self, task, generator=None):
         """As if the task had never been learned: what it alone used is free again, its embeddings, head and norms start
         anew. Nothing changes for other tasks. An optimizer that is to train it again has to be made after this."""
         self.settle()
-        self.learned[task] = False
-        self.tasks[task].reset(self.net, self.plan, self.init, generator)
+        self.learned[self.check(task)] = False
+        self.tasks[task] = Task(self.net, self.plan, self.tasks[task].n_classes, self.init, self.frozen, generator)
         self.current = None
         self.protect()
 
@@ -134,39 +144,46 @@ class Network(nn.Module):
     def settle(self):
         """Put right what an optimizer has moved against the method: protected weights, which momentum, Adam's moments
         and weight decay do not leave alone, go back to where they were; embeddings, to the active range (section 2.5).
+        Weights that are not finite any more, which would spoil the learned tasks, too, start again from there.
 
         The next batch does it first, and so do state_dict() and all that begins or ends a task. In between, weights are
         what the optimizer made of them; optimizer.register_step_post_hook(lambda *_: model.settle()) closes that gap.
         """
-        if self.moved:
-            for name, share in self.shares.items():
-                p = self.shared[name]
-                torch.where(share == 0, self.saved[name], p, out=p)
-            if self.current is not None:
-                self.clamp(self.current)
-            self.moved = False
+        for name, share in self.shares.items():
+            p, saved = self.shared[name], self.saved[name]
+            right = torch.where((share > 0) & p.isfinite(), p, saved)
+            if not torch.equal(right, p):
+                p.copy_(right)
+        for i, (p, saved, version) in enumerate(self.finished):
+            if p._version != version:
+                p.copy_(saved)
+                self.finished[i] = p, saved, p._version
+        if self.current is not None:
+            self.clamp(self.current)
 
     @torch.no_grad()
     def clamp(self, task):
         """Keep a task's embeddings within the active range (section 2.5)."""
         for e in self.tasks[task].embeddings:
-            e.clamp_(-E_MAX, E_MAX)
+            if (e.abs() > E_MAX).any():
+                e.clamp_(-E_MAX, E_MAX)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def protect(self):
         """Work out from the learned tasks' masks which of the shared weights are protected, and how much (Eq. 2)."""
         self.done, device = self.learned.tolist(), self.learned.device
-        for task, done in zip(self.tasks, self.done, strict=True):
-            task.requires_grad_(not done)
-            if done:
-                task.zero_grad()
         self.shared = {name: find(self.net, name) for name in self.plan.shared}
         self.gating = {n: (g, u.to(device) if g is None else u) for n, (g, u) in self.plan.gating.items()}
         self.plan.units.to(device)
-        self.cumulative, self.shares, self.saved = None, {}, {}
-        for masks in (self.masks(t) for t, done in enumerate(self.done) if done):
-            before = self.cumulative or [None] * len(masks)
-            self.cumulative = [cumulate(a, b) for a, b in zip(masks, before, strict=True)]
+        self.cumulative, self.shares, self.saved, self.finished = None, {}, {}, []
+        for t, task in enumerate(self.tasks):
+            if self.done[t]:
+                task.requires_grad_(False).zero_grad()
+                self.finished += [(p, p.clone(), p._version) for p in task.parameters()]
+                masks = self.masks(t)
+                before = self.cumulative or [None] * len(masks)
+                self.cumulative = [cumulate(a, b) for a, b in zip(masks, before, strict=True)]
         if self.cumulative:
             values = self.plan.units.attention(self.cumulative)
             for name, (_, writes, reads) in self.plan.shared.items():
@@ -190,27 +207,31 @@ class Task(nn.Module):
                 by the names that they have in the network
     """
 
-    def __init__(self, net, plan, n_classes, init, generator=None):
+    @torch.no_grad()
+    def __init__(self, net, plan, n_classes, init, frozen=(), generator=None):
+        """Starts from what the network has; a head of another size than the network's, as PyTorch starts layers.
+
+        frozen  names of parameters that are not trained
+        """
         super().__init__()
+        like = next(net.parameters())
         self.n_classes, self.own = n_classes, nn.Module()
         self.embeddings = nn.ParameterList(torch.empty(len(units)) for units in plan.units.of_gate)
-        self.reset(net, plan, init, generator)
-        self.to(next(net.parameters()).device)
-
-    @torch.no_grad()
-    def reset(self, net, plan, init, generator=None):
-        """Start from what the network has; a head of another size than the network's, as PyTorch does."""
         for e in self.embeddings:
             init(e, generator=generator)
         for name in plan.own:
-            plant(self.own, name, find(net, name))
-        for weight, bias in plan.heads:
+            tensor = find(net, name)
+            plant(self.own, name, tensor.detach().clone(), isinstance(tensor, nn.Parameter), name not in frozen)
+        for weight, bias, axis in plan.heads:
             w = find(net, weight)
-            if self.n_classes not in (None, len(w)):
+            if n_classes not in (None, w.shape[axis]):
                 bound = w[0].numel() ** -0.5
                 for name in filter(None, (weight, bias)):
-                    fresh = w.new_empty(self.n_classes, *find(net, name).shape[1:])
-                    plant(self.own, name, nn.Parameter(fresh.uniform_(-bound, bound, generator=generator)))
+                    shape = list(find(net, name).shape)
+                    shape[axis if name == weight else 0] = n_classes
+                    fresh = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+                    plant(self.own, name, fresh, True, name not in frozen)
+        self.to(like.device, like.dtype)
 
 
 def find(net, name):
@@ -219,17 +240,17 @@ def find(net, name):
     return getattr(net.get_submodule(path), leaf)
 
 
-def plant(root, name, tensor):
-    """A copy of a parameter or buffer, below `root` under the same dotted name."""
+def plant(root, name, tensor, parameter, trained):
+    """Make a tensor a parameter or buffer below `root`, under its dotted name."""
     *path, leaf = name.split('.')
     for part in path:
         if part not in root._modules:
             root.add_module(part, nn.Module())
         root = root._modules[part]
-    if isinstance(tensor, nn.Parameter):
-        root.register_parameter(leaf, nn.Parameter(tensor.detach().clone()))
+    if parameter:
+        root.register_parameter(leaf, nn.Parameter(tensor, requires_grad=trained))
     else:
-        root.register_buffer(leaf, tensor.clone())
+        root.register_buffer(leaf, tensor)
 
 
 def gate_output(module, inputs, output):
@@ -241,5 +262,7 @@ def before_saving(network, prefix, keep_vars):
 
 
 def after_loading(network, incompatible_keys):
-    network.moved = False
+    for task in network.tasks:
+        for name, p in task.named_parameters():
+            p.requires_grad_(name.removeprefix('own.') not in network.frozen)
     network.protect()

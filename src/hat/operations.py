@@ -11,12 +11,13 @@ LAYERS = {aten.linear.default, aten.embedding.default} | CONVOLUTIONS | TRANSPOS
 CHANNEL_NORMS = {aten.batch_norm.default, aten.instance_norm.default, aten.group_norm.default}  # affine along dim 1
 NORMS = {aten.layer_norm.default, aten.rms_norm.default} | CHANNEL_NORMS  # else: affine along the last dimensions
 POINTWISE = {aten.hardswish.default, aten.hardswish_.default, aten.prelu.default}  # and what torch itself calls so
-MOVES = {  # what a task's own parameter may go through before it meets the task's data
+MOVES = {  # operations that only move values
     'alias', 'cat', 'chunk', 'clone', 'contiguous', 'detach', 'expand', 'expand_as', 'flatten', 'flip', 'index',
     'index_select', 'movedim', 'narrow', 'permute', 'repeat', 'reshape', 'roll', 'select', 'slice', 'split',
-    'split_with_sizes', 'squeeze', 'stack', 't', 'to', 'transpose', 'unbind', 'unflatten', 'unsqueeze',
-    'upsample_bicubic2d', 'upsample_bilinear2d', 'view',
+    'split_with_sizes', 'squeeze', 'stack', 't', 'transpose', 'unbind', 'unflatten', 'unsqueeze', 'view',
 }  # fmt: skip
+CASTS = {'to', '_to_copy', 'type_as'}
+RESIZES = {'upsample_bicubic2d', 'upsample_bilinear2d'}  # what else may be done to a task's own parameter
 NARROWER = {  # what, besides element by element, does the same to fewer units
     'adaptive_avg_pool1d', 'adaptive_avg_pool2d', 'adaptive_avg_pool3d', 'adaptive_max_pool2d', 'alias', 'avg_pool1d',
     'avg_pool2d', 'avg_pool3d', 'cat', 'clone', 'contiguous', 'detach', 'dropout', 'dropout_', 'feature_dropout',
@@ -32,6 +33,10 @@ def is_operation(node):
 def name_of(operation):
     """Without the overload: 'add' of aten.add.Tensor."""
     return operation._overloadpacket.__name__
+
+
+def is_move(operation):
+    return name_of(operation) in MOVES and operation is not aten.view.dtype
 
 
 def is_pointwise(operation):

@@ -7,7 +7,7 @@ All of it is read off the network's graph, operation by operation. There are fou
   the attention to what it normalizes; a batch norm right after a layer takes over that layer's gate;
 - what works element by element is tried with zeros;
 - everything else is tried with random numbers, the same for all values of one unit: what comes out as a multiple of a
-  unit's numbers is that unit's (moved, pooled, averaged, attended to), all other outputs count as in use by every task.
+  unit's numbers is that unit's (pooled, averaged, attended to), all other outputs count as in use by every task.
 
 To count as in use is always safe. A masked unit is zero whatever becomes of the weights before it, so that no operation
 can let a task see them; only what reads the unit has to know that it is zero, to leave its own weights free.
@@ -23,21 +23,23 @@ from torch.utils._pytree import tree_map_only
 
 from hat.graph import item, record
 from hat.operations import (
+    CASTS,
     CHANNEL_NORMS,
     LAYERS,
-    MOVES,
     NORMS,
+    RESIZES,
     TRANSPOSED,
     along,
     always,
     arguments,
     aten,
+    is_move,
     is_operation,
     is_pointwise,
     name_of,
     output_axis,
 )
-from hat.probes import Constant, runner, try_numbers, try_zeros
+from hat.probes import Constant, move, runner, try_numbers, try_zeros
 from hat.units import ALWAYS, NEVER, Units
 
 
@@ -80,7 +82,9 @@ class Plan:
     gating: dict = field(default_factory=dict)  # parameter -> Gating
     outputs: dict = field(default_factory=dict)  # nn.Linear of which the output is gated, not the weight -> Gating
     own: list = field(default_factory=list)  # parameters and buffers of which each task has its own
-    heads: list = field(default_factory=list)  # (weight, bias or None) of the layers that become one for each task
+    heads: list = field(default_factory=list)  # (weight, bias or None, dimension of its units) of the last layers, of
+    # which each task has one
+    unused: list = field(default_factory=list)  # trainable parameters on which the output does not hang
 
 
 def make_plan(net, inputs, heads=False, gated: Callable[[str, bool], bool] = lambda layer, last: True):
@@ -105,8 +109,12 @@ class _Reader:
         self.calls = self.find_layers(graph)
         last = self.last_layers(graph)
         if heads:
-            self.plan.heads = [(name, self.parameter(arguments(self.calls[name][0])['bias'])) for name in last]
-            self.plan.own += [name for name in itertools.chain(*self.plan.heads) if name]
+            if self.calls and not last:
+                raise CannotConvert('the last layer shares its weight with another one: it can only be left alone')
+            for name in last:
+                node = self.calls[name][0]
+                self.plan.heads.append((name, self.parameter(arguments(node)['bias']), output_axis(node)[0]))
+            self.plan.own += [name for weight, bias, _ in self.plan.heads for name in (weight, bias) if name]
         self.choose_gates(lambda name: gated(layer_name(name), name in last))
         for node in graph.nodes:
             if node.op != 'output':
@@ -115,6 +123,8 @@ class _Reader:
             self.share(name)
         if conflict := set(self.plan.shared).intersection(self.plan.own):
             raise CannotConvert(f'{conflict.pop()} is the weight of a layer, and is used in another way, too')
+        known = {*self.plan.shared, *self.plan.own}
+        self.plan.unused = [name for name, p in self.parameters.items() if p.requires_grad and name not in known]
 
     # First: where layers, heads and gates are
 
@@ -129,6 +139,8 @@ class _Reader:
                 if weight not in names:
                     raise CannotConvert(f'{node.target}: its weight is computed, and is not a parameter')
                 calls.setdefault(names[weight], []).append(node)
+                if output_axis(node) != output_axis(calls[names[weight]][0]):
+                    raise CannotConvert(f'{node.target}: {names[weight]} is the weight of another kind of layer, too')
             elif len(node.all_input_nodes) == 1 and node.all_input_nodes[0] in names:
                 names[node] = names[node.all_input_nodes[0]]
         return calls
@@ -171,9 +183,11 @@ class _Reader:
         if node.op == 'get_attr':
             if node.target in self.parameters:
                 return Weight(node.target)
-            if node.target in self.buffers and node.meta['dtype'].is_floating_point:
+            if node.target in self.buffers:
                 self.owned(node.target)  # training may change it
-            return Constant(node.meta['value'].cpu())
+                if node.meta['dtype'].is_floating_point:
+                    return always(node)
+            return Constant(node.meta['value'])
         if node.target in LAYERS:
             return self.layer(node)
         if node.target in NORMS:
@@ -200,8 +214,10 @@ class _Reader:
         units = self.units(weight.name)
         outputs = rows if output_axis(node) == (0, 1) else torch.arange(len(units))
         units = units[outputs]
-        if isinstance(bias, Weight) and torch.equal(self.elements(bias), outputs):
-            self.biases[bias.name] = weight.name
+        of_layer = isinstance(bias, Weight) and self.parameters[bias.name].numel() == self.size(weight.name)
+        if of_layer and torch.equal(self.elements(bias), outputs):
+            if self.biases.setdefault(bias.name, weight.name) != weight.name:
+                raise CannotConvert(f'{node.target}: {bias.name} is the bias of two layers')
         elif bias is not None:  # some other vector: what comes out is zero in no task
             units = torch.full_like(units, ALWAYS)
             if isinstance(bias, Weight):
@@ -238,9 +254,10 @@ class _Reader:
             self.owned(name)
             if gated and not torch.equal(plan.gating.setdefault(name, Gating(gate, units)).units, units):
                 raise CannotConvert(f'{node.target}: {name} is used for different units')
-        counter = f'{names[0].rpartition(".")[0]}.num_batches_tracked' if names else ''
-        if counter in self.buffers:
-            self.owned(counter)
+        if (mean := given.get('running_mean')) is not None:
+            counter = mean.target.replace('running_mean', 'num_batches_tracked')
+            if counter in self.buffers:
+                self.owned(counter)
         if not gated:
             return always(node)
         return along(units, node) if node.target in CHANNEL_NORMS else units.expand(node.meta['shape'])
@@ -251,30 +268,28 @@ class _Reader:
         given = {i: self.values[other] for i, other in places.items()}
         if all(isinstance(value, Constant) for value in given.values()):
             return wrap(Constant, run({i: value.tensor for i, value in given.items()}))
-        pointwise, moves = is_pointwise(node.target), name_of(node.target) in MOVES
+        pointwise, moves, name = is_pointwise(node.target), is_move(node.target), name_of(node.target)
         for i, value in given.items():
             if isinstance(value, Weight):
-                if not pointwise and not moves:
+                if not (pointwise or moves or name in CASTS | RESIZES):
                     raise CannotConvert(f'{node.target} with the parameter {value.name}')
                 if moves and len(given) == 1:
-                    return self.move(value, i, run, node)
+                    return wrap(lambda part, of=value.name: Weight(of, part), run({i: self.elements(value)}))
                 self.owned(value.name)
         given = {i: v if isinstance(v, Constant) else self.known(places[i]) for i, v in given.items()}
         if not all(isinstance(v, Constant) or places[i].meta['dtype'].is_floating_point for i, v in given.items()):
             return always(node)
+        if name in CASTS and len(given) == 1:
+            return self.known(places.popitem()[1])
+        if moves:
+            return move(run, given)
         try:
             if pointwise:
                 return try_zeros(run, given, node.meta['shape'], self.plan.units)
-            return try_numbers(run, given)
+            found = try_numbers(run, given)
         except (RuntimeError, TypeError, IndexError, NotImplementedError):  # not made for such numbers
             return always(node)
-
-    def move(self, weight, place, run, node):
-        try:
-            return wrap(lambda part: Weight(weight.name, part), run({place: self.elements(weight)}))
-        except (RuntimeError, NotImplementedError):  # not made for whole numbers, as interpolation is not
-            self.owned(weight.name)
-            return always(node)
+        return found if isinstance(node.meta['shape'], list) else found[0]
 
     # Last: what is known of a weight after all its calls
 

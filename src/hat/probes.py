@@ -54,11 +54,24 @@ def try_zeros(run, given, shape, units):
     return result.expand(shape)
 
 
+def move(run, given):
+    """Unit numbers of what only moves values: the numbers themselves are moved."""
+
+    def numbers(value):
+        if not isinstance(value, Constant):
+            return value.contiguous()
+        return torch.full(value.tensor.shape, ALWAYS) if value.tensor.is_floating_point() else value.tensor
+
+    result = run({i: numbers(value) for i, value in given.items()})
+    return list(result) if isinstance(result, (tuple, list)) else result
+
+
 def try_numbers(run, given):
     """Unit numbers of the outputs of any operation: is an output a multiple of some unit's values, and of no others?
 
-    Four runs, with other random numbers for the units each time, but the last, which has the first one's with a minus
-    (that tells a maximum from a move). What every task uses has the same random numbers in all runs.
+    Four runs, with other random numbers for the units in the first three and the first ones with a minus in the last,
+    propose units; what every task uses has the same random numbers in all of them. Then some units are set to zero, and
+    all other values to random numbers: where an output is not zero together with its unit, nothing is known of it.
 
     given  place of an argument -> its unit numbers, or a Constant
     """
@@ -69,22 +82,35 @@ def try_numbers(run, given):
             values[i] = value.tensor.double() if value.tensor.is_floating_point() else value.tensor
         else:
             units[i] = value.contiguous()
-            values[i] = torch.rand(value.shape, generator=generator, dtype=torch.float64) + 1
+            values[i] = torch.randn(value.shape, generator=generator, dtype=torch.float64)
     present = torch.cat([u.unique() for u in units.values()]).unique()
-    codes = torch.rand(3, len(present), generator=generator, dtype=torch.float64) + 1
+    places = {i: torch.searchsorted(present, u) for i, u in units.items()}
+
+    def outputs(coded):
+        result = run(values | coded)
+        result = result if isinstance(result, (tuple, list)) else [result]
+        if not all(isinstance(part, torch.Tensor) for part in result):
+            raise TypeError('an operation that does not return tensors')
+        return result
+
+    def propose(codes):
+        return outputs({i: torch.where(u == ALWAYS, values[i], codes[places[i]]) for i, u in units.items()})
+
+    codes = torch.randn(3, len(present), generator=generator, dtype=torch.float64)
     codes[:, present == NEVER] = 0
-    codes = torch.cat([codes, -codes[:1]])
-    outputs = []
-    for code in codes:
-        coded = {i: code[torch.searchsorted(present, u)] for i, u in units.items()}
-        outputs.append(run(values | {i: torch.where(u == ALWAYS, values[i], coded[i]) for i, u in units.items()}))
-    if isinstance(outputs[0], torch.Tensor):
-        return recognize(outputs, codes, present)
-    return [recognize(part, codes, present) for part in zip(*outputs, strict=True)]
+    found = [recognize(parts, codes, present) for parts in zip(*map(propose, [*codes, -codes[0]]), strict=True)]
+    for _ in range(3):
+        closed = (torch.rand(len(present), generator=generator) < 0.5) & (present != ALWAYS)
+        for off in closed, ~closed & (present != ALWAYS):
+            drawn = {i: torch.randn(u.shape, generator=generator, dtype=torch.float64) for i, u in units.items()}
+            coded = {i: torch.where(off[places[i]], 0, x) for i, x in drawn.items()}
+            for part, output in zip(found, outputs(coded), strict=True):
+                part[torch.isin(part, present[off]) & (output != 0)] = ALWAYS
+    return found
 
 
 def recognize(outputs, codes, present):
-    """The unit whose codes, (4, units), the outputs of the four runs are in proportion to; else ALWAYS."""
+    """The unit whose codes, (3, units), the outputs of the four runs are in proportion to; else ALWAYS."""
     first, second, third, negated = outputs
     result = torch.full(first.shape, ALWAYS)
     if not first.is_floating_point():
@@ -95,6 +121,6 @@ def recognize(outputs, codes, present):
         unit = order[nearest]
         same = torch.isclose(ratio, ratios[nearest], rtol=1e-9, atol=0) & (present[unit] > NEVER)
         same &= torch.isclose(first / third, codes[0][unit] / codes[2][unit], rtol=1e-9, atol=0)
-        same &= torch.isclose(negated, -first, rtol=1e-9, atol=0)
+        same &= torch.isclose(first, -negated, rtol=1e-9, atol=0)
         result = torch.where(same, present[unit], result)
-    return torch.where(torch.stack([output == 0 for output in outputs]).all(0), NEVER, result)
+    return result

@@ -32,8 +32,12 @@ def plain(network, task):
         del layer.attention, tensors[f'{name}.attention']
         for leaf, p in layer.named_parameters():
             tensors[f'{name}.{leaf}'] = p * masks[gate].view(-1, *[1] * (p.ndim - 1))
+    aliases = {}  # of parameters that have several names
+    for name, p in network.net.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(p), []).append(name)
     for name, tensor in tensors.items():
-        put(net, name, tensor.clone())
+        for alias in aliases.get(id(find(network.net, name)), [name]):
+            put(net, alias, tensor.clone())
     return net.eval()
 
 

@@ -1,6 +1,7 @@
 """Which units of a network can only be cut out together, and which are needed."""
 
 import torch
+from torch import nn
 
 from hat.graph import item, record
 from hat.network import find
@@ -12,12 +13,13 @@ from hat.operations import (
     always,
     arguments,
     aten,
+    is_move,
     is_operation,
     is_pointwise,
     name_of,
 )
 from hat.plan import make_plan
-from hat.probes import runner, try_numbers
+from hat.probes import move, runner, try_numbers
 from hat.units import ALWAYS
 
 FIXED = torch.tensor(ALWAYS)
@@ -53,7 +55,8 @@ class Structure:
             name = name_of(node.target)
             if is_pointwise(node.target):
                 return self.elementwise(node, given)
-            if name in NARROWER or name in ('view', 'reshape') and list(node.args[1])[1:] == [-1]:
+            flattens = name in ('view', 'reshape') and list(node.args[1])[1:] == [-1]
+            if flattens or name in NARROWER and node.target is not aten.squeeze.default:
                 return self.moved(node, given)
         self.fix(*given)
         return always(node)
@@ -75,6 +78,8 @@ class Structure:
         else:
             self.fix(x, writes)
             return always(node)
+        if not isinstance(self.net.get_submodule(name.rpartition('.')[0]), (nn.Linear, nn.modules.conv._ConvNd)):
+            self.fix(reads, writes)  # a module that may know its size otherwise
         if name in self.layers:
             self.tie(reads, self.layers[name][0])
         self.layers[name] = reads, writes, depthwise
@@ -109,7 +114,7 @@ class Structure:
         if any(units is None for units in places.values()):
             self.fix(*given)
             return always(node)
-        units = try_numbers(run, places)
+        units = move(run, places) if is_move(node.target) else try_numbers(run, places)[0]
         there = torch.cat([u.unique() for u in given])
         self.fix(there[~torch.isin(there, units)])
         return units

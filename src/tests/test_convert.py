@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import same
-from nets import NETS
+from nets import NETS, conv
 from torch import nn
 
 import hat
@@ -91,9 +91,13 @@ def test_a_learned_task_hangs_on_protected_weights_alone(name):
         p[free[n]] += 10 * torch.randn(int(free[n].sum()))
     assert same(answers(model, 0), learned)
     assert sum(int(f.sum()) for f in free.values()) > 20
-    for n, p in model.shared.items():  # and on these it does hang
+    for n, p in model.shared.items():
         p[~free[n]] += 0.1
-    assert not same(answers(model, 0), learned)
+    assert same(answers(model, 0), learned)  # protected weights are put back even then
+    for n, p in model.shared.items():  # but on these it does hang
+        p[~free[n]] += 0.1
+    x = torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert not same(model.run((x,), 0, model.masks(0)), learned)
 
 
 def in_loops(model, expected):
@@ -409,6 +413,163 @@ def test_gradients_accumulate_over_the_parts_of_a_batch():
         if n in expected:
             torch.testing.assert_close(p.grad, expected[n], rtol=1e-4, atol=1e-5)
     assert not any(p.grad is not None for p in model.tasks[0].parameters())
+
+
+def test_weights_are_put_back_whenever_the_optimizer_steps():
+    """Whatever else happens between backward and step, and after it."""
+    _, model = build('mlp')
+    optimizer = OPTIMIZERS['adam'](model.parameters())
+    learn(model, 0, optimizer)
+    learned, x, y = answers(model, 0), torch.randn(8, 3, 8, 8), torch.randint(4, (8,))
+    for between in lambda: answers(model, 1), model.state_dict, optimizer.step, lambda: model.end_task(1):
+        loss = sum(F.cross_entropy(model.train()(part, task=2), y[:4]) for part in x.split(4))  # two at once
+        optimizer.zero_grad()
+        loss.backward()
+        between()
+        optimizer.step()
+        assert same(answers(model, 0), learned)
+
+
+def test_what_is_a_learned_tasks_own_is_put_back_too():
+    _, model = build('attention')
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model.train()(x, task=task, progress=0.5).square().mean()
+        loss.backward()
+        return loss
+
+    learned = []
+    for task in 0, 1:
+        x = torch.randn(4, 3, 8, 8)
+        optimizer.step(closure)
+        model.end_task(task)
+        learned.append(answers(model, 0))
+    assert same(*learned)
+
+
+def test_a_task_that_diverges_does_not_spoil_learned_ones():
+    _, model = build('flatten')
+    model.end_task(0)
+    learned = answers(model, 0)
+    with torch.no_grad():
+        for p in model.shared.values():
+            p.fill_(torch.nan)
+    assert same(answers(model, 0), learned)
+
+
+class Through(nn.Module):
+    """A layer, some operation, and a layer that reads what comes out."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.stem, self.operation, self.read, self.fc = conv(3, 6), operation, nn.LazyLinear(5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.read(self.operation(self.stem(x), x))))
+
+
+MATRIX = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])
+OPERATIONS = {
+    'mean': (lambda h, x: h.mean((2, 3)), True),
+    'pool': (lambda h, x: F.max_pool2d(h, 3, 2).mean((2, 3)), True),
+    'padded average': (lambda h, x: F.avg_pool2d(h, 3, 2, 1).flatten(1), True),
+    'softmax over positions': (lambda h, x: (h.flatten(2).softmax(2) * h.flatten(2)).sum(2), True),
+    'attended': (lambda h, x: F.scaled_dot_product_attention(*[h.flatten(2).transpose(1, 2)] * 3).mean(1), True),
+    'normalized': (lambda h, x: F.normalize(h.flatten(2), dim=1).mean(2), True),
+    'to another type': (lambda h, x: h.mean((2, 3)).double().float(), True),
+    'grid': (lambda h, x: F.grid_sample(h, x[:, :2].permute(0, 2, 3, 1), align_corners=False).mean((2, 3)), False),
+    'variance': (lambda h, x: h.var((2, 3)), False),
+    'difference': (lambda h, x: h.diff(dim=3).flatten(1), False),
+    'distances': (lambda h, x: torch.cdist(h.flatten(2), h.flatten(2)).flatten(1), False),
+    'log softmax of one': (lambda h, x: h.mean((2, 3))[..., None].log_softmax(2)[..., 0] * h.mean((2, 3)), True),
+    'sigmoid': (lambda h, x: h.mean((2, 3)).sigmoid(), False),
+    'softmax over units': (lambda h, x: h.mean((2, 3)).softmax(1), False),
+    'largest unit': (lambda h, x: h.amax(1).flatten(1), False),
+    'smallest with the input': (lambda h, x: torch.cat([h, x], 1).amin(1).flatten(1), False),
+    'sorted': (lambda h, x: h.mean((2, 3)).sort(1)[0], False),
+    'cumulated': (lambda h, x: h.mean((2, 3)).cumsum(1), True),
+    'mixed': (lambda h, x: h.mean((2, 3))[:, :4] @ MATRIX, False),
+    'in place': (lambda h, x: h.mean((2, 3)).mul_(2).clamp_(min=0).add_(1), False),
+    'a view in place': (lambda h, x: (lambda v: (v.view(-1, 3).add_(1), v)[1])(h.mean((2, 3))), False),
+    'a list in place': (lambda h, x: (lambda v: (torch._foreach_add_([v], 1.0), v)[1])(h.mean((2, 3))), False),
+}
+
+
+@pytest.mark.parametrize('operation, known', OPERATIONS.values(), ids=OPERATIONS)
+@torch.no_grad()
+def test_operations_of_all_kinds(operation, known):
+    """known: whether what comes out is still some unit's, so that what reads it can be free."""
+    torch.manual_seed(1)
+    net, x = Through(operation), torch.randn(3, 3, 8, 8)
+    net(x)
+    model = hat.convert(net, 2, x)
+    model.end_task(0)
+    learned = answers(model, 0)
+    for n, p in model.shared.items():
+        free = (model.shares[n] if n in model.shares else torch.ones(1)).expand(p.shape) > 0
+        p[free] += 3 * torch.randn(int(free.sum()))
+    assert same(answers(model, 0), learned)
+    assert bool((model.plan.shared['read.weight'].reads > 0).any()) == known
+
+
+class Buffered(nn.Module):
+    """Training changes a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.fc = nn.Linear(192, 6), nn.Linear(6, 4)
+        self.register_buffer('mix', torch.eye(6))
+        self.register_buffer('count', torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        h = self.stem(x.flatten(1))
+        if self.training:
+            self.mix += 0.01 * (h.T @ h).detach()
+            self.count += 1
+        return self.fc(h @ self.mix) / (1 + self.count)
+
+
+def test_buffers_are_each_tasks_own():
+    model = hat.convert(Buffered(), 2, torch.randn(2, 3, 8, 8))
+    learn(model, 0, OPTIMIZERS['sgd'](model.parameters()))
+    learned = answers(model, 0)
+    learn(model, 1, OPTIMIZERS['sgd'](model.parameters()))
+    assert same(answers(model, 0), learned) and model.tasks[1].own.count == 4
+
+
+def test_pruning_follows_the_type_and_what_is_frozen_stays_frozen():
+    torch.manual_seed(0)
+    net = NETS['residual']()
+    net.fc.bias.requires_grad_(False)
+    model = hat.convert(net, 1, torch.randn(2, 3, 8, 8)).double()
+    assert not model.tasks[0].own.fc.bias.requires_grad and model.tasks[0].own.fc.weight.requires_grad
+    model.end_task(0)
+    x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(hat.prune(model, 0)(x), model.eval()(x, task=0))
+
+
+def test_what_the_output_does_not_hang_on_is_told():
+    net = NETS['residual']()
+    net.aside = nn.Linear(2, 2)
+    with pytest.warns(UserWarning, match='does not hang on aside.weight, aside.bias'):
+        hat.convert(net, 2, torch.randn(2, 3, 8, 8))
+
+
+def test_bad_arguments_are_told():
+    _, model = build('mlp')
+    for call in (lambda: model(torch.randn(2, 3, 8, 8), task=3), lambda: model.end_task(-1), lambda: model.forget(9)):
+        with pytest.raises(IndexError, match='there are 3, numbered from 0'):
+            call()
+    for settings, message in ({'gates': ['1', 'no']}, "gates: 'no' is none of"), ({'gates': '1'}, 'a list of names'):
+        with pytest.raises(ValueError, match=message):
+            build('mlp', **settings)
+    with pytest.raises(ValueError, match='example_input must be a tensor'):
+        hat.convert(NETS['mlp'](), 2, 28)
+    model.end_task(0)
+    with pytest.warns(UserWarning, match='task 0 is learned'):
+        model.train()(torch.randn(2, 3, 8, 8), task=0)
 
 
 @pytest.mark.gpu

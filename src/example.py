@@ -1,0 +1,57 @@
+"""Hard attention in a network from elsewhere: torchvision's ResNet-18, for small images, learns three tasks of the demo
+one after the other, with an ordinary optimizer.
+
+    python src/example.py
+"""
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+import dataloaders
+import hat
+
+TASKS, EPOCHS, BATCH, C = ['shapes', 'digits', 'arrows'], 8, 64, 0.75
+
+
+def main():
+    torch.manual_seed(0)
+    torch.set_flush_denormal(True)  # masks near 0 make numbers that are slow to handle on a CPU
+    tasks = dataloaders.load('demo', None, seed=0, tasks=TASKS, ntrain=700)
+    net = torchvision.models.resnet18()
+    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    example, _ = tasks[0].batch(tasks[0].train, slice(0, 2))
+
+    model = hat.convert(net, len(tasks), example, n_classes=[task.n_classes for task in tasks])
+
+    for t, task in enumerate(tasks):
+        learn(model, t, task)
+        model.end_task(t)
+        accuracies = [f'{name} {100 * accuracy(model, u, tasks[u]):.1f} %' for u, name in enumerate(TASKS[: t + 1])]
+        print(f'after {task.name}: {", ".join(accuracies)}', flush=True)
+
+
+def learn(model, t, task):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    model.train()
+    for _ in range(EPOCHS):
+        batches = torch.randperm(len(task.train.y)).split(BATCH)
+        for b, index in enumerate(batches):
+            progress = b / (len(batches) - 1)
+            x, y = task.batch(task.train, index)
+            logits = model(x, task=t, progress=progress)
+            loss = hat.objective(F.cross_entropy(logits, y), model.regularization(t, progress), C)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+@torch.no_grad()
+def accuracy(model, t, task):
+    x, y = task.batch(task.test, slice(None))
+    return float((model.eval()(x, task=t).argmax(1) == y).float().mean())
+
+
+if __name__ == '__main__':
+    main()

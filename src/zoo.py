@@ -1,0 +1,148 @@
+"""Hard attention in networks of torchvision and timm: what becomes of each, as a table.
+
+Each network, with random weights, is converted for three tasks. With all gates open its outputs are compared with the
+original's; then a task is learned, and two more, with one optimizer for all of them: are the first one's outputs still
+the same, bit for bit? Last, a training step of the third task is timed against one of the original, in turns.
+"""
+
+import statistics
+import sys
+import time
+import warnings
+
+import torch
+import torch.nn.functional as F
+
+import hat
+from arguments import Parser, count
+from errors import UserError, exit_code
+from machine import choose_device, describe
+from tables import markdown
+
+NETWORKS = {  # name -> where from, and what else it is made with
+    'resnet18': ('torchvision', {}),
+    'densenet121': ('torchvision', {}),
+    'mobilenet_v3_small': ('torchvision', {}),
+    'vgg11_bn': ('torchvision', {}),
+    'convnext_tiny': ('torchvision', {}),
+    'vit_b_16': ('torchvision', {'image_size': 'size'}),
+    'efficientnet_b0': ('timm', {}),
+    'regnety_002': ('timm', {}),
+    'vit_tiny_patch16_224': ('timm', {'img_size': 'size'}),
+    'resnetv2_50x1_bit': ('timm', {}),
+}
+OPTIMIZERS = {
+    'SGD, momentum': lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+    'AdamW': lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.05),
+}
+HEAD = ['network', 'converts', 'largest difference, gates open', *(f'same after {name}' for name in OPTIMIZERS),
+        'protected, %', 'parameters added, %', 'step, ms', 'was', 'ratio']  # fmt: skip
+N_CLASSES, N_TASKS, STEPS = 10, 3, 4
+EXAMPLES = """\
+example:
+  python src/zoo.py --networks resnet18,efficientnet_b0
+"""
+
+
+def parse(argv):
+    parser = Parser(__doc__, EXAMPLES)
+    parser.add_argument('--networks', default=','.join(NETWORKS), metavar='A,B,...', help='of %(default)s')
+    parser.add_argument('--size', type=count, default=32, metavar='N', help='of the images, N x N (default 32)')
+    parser.add_argument('--batch-size', type=count, default=16, metavar='N', help='(default 16)')
+    parser.add_argument('--rounds', type=count, default=15, metavar='N', help='steps that are timed (default 15)')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (default cpu)')
+    args = parser.parse_args(argv)
+    if unknown := [name for name in args.networks.split(',') if name not in NETWORKS]:
+        raise UserError(f'--networks: {unknown[0]!r} is none of {", ".join(NETWORKS)}')
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    device = choose_device(args.device)
+    torch.set_flush_denormal(True)
+    warnings.simplefilter('ignore')  # a task of four steps closes few gates
+    print(f'{N_TASKS} tasks of {N_CLASSES} classes, {args.batch_size} images of {args.size}x{args.size}, '
+          f'{describe(device)}\n', flush=True)  # fmt: skip
+    print(markdown(HEAD, [row(name, args, device) for name in args.networks.split(',')]))
+
+
+def row(name, args, device):
+    def batch(seed=None):
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        x = torch.randn(args.batch_size, 3, args.size, args.size, generator=generator)
+        return x.to(device), torch.randint(N_CLASSES, (len(x),), generator=generator).to(device)
+
+    torch.manual_seed(0)
+    net, (x, _) = build(name, args.size).to(device), batch(seed=0)
+    try:
+        converted = [hat.convert(net, N_TASKS, x) for _ in OPTIMIZERS]
+    except hat.CannotConvert as error:
+        return [name, f'no: {error}', *[''] * (len(HEAD) - 2)]
+    with torch.no_grad():
+        opened = [torch.ones_like(a) for a in converted[0].masks(0)]
+        difference = float((converted[0].eval().run((x,), 0, opened) - net.eval()(x)).abs().max())
+    same = []
+    for model, make in zip(converted, OPTIMIZERS.values(), strict=True):
+        optimizer = make(model.parameters())
+        for task in range(N_TASKS):
+            for b in range(STEPS):
+                step(model, optimizer, *batch(), task=task, progress=b / (STEPS - 1))
+            if task < N_TASKS - 1:
+                model.end_task(task)
+            if task == 0:
+                learned = answers(model, x)
+        same.append('yes' if torch.equal(answers(model, x), learned) else 'no')
+    protected = sum(int((share == 0).expand(model.shared[n].shape).sum()) for n, share in model.shares.items())
+    protected /= sum(p.numel() for p in model.shared.values())
+    sizes = [sum(p.numel() for p in each.parameters()) for each in (net, model)]
+    times = milliseconds([(net, {}), (model, {'task': N_TASKS - 1, 'progress': 0.5})], batch, args.rounds)
+    return [name, 'yes', f'{difference:.1g}', *same, f'{100 * protected:.0f}', f'{100 * (sizes[1] / sizes[0] - 1):.1f}',
+            f'{times[1]:.0f}', f'{times[0]:.0f}', f'{times[1] / times[0]:.2f}']  # fmt: skip
+
+
+def build(name, size):
+    source, settings = NETWORKS[name]
+    settings = {key: size if value == 'size' else value for key, value in settings.items()}
+    if source == 'torchvision':
+        import torchvision
+
+        return getattr(torchvision.models, name)(num_classes=N_CLASSES, **settings)
+    try:
+        import timm
+    except ImportError:
+        raise UserError(f'{name} needs timm: pip install timm') from None
+    return timm.create_model(name, num_classes=N_CLASSES, **settings)
+
+
+def step(model, optimizer, x, y, **task):
+    """One training step, of a converted network for a task, of the original without."""
+    loss = F.cross_entropy(model.train()(x, **task), y)
+    if task:
+        loss = hat.objective(loss, model.regularization(**task), 0.75)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def answers(model, x):
+    return model.eval()(x, task=0)
+
+
+def milliseconds(networks, batch, rounds):
+    """Median time of a training step of each of (network, what else it is called with), measured in turns."""
+    optimizers = [OPTIMIZERS['SGD, momentum'](network.parameters()) for network, _ in networks]
+    times = [[] for _ in networks]
+    for _ in range(rounds + 3):  # the first three warm up
+        for (network, task), optimizer, each in zip(networks, optimizers, times, strict=True):
+            x, y = batch()
+            start = time.perf_counter()
+            step(network, optimizer, x, y, **task)
+            float(next(network.parameters()).flatten()[0])  # waits for a GPU, too
+            each.append(time.perf_counter() - start)
+    return [1000 * statistics.median(each[3:]) for each in times]
+
+
+if __name__ == '__main__':
+    sys.exit(exit_code('zoo.py', main, None))
