@@ -12,13 +12,13 @@ from torch import nn
 import dataloaders
 import hat
 
-TASKS, EPOCHS, BATCH, C = ['shapes', 'digits', 'arrows'], 8, 64, 0.75
+TASKS, EPOCHS, BATCH, C = ['shapes', 'digits', 'arrows'], 6, 32, 0.75
 
 
 def main():
     torch.manual_seed(0)
     torch.set_flush_denormal(True)  # masks near 0 make numbers that are slow to handle on a CPU
-    tasks = dataloaders.load('demo', None, seed=0, tasks=TASKS, ntrain=700)
+    tasks = dataloaders.load('demo', None, seed=0, tasks=TASKS, ntrain=300)
     net = torchvision.models.resnet18()
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     example, _ = tasks[0].batch(tasks[0].train, slice(0, 2))

@@ -24,6 +24,7 @@ def prune(network, task):
 @torch.no_grad()
 def plain(network, task):
     """A copy of the network as it was before conversion, with the task in it: no gates, its outputs in evaluation."""
+    network.settle()
     masks = [torch.where(a > UNUSED, a, 0) for a in network.masks(task)]
     net, tensors = copy.deepcopy(network.net), network.tensors(task, masks)
     for name, (gate, _) in network.plan.outputs.items():

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from hat.graph import item, record
+from hat.graph import item, overwritten, record
 from hat.network import find
 from hat.operations import (
     CONVOLUTIONS,
@@ -45,6 +45,8 @@ class Structure:
         given = [self.values[n] for n in node.all_input_nodes if self.values[n] is not None]
         if not given:
             return None
+        if node.target is overwritten and not node.users:
+            return always(node)
         if node.target is item:
             return given[0][node.args[1]]
         if node.target in LAYERS and arguments(node)['weight'].target in self.plan.shared:

@@ -1,0 +1,75 @@
+"""Networks of torchvision and timm, and the example."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+
+import dataloaders
+import example
+import hat
+import zoo
+from dataloaders.task import Images
+from errors import exit_code
+
+
+def rows(capsys, networks):
+    assert exit_code('zoo.py', zoo.main, ['--networks', networks, '--batch-size', '4', '--rounds', '1']) == 0
+    lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    return {line[0]: dict(zip(zoo.HEAD, line, strict=True)) for line in lines if line}
+
+
+def check(row):
+    assert row['converts'] == row['same after SGD, momentum'] == row['same after AdamW'] == 'yes'
+    assert float(row['largest difference, gates open']) <= 1e-5
+    assert 10 < float(row['protected, %']) < 90 and 0 < float(row['parameters added, %']) < 10
+
+
+def test_networks_of_torchvision(capsys):
+    table = rows(capsys, 'resnet18,mobilenet_v3_small')
+    check(table['resnet18'])
+    check(table['mobilenet_v3_small'])
+
+
+def test_networks_of_timm_and_one_that_is_refused(capsys):
+    pytest.importorskip('timm', reason='timm is not installed')
+    table = rows(capsys, 'regnety_002,vit_tiny_patch16_224,resnetv2_50x1_bit')
+    check(table['regnety_002'])
+    check(table['vit_tiny_patch16_224'])
+    assert table['resnetv2_50x1_bit']['converts'].startswith('no: aten.conv2d.default: its weight is computed')
+
+
+def test_an_unknown_network_is_one_line(capsys):
+    assert exit_code('zoo.py', zoo.main, ['--networks', 'resnet18,alexnet']) == 2
+    assert capsys.readouterr().err.startswith("zoo.py: error: --networks: 'alexnet' is none of resnet18, ")
+
+
+def test_dense_blocks_and_residual_streams_are_cut():
+    torch.manual_seed(0)
+    for net in torchvision.models.densenet121(num_classes=10), torchvision.models.resnet18(num_classes=10):
+        x = torch.randn(2, 3, 32, 32)
+        model = hat.convert(net, 1, x)
+        model.end_task(0)
+        small = hat.prune(model, 0)
+        with torch.no_grad():
+            torch.testing.assert_close(small(x), model.eval()(x, task=0), rtol=1e-4, atol=1e-5)
+        size = [sum(p.numel() for p in each.parameters()) for each in (net, small)]
+        assert size[1] < 0.5 * size[0]
+
+
+def test_the_example_learns_and_keeps(monkeypatch, capsys):
+    """Smaller: a block for two, fewer images."""
+    load, block = dataloaders.load, torchvision.models.resnet.BasicBlock
+
+    def few(*args, ntrain, **more):
+        tasks = load(*args, ntrain=60, **more)
+        return [replace(task, test=Images(task.test.x, *(v[:30] for v in task.test[1:]))) for task in tasks]
+
+    monkeypatch.setattr(example.dataloaders, 'load', few)
+    monkeypatch.setattr(example.torchvision.models, 'resnet18', lambda: torchvision.models.ResNet(block, [1, 1, 1, 1]))
+    monkeypatch.setattr(example, 'EPOCHS', 1)
+    example.main()
+    lines = capsys.readouterr().out.splitlines()
+    shapes = [line.split('shapes ')[1].split(' %')[0] for line in lines]
+    assert len(lines) == 3 and len(set(shapes)) == 1 and lines[2].startswith('after arrows: shapes ')
