@@ -53,7 +53,7 @@ class Network(nn.Module):
         """
         if self.training and task != self.current:
             self.begin_task(task)
-        self.settle()
+        self.settle(thoroughly=self.training)
         s = self.schedule(progress, self.s_max) if self.training else None
         return self.run(inputs, task, self.masks(task, s))
 
@@ -141,32 +141,35 @@ class Network(nn.Module):
         self.protect()
 
     @torch.no_grad()
-    def settle(self):
+    def settle(self, thoroughly=True):
         """Put right what an optimizer has moved against the method: protected weights, which momentum, Adam's moments
         and weight decay do not leave alone, go back to where they were; embeddings, to the active range (section 2.5).
         Weights that are not finite any more, which would spoil the learned tasks, too, start again from there.
 
         The next batch does it first, and so do state_dict() and all that begins or ends a task. In between, weights are
         what the optimizer made of them; optimizer.register_step_post_hook(lambda *_: model.settle()) closes that gap.
+
+        thoroughly  compare all values; else, of weights that PyTorch knows to have been written to only
         """
         for name, share in self.shares.items():
             p, saved = self.shared[name], self.saved[name]
-            right = torch.where((share > 0) & p.isfinite(), p, saved)
-            if not torch.equal(right, p):
-                p.copy_(right)
+            if thoroughly or p._version != self.versions[name]:
+                right = torch.where((share > 0) & p.isfinite(), p, saved)
+                if not torch.equal(right, p):
+                    p.copy_(right)
+                self.versions[name] = p._version
         for i, (p, saved, version) in enumerate(self.finished):
             if p._version != version:
                 p.copy_(saved)
                 self.finished[i] = p, saved, p._version
-        if self.current is not None:
+        if self.current is not None and any(e.abs().max() > E_MAX for e in self.tasks[self.current].embeddings):
             self.clamp(self.current)
 
     @torch.no_grad()
     def clamp(self, task):
         """Keep a task's embeddings within the active range (section 2.5)."""
         for e in self.tasks[task].embeddings:
-            if (e.abs() > E_MAX).any():
-                e.clamp_(-E_MAX, E_MAX)
+            e.clamp_(-E_MAX, E_MAX)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -176,7 +179,7 @@ class Network(nn.Module):
         self.shared = {name: find(self.net, name) for name in self.plan.shared}
         self.gating = {n: (g, u.to(device) if g is None else u) for n, (g, u) in self.plan.gating.items()}
         self.plan.units.to(device)
-        self.cumulative, self.shares, self.saved, self.finished = None, {}, {}, []
+        self.cumulative, self.shares, self.saved, self.versions, self.finished = None, {}, {}, {}, []
         for t, task in enumerate(self.tasks):
             if self.done[t]:
                 task.requires_grad_(False).zero_grad()
@@ -189,7 +192,8 @@ class Network(nn.Module):
             for name, (_, writes, reads) in self.plan.shared.items():
                 share = free_share(values[writes.to(device)], None if reads is None else values[reads.to(device)])
                 if (share < 1).any():
-                    self.shares[name], self.saved[name] = share, self.shared[name].detach().clone()
+                    p = self.shared[name]
+                    self.shares[name], self.saved[name], self.versions[name] = share, p.detach().clone(), p._version
 
     def _apply(self, fn, recurse=True):
         """To another device or type."""
