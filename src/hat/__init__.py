@@ -11,7 +11,7 @@ hat.functional.
 from hat.capacity import active, both, count_weights, either, usage, used
 from hat.convert import convert
 from hat.functional import attention, compensate, cumulate, free_share, linear, objective, regularization
-from hat.network import Network
+from hat.network import Network, forget
 from hat.plan import CannotConvert
 from hat.prune import cut, plain, prune
 from hat.techniques import (
@@ -50,6 +50,7 @@ __all__ = [
     'dense',
     'either',
     'exponential',
+    'forget',
     'free_share',
     'linear',
     'normal',

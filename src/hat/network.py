@@ -131,15 +131,6 @@ class Network(nn.Module):
         self.learned[self.check(task)] = True
         self.protect()
 
-    def forget(self, task, generator=None):
-        """As if the task had never been learned: what it alone used is free again, its embeddings, head and norms start
-        anew. Nothing changes for other tasks. An optimizer that is to train it again has to be made after this."""
-        self.settle()
-        self.learned[self.check(task)] = False
-        self.tasks[task] = Task(self.net, self.plan, self.tasks[task].n_classes, self.init, self.frozen, generator)
-        self.current = None
-        self.protect()
-
     @torch.no_grad()
     def settle(self, thoroughly=True):
         """Put right what an optimizer has moved against the method: protected weights, which momentum, Adam's moments
@@ -201,6 +192,17 @@ class Network(nn.Module):
         super()._apply(fn, recurse)
         self.protect()
         return self
+
+
+def forget(network, task, generator=None):
+    """As if the task had never been learned: what it alone used is free again; its embeddings, head and norms start
+    anew. Outputs of other tasks stay bit-identical. An optimizer that is to train it again has to be made after this.
+    """
+    network.settle()
+    network.learned[network.check(task)] = False
+    old, network.current = network.tasks[task], None
+    network.tasks[task] = Task(network.net, network.plan, old.n_classes, network.init, network.frozen, generator)
+    network.protect()
 
 
 class Task(nn.Module):

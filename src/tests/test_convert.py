@@ -359,7 +359,7 @@ def test_a_forgotten_task_frees_what_it_alone_used_and_nothing_else_changes():
         learn(model, task, optimizer)
     learned, used = [answers(model, t) for t in range(3)], hat.used(model)
     protected = {n: share == 0 for n, share in model.shares.items()}
-    model.forget(1)
+    hat.forget(model, 1)
     assert same(answers(model, 0), learned[0]) and same(answers(model, 2), learned[2])
     assert not same(answers(model, 1), learned[1])
     assert hat.used(model) == {t: layers for t, layers in used.items() if t != 1}
@@ -559,7 +559,8 @@ def test_what_the_output_does_not_hang_on_is_told():
 
 def test_bad_arguments_are_told():
     _, model = build('mlp')
-    for call in (lambda: model(torch.randn(2, 3, 8, 8), task=3), lambda: model.end_task(-1), lambda: model.forget(9)):
+    x = torch.randn(2, 3, 8, 8)
+    for call in lambda: model(x, task=3), lambda: model.end_task(-1), lambda: hat.forget(model, 9):
         with pytest.raises(IndexError, match='there are 3, numbered from 0'):
             call()
     for settings, message in ({'gates': ['1', 'no']}, "gates: 'no' is none of"), ({'gates': '1'}, 'a list of names'):

@@ -8,9 +8,19 @@ import torch
 
 import hat
 from approaches.hat import HAT
+from files import ROOT
 from hat.functional import Compensated
 
 SIZES = (3, 5, 4)  # units of three layers
+
+
+def test_each_equation_is_written_once():
+    """Each has one function, whose docstring begins with it."""
+    sources = [path for path in (ROOT / 'src').rglob('*.py') if 'tests' not in path.parts]
+    lines = [line for path in sources for line in path.read_text().splitlines()]
+    for n in range(1, 6):
+        assert sum(f'"""Eq. {n}:' in line for line in lines) == 1
+    assert [line.strip() for line in lines if 'torch.sigmoid(' in line] == ['return torch.sigmoid(s * e)']
 
 
 def sigmoid(x):
