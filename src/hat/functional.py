@@ -76,7 +76,9 @@ class Compensated(torch.autograd.Function):
 
 
 class Conditioned(torch.autograd.Function):
-    """A weight as it is; backward, its gradient times the share that is free (Eq. 2)."""
+    """A layer's weight as it is; backward, its gradient times the share that is free (Eq. 2).
+
+    In place: what a layer's backward pass gives for its weight is a tensor of its own."""
 
     @staticmethod
     def forward(ctx, weight, share):
@@ -86,4 +88,4 @@ class Conditioned(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (share,) = ctx.saved_tensors
-        return grad * share, None
+        return grad.mul_(share), None

@@ -53,7 +53,7 @@ class Network(nn.Module):
         """
         if self.training and task != self.current:
             self.begin_task(task)
-        self.settle(thoroughly=self.training)
+        self.settle(thoroughly=False)
         s = self.schedule(progress, self.s_max) if self.training else None
         return self.run(inputs, task, self.masks(task, s))
 
@@ -140,17 +140,20 @@ class Network(nn.Module):
         The next batch does it first, and so do state_dict() and all that begins or ends a task. In between, weights are
         what the optimizer made of them; optimizer.register_step_post_hook(lambda *_: model.settle()) closes that gap.
 
-        thoroughly  compare all values; else, of weights that PyTorch knows to have been written to only
+        thoroughly  whatever they were written by; else only what PyTorch knows to have been written to, as by its
+                    optimizers, but not by way of `.data`
         """
         for name, share in self.shares.items():
-            p, saved = self.shared[name], self.saved[name]
-            if thoroughly or p._version != self.versions[name]:
-                right = torch.where((share > 0) & p.isfinite(), p, saved)
-                if not torch.equal(right, p):
-                    p.copy_(right)
-                self.versions[name] = p._version
+            p, saved, free = self.shared[name], self.saved[name], share > 0
+            known = p._version == self.versions[name]
+            if known and (not thoroughly or torch.equal(torch.where(free, p, saved), p)):
+                continue  # nothing is written that autograd may still need
+            if not p.sum().isfinite():
+                free = free & p.isfinite()
+            torch.where(free, p, saved, out=p)
+            self.versions[name] = p._version
         for i, (p, saved, version) in enumerate(self.finished):
-            if p._version != version:
+            if p._version != version or thoroughly and not torch.equal(p, saved):
                 p.copy_(saved)
                 self.finished[i] = p, saved, p._version
         if self.current is not None and any(e.abs().max() > E_MAX for e in self.tasks[self.current].embeddings):
