@@ -225,9 +225,8 @@ def test_the_compression_experiment_is_the_eight_sets_each_alone(tmp_path):
     first = {'hat': [], 'sgd': []}
     for args in (run.parse(line.split()[2:]) for line in lines):
         assert args.approach == 'sgd' or args.save
-        assert args.parameter == (
-            {'c': 1.5, 'smax': 400, 'hard': 1, 'init': 'uniform'} if args.approach == 'hat' else {}
-        )
+        asked = {'c': 1.5, 'smax': 400, 'hard': 1, 'init': 'uniform'} if args.approach == 'hat' else {}
+        assert asked.items() <= args.parameter.items()
         assert (args.ntasks, args.width, args.output.parent) == (1, 0.1, tmp_path / 'out')
         first[args.approach] += task.choose(mixture.NAMES, args.seed, args.tasks, args.ntasks)
     assert sorted(first['hat']) == sorted(first['sgd']) == sorted(mixture.NAMES)

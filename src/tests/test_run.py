@@ -14,6 +14,8 @@ from files import ROOT
 
 SMALL = ['--tasks', 'mnist,cifar10,svhn', '--width', '0.05', '--nepochs', '2', '--ntrain', '120', '--device', 'cpu']
 
+PAPER = {'c': 0.75, 'smax': 400, 'hard': 0, 'init': 'normal', 'low': 0, 'high': 2, 'anneal': 'linear', 'reg': 'network'}
+
 
 @pytest.fixture
 def start(small_data, tmp_path):
@@ -43,7 +45,7 @@ def test_the_matrix_and_the_record_say_what_was_done(start, capsys):
     assert not np.triu(accuracy, 1).any() and np.diagonal(accuracy).all()
     assert all(len(cell) == 6 for line in txt.read_text().split('\n') for cell in line.split())
     record = json.loads(record.read_text())
-    assert record['arguments']['parameter'] == {'c': 0.5, 'smax': 200, 'hard': 0, 'init': 'normal'}
+    assert record['arguments']['parameter'] == PAPER | {'c': 0.5, 'smax': 200}
     assert record['arguments'].items() >= {'lr': 0.05, 'nepochs': 2, 'batch_size': 64, 'width': 0.05, 'seed': 0}.items()
     assert record['tasks'][0] == {'name': 'mnist', 'n_classes': 10, 'train': 102, 'valid': 18, 'test': 40}
     np.testing.assert_allclose(record['accuracy'], accuracy, atol=5e-5)
@@ -83,7 +85,7 @@ def test_default_paths_hang_on_the_repository(monkeypatch, tmp_path):
     args = run.parse(['--approach', 'hat', '--experiment', 'mixture', '--seed', '7'])
     assert (args.data, args.output) == (ROOT / 'dat', ROOT / 'res' / 'mixture_hat_7.txt')
     assert (args.nepochs, args.lr, args.batch_size, args.width) == (200, 0.05, 64, 1)
-    assert args.parameter == {'c': 0.75, 'smax': 400, 'hard': 0, 'init': 'normal'}
+    assert args.parameter == PAPER
 
 
 BAD = {
@@ -93,7 +95,7 @@ BAD = {
     'not finite': (['--parameter', 'nan'], 'c must be a finite number of at least 0'),
     'too small': (['--parameter', 'smax=0.5'], 'smax must be a finite number of at least 1'),
     'not one of the choices': (['--parameter', 'hard=2'], 'hard must be one of 0, 1'),
-    'too many': (['--parameter', '1,2,0,normal,4'], '5 values are too many'),
+    'too many': (['--parameter', '1,2,0,normal,0,2,linear,layer,9'], '9 values are too many'),
     'unknown parameter': (
         ['--parameter', 'd=1'],
         "unknown: 'd'; it takes c (0.75), smax (400.0), hard (0), init (normal)",
