@@ -44,13 +44,16 @@ class Network(nn.Module):
     # The way of a batch
 
     def forward(self, *inputs, task, progress=1.0):
-        """Output of a task for inputs (B, ...).
+        """Output of a task for inputs (B, ...), by position.
 
-        progress  in training mode, the position in the epoch, 0 to 1, by which the gates are annealed (Eq. 3)
+        progress  in training mode, the position in the epoch, 0 to 1, by which the gates are annealed (Eq. 3); without
+                  it they are not: s is s_max throughout
 
         Not for activation checkpointing, which runs parts of the network again without the task's tensors, nor for
         networks that assign to their buffers (batch norm, which changes them in place, is fine).
         """
+        if not 0 <= progress <= 1:
+            raise ValueError(f'progress must lie between 0 and 1, and is {progress}')
         if self.training and task != self.current:
             self.begin_task(task)
         self.settle(thoroughly=False)
@@ -109,6 +112,8 @@ class Network(nn.Module):
         """One more task, with a head for n_classes (None: as many as the network had). Returns its number.
 
         An optimizer that is to train it has to be made after this."""
+        if n_classes is not None and len(self.plan.heads) != 1:
+            raise ValueError(f'n_classes: the network has {len(self.plan.heads)} heads, which cannot be given a size')
         self.settle()
         self.tasks.append(Task(self.net, self.plan, n_classes, self.init, self.frozen, generator))
         self.learned = torch.cat([self.learned, self.learned.new_zeros(1)])
@@ -117,25 +122,29 @@ class Network(nn.Module):
 
     def begin_task(self, task):
         """Warn of layers of which a task finds less than 5 % of the units free. Its first training batch does it."""
+        last = self.current
+        if last not in (None, task) and not self.done[last]:
+            warnings.warn(f'task {last} was trained and not ended: nothing protects it (end_task)', stacklevel=5)
         self.current = self.check(task)
         if self.done[task]:
-            warnings.warn(f'task {task} is learned: what is its own does not change any more', stacklevel=3)
+            warnings.warn(f'task {task} is learned: its masks, head and norms are fixed', stacklevel=5)
         for name, a in zip(self.plan.gates, self.cumulative or (), strict=False):
             free = float((a < 0.5).double().mean())
             if free < FREE and not self.done[task]:
-                warnings.warn(f'task {task} finds {100 * free:.1f} % of the units of {name} free', stacklevel=3)
+                warnings.warn(f'task {task} finds {100 * free:.1f} % of the units of {name} free', stacklevel=5)
 
     def end_task(self, task):
         """From now on, what the task uses does not change any more."""
         self.settle()
         self.learned[self.check(task)] = True
+        self.current = None
         self.protect()
 
     @torch.no_grad()
     def settle(self, thoroughly=True):
-        """Put right what an optimizer has moved against the method: protected weights, which momentum, Adam's moments
-        and weight decay do not leave alone, go back to where they were; embeddings, to the active range (section 2.5).
-        Weights that are not finite any more, which would spoil the learned tasks, too, start again from there.
+        """Undo what an optimizer did to protected weights, which momentum, Adam's moments and weight decay do not leave
+        alone, and keep embeddings within the active range (section 2.5). Weights that are not finite any more, which
+        would spoil the learned tasks, too, go back to where they were when the last task ended.
 
         The next batch does it first, and so do state_dict() and all that begins or ends a task. In between, weights are
         what the optimizer made of them; optimizer.register_step_post_hook(lambda *_: model.settle()) closes that gap.
@@ -198,9 +207,9 @@ class Network(nn.Module):
 
 
 def forget(network, task, generator=None):
-    """As if the task had never been learned: what it alone used is free again; its embeddings, head and norms start
-    anew. Outputs of other tasks stay bit-identical. An optimizer that is to train it again has to be made after this.
-    """
+    """The task is as if it had never been learned: its embeddings, head and norms start anew, and weights that it alone
+    used are free for others, which find them with the values that they have. Outputs of other tasks stay bit-identical.
+    An optimizer that is to train the task again has to be made after this."""
     network.settle()
     network.learned[network.check(task)] = False
     old, network.current = network.tasks[task], None

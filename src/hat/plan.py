@@ -84,7 +84,7 @@ class Plan:
     own: list = field(default_factory=list)  # parameters and buffers of which each task has its own
     heads: list = field(default_factory=list)  # (weight, bias or None, dimension of its units) of the last layers, of
     # which each task has one
-    unused: list = field(default_factory=list)  # trainable parameters on which the output does not hang
+    unused: list = field(default_factory=list)  # trainable parameters on which the output does not depend
 
 
 def make_plan(net, inputs, heads=False, gated: Callable[[str, bool], bool] = lambda layer, last: True):
@@ -113,7 +113,7 @@ class _Reader:
                 raise CannotConvert('the last layer shares its weight with another one: it can only be left alone')
             for name in last:
                 node = self.calls[name][0]
-                self.plan.heads.append((name, self.parameter(arguments(node)['bias']), output_axis(node)[0]))
+                self.plan.heads.append((name, self.parameter(arguments(node).get('bias')), output_axis(node)[0]))
             self.plan.own += [name for weight, bias, _ in self.plan.heads for name in (weight, bias) if name]
         self.choose_gates(lambda name: gated(layer_name(name), name in last))
         for node in graph.nodes:
@@ -169,8 +169,8 @@ class _Reader:
         plan.units = Units(sizes)
 
     def norm_after(self, node):
-        """The batch norm with affine parameters that alone uses a layer's output, if there is one."""
-        for norm in node.users:
+        """The batch norm with affine parameters that alone uses the output of a whole layer, if there is one."""
+        for norm in node.users if self.parameter(arguments(node)['weight']) else ():
             if len(node.users) == 1 and norm.target is aten.batch_norm.default:
                 given = arguments(norm)
                 if given['input'] is node and self.parameter(given['weight']) and self.parameter(given['bias']):
@@ -272,7 +272,7 @@ class _Reader:
         for i, value in given.items():
             if isinstance(value, Weight):
                 if not (pointwise or moves or name in CASTS | RESIZES):
-                    raise CannotConvert(f'{node.target} with the parameter {value.name}')
+                    raise CannotConvert(f'{node.target} with the parameter {value.name}: HAT knows no gate for it')
                 if moves and len(given) == 1:
                     return wrap(lambda part, of=value.name: Weight(of, part), run({i: self.elements(value)}))
                 self.owned(value.name)

@@ -1,4 +1,13 @@
-"""Ways to start, anneal and regularize masks: the paper's, and those of HAT-CL (Duan 2023, arXiv 2307.09653)."""
+"""Ways to start, anneal and regularize masks: the paper's, and those of HAT-CL (Duan 2023, arXiv 2307.09653).
+
+A new one is a function:
+
+init(e, generator=None)                  fills an embedding e, (N,), in place; for other ends: functools.partial(uniform,
+                                         low=-1, high=1)
+schedule(progress, s_max)                the scale s at a position in the epoch, 0 to 1
+regularizer(masks, cumulative, n_tasks)  a scalar; masks: list of (N,), of the task; cumulative: the same of all learned
+                                         tasks together, or None
+"""
 
 import math
 
@@ -30,7 +39,7 @@ def cosine(progress, s_max):
 
 
 def exponential(progress, s_max, above_one=0.8):
-    """s up to s_max by a constant factor a batch, above 1 in the last `above_one` of an epoch (HAT-CL)."""
+    """s grows to s_max by a constant factor a batch; in the last 80 % (`above_one`) of an epoch it is above 1 (HAT-CL)."""
     return s_max ** (1 - (1 - progress) / above_one)
 
 
@@ -50,7 +59,7 @@ def by_layer(masks, cumulative, n_tasks):
 
 
 def quota(masks, cumulative, n_tasks):
-    """As by_layer, but N / n_tasks of each layer's N units are forgiven: up to these, attention is free (HAT-CL)."""
+    """As by_layer, but attention to N / n_tasks of each layer's N units is not penalized (HAT-CL)."""
     layers = _each(masks, cumulative)
     free = [len(a) if cumulative is None else (1 - cumulative[l]).sum() for l, a in enumerate(masks)]
     forgiven = [len(a) / n_tasks / max(float(f), 1e-9) for a, f in zip(masks, free, strict=True)]

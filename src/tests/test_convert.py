@@ -553,7 +553,7 @@ def test_pruning_follows_the_type_and_what_is_frozen_stays_frozen():
 def test_what_the_output_does_not_hang_on_is_told():
     net = NETS['residual']()
     net.aside = nn.Linear(2, 2)
-    with pytest.warns(UserWarning, match='does not hang on aside.weight, aside.bias'):
+    with pytest.warns(UserWarning, match='does not depend on aside.weight, aside.bias'):
         hat.convert(net, 2, torch.randn(2, 3, 8, 8))
 
 
@@ -568,9 +568,20 @@ def test_bad_arguments_are_told():
             build('mlp', **settings)
     with pytest.raises(ValueError, match='example_input must be a tensor'):
         hat.convert(NETS['mlp'](), 2, 28)
-    model.end_task(0)
-    with pytest.warns(UserWarning, match='task 0 is learned'):
-        model.train()(torch.randn(2, 3, 8, 8), task=0)
+    with pytest.raises(ValueError, match='init must be a function'):
+        build('mlp', init='dense')
+    with pytest.raises(ValueError, match='at least 1, not 3 and 0'):
+        build('mlp', n_classes=0)
+    with pytest.raises(ValueError, match='0 heads'):
+        build('mlp', heads=False)[1].add_task(7)
+    with pytest.raises(ValueError, match='between 0 and 1, and is 5'):
+        model.train()(x, task=0, progress=5)
+    model(x, task=0)
+    with pytest.warns(UserWarning, match='task 0 was trained and not ended'):
+        model(x, task=1)
+    model.end_task(1)
+    with pytest.warns(UserWarning, match='task 1 is learned'):
+        model(x, task=1)
 
 
 @pytest.mark.gpu
