@@ -2,8 +2,8 @@
 
 A new one is a function:
 
-init(e, generator=None)                  fills an embedding e, (N,), in place; for other ends: functools.partial(uniform,
-                                         low=-1, high=1)
+init(e, generator=None)                  fills an embedding e, (N,), in place; other ends are set by
+                                         functools.partial(uniform, low=-1, high=1)
 schedule(progress, s_max)                the scale s at a position in the epoch, 0 to 1
 regularizer(masks, cumulative, n_tasks)  a scalar; masks: list of (N,), of the task; cumulative: the same of all learned
                                          tasks together, or None
@@ -39,7 +39,7 @@ def cosine(progress, s_max):
 
 
 def exponential(progress, s_max, above_one=0.8):
-    """s grows to s_max by a constant factor a batch; in the last 80 % (`above_one`) of an epoch it is above 1 (HAT-CL)."""
+    """s grows to s_max by a constant factor a batch; in the last `above_one` of an epoch it is above 1 (HAT-CL)."""
     return s_max ** (1 - (1 - progress) / above_one)
 
 
