@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_leaves
 from hat import techniques
 from hat.functional import linear
 from hat.network import Network
-from hat.plan import CannotConvert, make_plan
+from hat.plan import CannotConvert
+from hat.reader import make_plan
 
 
 def convert(net, n_tasks, example_input, n_classes=None, *, gates=None, heads=True, s_max=400.0, hard=True,

@@ -9,8 +9,8 @@ import copy
 import torch
 from torch import nn
 
-from hat.network import find
 from hat.structure import Structure
+from hat.task import find
 
 UNUSED = 1e-8  # attention up to this changes nothing that float32 can hold beside a unit in use
 

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from hat.graph import item, overwritten, record
-from hat.network import find
 from hat.operations import (
     CONVOLUTIONS,
     LAYERS,
@@ -18,8 +17,9 @@ from hat.operations import (
     is_pointwise,
     name_of,
 )
-from hat.plan import make_plan
 from hat.probes import move, runner, try_numbers
+from hat.reader import make_plan
+from hat.task import find
 from hat.units import ALWAYS
 
 FIXED = torch.tensor(ALWAYS)
