@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from hat.units import ALWAYS, NEVER
+from hat.units import ALWAYS
 
 
 class Constant(NamedTuple):
@@ -97,7 +97,6 @@ def try_numbers(run, given):
         return outputs({i: torch.where(u == ALWAYS, values[i], codes[places[i]]) for i, u in units.items()})
 
     codes = torch.randn(3, len(present), generator=generator, dtype=torch.float64)
-    codes[:, present == NEVER] = 0
     found = [recognize(parts, codes, present) for parts in zip(*map(propose, [*codes, -codes[0]]), strict=True)]
     for _ in range(3):
         closed = (torch.rand(len(present), generator=generator) < 0.5) & (present != ALWAYS)
@@ -115,11 +114,11 @@ def recognize(outputs, codes, present):
     result = torch.full(first.shape, ALWAYS)
     if not first.is_floating_point():
         return result
-    ratio, (ratios, order) = (first / second).contiguous(), (codes[0] / codes[1]).nan_to_num().sort()
+    ratio, (ratios, order) = (first / second).contiguous(), (codes[0] / codes[1]).sort()
     at = torch.searchsorted(ratios, ratio).clamp_max(len(ratios) - 1)
     for nearest in at, (at - 1).clamp_min(0):
         unit = order[nearest]
-        same = torch.isclose(ratio, ratios[nearest], rtol=1e-9, atol=0) & (present[unit] > NEVER)
+        same = torch.isclose(ratio, ratios[nearest], rtol=1e-9, atol=0) & (present[unit] != ALWAYS)
         same &= torch.isclose(first / third, codes[0][unit] / codes[2][unit], rtol=1e-9, atol=0)
         same &= torch.isclose(first, -negated, rtol=1e-9, atol=0)
         result = torch.where(same, present[unit], result)

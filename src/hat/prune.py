@@ -9,6 +9,7 @@ import copy
 import torch
 from torch import nn
 
+from hat.network import gate_output
 from hat.structure import Structure
 from hat.task import find
 
@@ -29,7 +30,8 @@ def plain(network, task):
     net, tensors = copy.deepcopy(network.net), network.tensors(task, masks)
     for name, (gate, _) in network.plan.outputs.items():
         layer = net.get_submodule(name)
-        layer._forward_hooks.clear()
+        for key in [key for key, hook in layer._forward_hooks.items() if hook is gate_output]:
+            del layer._forward_hooks[key]
         del layer.attention, tensors[f'{name}.attention']
         for leaf, p in layer.named_parameters():
             tensors[f'{name}.{leaf}'] = p * masks[gate].view(-1, *[1] * (p.ndim - 1))

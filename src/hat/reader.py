@@ -218,7 +218,7 @@ class _Reader:
             self.owned(name)
             if gated and not torch.equal(plan.gating.setdefault(name, Gating(gate, units)).units, units):
                 raise CannotConvert(f'{node.target}: {name} is used for different units')
-        if (mean := given.get('running_mean')) is not None:
+        if (mean := given.get('running_mean')) is not None and mean.target in self.buffers:
             counter = mean.target.replace('running_mean', 'num_batches_tracked')
             if counter in self.buffers:
                 self.owned(counter)

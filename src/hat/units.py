@@ -3,7 +3,7 @@
 A value has the number of what it is zero with:
 
   ALWAYS     in use by every task: input data, constants, and whatever nothing better is known of
-  NEVER      always zero: padding
+  NEVER      always zero: what a sum of nothing is
   2 ...      the units of the gates, one gate after the other
   then       combinations: zero if both of two units are (their sum), or if one of them is (their product)
 """

@@ -550,6 +550,18 @@ def test_pruning_follows_the_type_and_what_is_frozen_stays_frozen():
     torch.testing.assert_close(hat.prune(model, 0)(x), model.eval()(x, task=0))
 
 
+def test_hooks_of_a_network_stay_when_it_is_pruned():
+    torch.manual_seed(0)
+    net, seen = NETS['mlp'](), []
+    net[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model = hat.convert(net, 1, torch.randn(2, 3, 8, 8))
+    model.end_task(0)
+    small, x = hat.prune(model, 0), torch.randn(5, 3, 8, 8)
+    seen.clear()
+    torch.testing.assert_close(small(x), model.eval()(x, task=0))
+    assert len(seen) == 2
+
+
 def test_what_the_output_does_not_hang_on_is_told():
     net = NETS['residual']()
     net.aside = nn.Linear(2, 2)
