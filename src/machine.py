@@ -1,5 +1,6 @@
 """What a run runs on: the device, made to compute the same each time; its name, and the versions of what counts."""
 
+import ctypes
 import os
 import platform
 from importlib import metadata
@@ -21,12 +22,25 @@ def choose_device(text):
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise UserError(f'--device: {text} asked for, {found} CUDA devices found; --device cpu works everywhere')
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
     torch.set_deterministic_debug_mode('error')  # as torch.use_deterministic_algorithms(True), which loads the compiler
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as on the CPU
     torch.set_flush_denormal(True)  # masks near 0 make such numbers, which a CPU is slow at
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it; filling takes time
+    keep_memory()
     return device
+
+
+def keep_memory():
+    """Let the process keep the memory that it frees, and have it in large pages. By default (glibc) large tensors are
+    given back to the system and asked for again in each training step, and every page then costs an interrupt."""
+    os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')  # PyTorch asks for it when it first makes a tensor
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # of glibc alone
+    if mallopt:
+        mallopt(-4, 0)  # M_MMAP_MAX: no memory outside the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
 
 
 def describe(device):

@@ -23,7 +23,6 @@ import dataloaders
 import hat
 import results
 import run
-from approaches.base import EVAL_BATCH
 from arguments import Parser, count
 from errors import UserError, exit_code, one_line
 from files import ROOT, atomic, pack
@@ -115,8 +114,7 @@ def prune(approach, t, base, facts, args):
         return net(x, t, masks)
 
     difference, right = 0.0, 0
-    for start in range(0, len(task.test.y), EVAL_BATCH):
-        x, y = task.batch(task.test, slice(start, start + EVAL_BATCH))
+    for x, y in task.batches(task.test):
         before, after = masked(x), small(x)
         check(task.name, before, after)
         difference = max(difference, float((after - before).abs().max()))
@@ -138,7 +136,7 @@ def prune(approach, t, base, facts, args):
         'device': describe(task.test.y.device),
         'versions': versions(),
     }
-    x = task.batch(task.test, slice(0, EVAL_BATCH))[0]
+    x = next(task.batches(task.test))[0]
     expected, x, small = masked(x).cpu(), x.cpu(), small.cpu()
     program = exported(small, x)
     check(f'{task.name}, exported', expected, torch.export.load(io.BytesIO(program)).module()(x))

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import seeds
-
-EVAL_BATCH = 512
+from approaches.steps import Steps
 
 
 @dataclass
@@ -49,7 +48,7 @@ class Approach:
     def __init__(self, net, tasks, protocol, **parameters):
         """net, tasks (list of Task) are on one device; `parameters` become attributes."""
         self.net, self.tasks, self.protocol = net, tasks, protocol
-        self.training = None  # within a task
+        self.training = self.steps = None  # within a task
         for name, value in parameters.items():
             setattr(self, name, value)
 
@@ -73,7 +72,10 @@ class Approach:
     def loss(self, x, y, t, progress):
         """Loss of a batch, a scalar, and the logits of task t, (B, classes). The same in training and evaluation.
 
-        progress  position in the epoch, (b - 1) / (B - 1) from 0 to 1; 1 in evaluation
+        progress  position in the epoch, (b - 1) / (B - 1) from 0 to 1, a scalar tensor; the number 1 in evaluation
+
+        On a CUDA device the training steps of a task are replays of one: no value may go to the host and come back, no
+        shape depend on the images.
         """
         logits = self.net(x, t)
         return F.cross_entropy(logits, y), logits
@@ -146,7 +148,7 @@ class Approach:
                 self.decide(valid_loss)
                 after_epoch()
         self.restore(now.best)
-        self.training = None
+        self.training = self.steps = None
         self.after_task(t)
         return now.log
 
@@ -162,42 +164,21 @@ class Approach:
 
     def train_epoch(self, t, epoch, lr):
         """One pass over the training images of task t; returns the mean loss. Order and dropout are set by the seed."""
-        p, device = self.protocol, self.tasks[t].train.y.device
+        seed, device = self.protocol.seed, self.tasks[t].train.y.device
         self.net.train()
-        torch.manual_seed(seeds.derive(p.seed, 'dropout', t, epoch))
-        order = torch.randperm(self.n_train(t), generator=seeds.generator(p.seed, 'batches', t, epoch))
-        batches = order.to(device).split(p.batch_size)
-        parameters = list(self.net.parameters())
-        total = 0
-        for b, index in enumerate(tqdm(batches, desc=f'  epoch {epoch + 1}', leave=False, disable=None)):
-            progress = b / (len(batches) - 1) if len(batches) > 1 else 1.0
-            loss = self.batch_loss(index, t, progress)
-            for parameter in parameters:
-                parameter.grad = None
-            loss.backward()
-            self.after_backward(t, progress)
-            torch.nn.utils.clip_grad_norm_(parameters, self.clip)
-            sgd_step(parameters, lr)
-            self.after_step(t)
-            total += loss.detach() * len(index)
-        return float(total) / len(order)
+        torch.manual_seed(seeds.derive(seed, 'dropout', t, epoch))
+        order = torch.randperm(self.n_train(t), generator=seeds.generator(seed, 'batches', t, epoch))
+        self.steps = self.steps or Steps(self, t)
+        return self.steps.epoch(order.to(device), lr, f'  epoch {epoch + 1}')
 
     @torch.no_grad()
     def evaluate(self, t, images):
         """Mean loss and accuracy (0..1) of task t on `images` (a split of its data)."""
         self.net.eval()
         loss = correct = 0
-        for start in range(0, len(images.y), EVAL_BATCH):
-            x, y = self.tasks[t].batch(images, slice(start, start + EVAL_BATCH))
+        for x, y in self.tasks[t].batches(images):
             batch_loss, logits = self.loss(x, y, t, 1.0)
             loss += batch_loss * len(y)
             correct += (logits.argmax(1) == y).sum()
         return float(loss) / len(images.y), float(correct) / len(images.y)
 
-
-@torch.no_grad()
-def sgd_step(parameters, lr):
-    """Plain SGD. torch.optim's own, which does the same, imports the compiler first, for seconds."""
-    for p in parameters:
-        if p.grad is not None:
-            p.add_(p.grad, alpha=-lr)

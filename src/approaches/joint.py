@@ -14,16 +14,18 @@ class Joint(SGDRestart):
         return sum(len(task.train.y) for task in self.tasks[: t + 1])
 
     def batch_loss(self, index, t, progress):
-        x, y = [], []
-        for task in self.tasks[: t + 1]:  # the images are numbered task after task
+        """Each image is looked for in all the tasks, and goes through all their heads: so no shape hangs on the batch."""
+        x, answers = None, []
+        for u, task in enumerate(self.tasks[: t + 1]):  # the images are numbered task after task
             n = len(task.train.y)
-            images = task.batch(task.train, index[(index >= 0) & (index < n)])
-            x.append(images[0])
-            y.append(images[1])
+            here = (index >= 0) & (index < n)
+            images, y = task.batch(task.train, index.clamp(0, n - 1))
+            x = images if x is None else torch.where(here.view(-1, 1, 1, 1), images, x)
+            answers.append((self.net.heads[u], y, here))
             index = index - n
-        features = self.net.features(torch.cat(x)).split([len(part) for part in y])
-        losses = (F.cross_entropy(self.net.heads[u](h), y[u], reduction='sum') for u, h in enumerate(features))
-        return sum(losses) / sum(map(len, y))
+        features = self.net.features(x)
+        losses = (F.cross_entropy(head(features), y, reduction='none') * here for head, y, here in answers)
+        return sum(losses).mean()
 
     def validate(self, t):
         """Mean over all validation images."""

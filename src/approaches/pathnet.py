@@ -59,7 +59,7 @@ class PathNet(Approach):
         epochs = self.protocol.nepochs // self.n_rounds()
         fitness, losses = [], []
         for path in self.population:
-            self.paths[t] = path
+            self.paths[t], self.steps = path, None
             for epoch in range(generation * epochs, (generation + 1) * epochs):
                 loss = super().train_epoch(t, epoch, lr)
             losses.append(loss)

@@ -43,6 +43,13 @@ def is_pointwise(operation):
     return torch.Tag.pointwise in operation.tags or operation in POINTWISE
 
 
+def cropped(node):
+    """The dimensions along which an operation cuts off something, or adds it."""
+    if node.target is aten.slice.Tensor:
+        return [arguments(node)['dim']]
+    return range(-len(node.args[1]) // 2, 0) if name_of(node.target) in ('pad', 'constant_pad_nd') else []
+
+
 def arguments(node):
     """The arguments of an operation by name; those that are not given have their defaults."""
     declared = node.target._schema.arguments

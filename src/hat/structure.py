@@ -12,6 +12,7 @@ from hat.operations import (
     always,
     arguments,
     aten,
+    cropped,
     is_move,
     is_operation,
     is_pointwise,
@@ -57,8 +58,9 @@ class Structure:
             name = name_of(node.target)
             if is_pointwise(node.target):
                 return self.elementwise(node, given)
+            crops = [(given[0] == given[0].narrow(d, 0, 1)).all() for d in cropped(node)]  # what holds no units
             flattens = name in ('view', 'reshape') and list(node.args[1])[1:] == [-1]
-            if flattens or name in NARROWER and node.target is not aten.squeeze.default:
+            if flattens or crops and all(crops) or name in NARROWER and node.target is not aten.squeeze.default:
                 return self.moved(node, given)
         self.fix(*given)
         return always(node)

@@ -4,7 +4,7 @@ A new one is a function:
 
 init(e, generator=None)                  fills an embedding e, (N,), in place; other ends are set by
                                          functools.partial(uniform, low=-1, high=1)
-schedule(progress, s_max)                the scale s at a position in the epoch, 0 to 1
+schedule(progress, s_max)                the scale s at a position in the epoch, 0 to 1, a number or a scalar tensor
 regularizer(masks, cumulative, n_tasks)  a scalar; masks: list of (N,), of the task; cumulative: the same of all learned
                                          tasks together, or None
 """
@@ -35,7 +35,8 @@ def dense(e, generator=None):
 def cosine(progress, s_max):
     """s from s_max down to 1/s_max, at half of an epoch, and up again (HAT-CL): weights learn first, then masks, then
     weights under almost binary masks."""
-    return (s_max + 1 / s_max) / 2 + (s_max - 1 / s_max) / 2 * math.cos(2 * math.pi * progress)
+    cos = torch.cos if isinstance(progress, torch.Tensor) else math.cos
+    return (s_max + 1 / s_max) / 2 + (s_max - 1 / s_max) / 2 * cos(2 * math.pi * progress)
 
 
 def exponential(progress, s_max, above_one=0.8):
@@ -61,8 +62,8 @@ def by_layer(masks, cumulative, n_tasks):
 def quota(masks, cumulative, n_tasks):
     """As by_layer, but attention to N / n_tasks of each layer's N units is not penalized (HAT-CL)."""
     layers = _each(masks, cumulative)
-    free = [len(a) if cumulative is None else (1 - cumulative[l]).sum() for l, a in enumerate(masks)]
-    forgiven = [len(a) / n_tasks / max(float(f), 1e-9) for a, f in zip(masks, free, strict=True)]
+    free = [torch.ones_like(a) if cumulative is None else 1 - cumulative[l] for l, a in enumerate(masks)]
+    forgiven = [len(a) / n_tasks / f.sum().clamp_min(1e-9) for a, f in zip(masks, free, strict=True)]
     return torch.stack([(r - f).clamp_min(0) for r, f in zip(layers, forgiven, strict=True)]).mean()
 
 

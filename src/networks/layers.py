@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import nn
 
-from networks.dropout import Dropout
+from networks.dropout import Activation
 
 
 class Layer(NamedTuple):
@@ -27,17 +28,24 @@ def plan(layers, shape, factor):
         channels = units
 
 
+class Convolution(nn.Conv2d):
+    """Without the last row and column of its output where 2x2 max-pooling would leave them out."""
+
+    def forward(self, x):
+        odd = [(size - kernel + 1) % 2 for size, kernel in zip(x.shape[2:], self.kernel_size, strict=True)]
+        return super().forward(F.pad(x, (0, -odd[1], 0, -odd[0])) if any(odd) else x)
+
+
 def linear(layer, inputs, units):
     """The layer's linear part."""
-    return nn.Conv2d(inputs, units, layer.kernel) if layer.kernel else nn.Linear(inputs, units)
+    return Convolution(inputs, units, layer.kernel) if layer.kernel else nn.Linear(inputs, units)
 
 
 def block(layer, inputs, units):
     """The whole layer."""
     flatten = [] if layer.kernel else [nn.Flatten()]
-    return nn.Sequential(*flatten, linear(layer, inputs, units), *activation(layer))
+    return nn.Sequential(*flatten, linear(layer, inputs, units), activation(layer))
 
 
 def activation(layer):
-    pool = [nn.MaxPool2d(2)] if layer.kernel else []
-    return nn.Sequential(nn.ReLU(), Dropout(layer.dropout), *pool)
+    return Activation(layer.dropout, pool=layer.kernel > 0)

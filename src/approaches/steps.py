@@ -1,0 +1,91 @@
+"""The training steps of an epoch. On a CUDA device the step is captured once in a graph and then replayed."""
+
+import torch
+from tqdm import tqdm
+
+WARM_UP = 3  # steps before the capture, in which libraries make ready what they cannot during one
+
+
+class Steps:
+    """Of one task. All that changes from step to step is in tensors, on the device: nothing waits for the host.
+
+    parameters  those that may be trained
+    order       the training images as they come in the epoch, (n,); b, how many batches of them are done, (1,)
+    progress    position in the epoch, by batch: (b - 1) / (B - 1), 0 to 1; a single batch has 1
+    total       sum of the losses of all images so far, a scalar; lr, the learning rate, a scalar
+    """
+
+    def __init__(self, approach, t):
+        n, self.size, device = approach.n_train(t), approach.protocol.batch_size, approach.tasks[t].train.y.device
+        self.approach, self.t = approach, t
+        self.parameters = [p for p in approach.net.parameters() if p.requires_grad]
+        last = (n - 1) // self.size
+        self.progress = torch.arange(last + 1, dtype=torch.float64, device=device) / last if last else torch.ones(
+            1, dtype=torch.float64, device=device)  # fmt: skip
+        self.order, self.places = torch.arange(n, device=device), torch.arange(self.size, device=device)
+        self.b = torch.zeros(1, dtype=torch.int64, device=device)
+        self.total, self.lr = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+        self.step = Graph(self.full_batch) if device.type == 'cuda' else self.full_batch
+
+    def epoch(self, order, lr, description):
+        """Train on the images in this order, (n,); returns the mean loss."""
+        self.order.copy_(order)
+        self.lr.fill_(lr)
+        self.b.zero_()
+        self.total.zero_()
+        full, rest = divmod(len(order), self.size)
+        for _ in tqdm(range(full), desc=description, leave=False, disable=None):
+            self.step()
+        if rest:
+            self.batch(self.places[:rest])
+        return float(self.total) / len(order)
+
+    def full_batch(self):
+        self.batch(self.places)
+
+    def batch(self, places):
+        approach, t = self.approach, self.t
+        index = self.order.index_select(0, self.b * self.size + places)
+        progress = self.progress.index_select(0, self.b).squeeze(0)
+        loss = approach.batch_loss(index, t, progress)
+        for p in self.parameters:
+            p.grad = None
+        loss.backward()
+        approach.after_backward(t, progress)
+        sgd_step(self.parameters, self.lr, approach.clip)
+        approach.after_step(t)
+        self.total += loss.detach() * len(index)
+        self.b += 1
+
+
+class Graph:
+    """A function as a CUDA graph: the first calls run it as it is, one captures it, all others replay what it did."""
+
+    def __init__(self, function):
+        self.function, self.calls, self.graph, self.stream = function, 0, None, torch.cuda.Stream()
+
+    def __call__(self):
+        if self.calls < WARM_UP:
+            current = torch.cuda.current_stream()
+            self.stream.wait_stream(current)
+            with torch.cuda.stream(self.stream):
+                self.function()
+            current.wait_stream(self.stream)
+            self.calls += 1
+            return
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.function()
+        self.graph.replay()
+
+
+@torch.no_grad()
+def sgd_step(parameters, lr, clip):
+    """Plain SGD, the norm of the whole gradient clipped: clip_grad_norm_ and SGD of PyTorch, in one pass less; and
+    torch.optim imports the compiler first, for seconds. lr: a scalar tensor."""
+    moving = [p for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in moving])
+    step = (-lr * (clip / (norm + 1e-6)).clamp_max(1)).to(norm.dtype)
+    for p in moving:
+        p.addcmul_(p.grad, step)
