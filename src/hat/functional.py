@@ -47,11 +47,9 @@ def regularization(masks, cumulative=None):
     masks       list of a, one for each layer, of the current task
     cumulative  list of cumulative attention before it; None for the first task
     """
-    if cumulative is None:
-        cumulative = [torch.zeros_like(a) for a in masks]
-    free = [1 - a for a in cumulative]
-    attended = sum((a * f).sum() for a, f in zip(masks, free, strict=True))
-    return attended / sum(f.sum() for f in free).clamp_min(torch.finfo(attended.dtype).tiny)
+    a = torch.cat(masks)
+    free = torch.ones_like(a) if cumulative is None else 1 - torch.cat(cumulative)
+    return (a * free).sum() / free.sum().clamp_min(torch.finfo(a.dtype).tiny)
 
 
 def compensate(q, e, s, s_max):

@@ -67,11 +67,14 @@ class Network(nn.Module):
         s  scale of the gates while the task is learned; None, and for a learned task: as it is used, at s_max and, if
            `hard`, rounded to {0, 1}
         """
-        embeddings = self.tasks[self.check(task)].embeddings
-        if s is None or self.done[task]:
-            masks = [attention(e, self.s_max) for e in embeddings]
-            return [a.detach().round() for a in masks] if self.hard else masks
-        return [Compensated.apply(e, s, self.s_max) for e in embeddings]
+        embeddings = list(self.tasks[self.check(task)].embeddings)
+        e = torch.cat(embeddings)  # of all layers at once
+        if s is not None and not self.done[task]:
+            a = Compensated.apply(e, s, self.s_max)
+        else:
+            a = attention(e, self.s_max)
+            a = a.detach().round() if self.hard else a
+        return list(a.split([len(e) for e in embeddings]))
 
     def run(self, inputs, task, masks):
         """Output of a task for `inputs`, a tuple, under given masks."""

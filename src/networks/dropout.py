@@ -38,11 +38,12 @@ class Activation(nn.Module):
         self.p, self.pool = p, pool
 
     def forward(self, z):
-        drops = self.training and self.p > 0
-        if drops and z.is_cuda:
+        scale = 1.0
+        if self.training and self.p and z.is_cuda:
             z = F.dropout(z, self.p)
-        elif drops:
+        elif self.training and self.p:
             with torch.no_grad():
                 z.mul_(keep(z, self.p))
+            scale = 1 / (1 - self.p)
         a = F.relu(F.max_pool2d(z, 2) if self.pool else z)
-        return a * (1 / (1 - self.p)) if drops and not z.is_cuda else a
+        return a if scale == 1 else a * scale
