@@ -10,7 +10,7 @@ from errors import UserError
 from files import ROOT, atomic, lock, pack, sweep
 
 FOLDER = ROOT / 'tmp'
-FORMAT = 2  # of `state`: what an older version has saved is refused
+FORMAT = 3  # of `state`: what an older version has saved is refused
 ADVICE = 'go on with the command that made it; or delete it, or start over with --fresh'
 
 

@@ -104,7 +104,7 @@ def learn(args, device, output, checkpoint):
     print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
           f'{record["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
 
-    done = {name: [] for name in ('initial', 'before', 'accuracy', 'valid_accuracy', 'epochs', 'devices')}
+    done = {name: [] for name in ('initial', 'before', 'accuracy', 'valid_accuracy', 'epochs', 'devices', 'testing')}
     done['seconds'] = 0.0
     if saved := checkpoint.load(record, device):
         approach.load_state(saved['approach'])
@@ -131,8 +131,10 @@ def learn(args, device, output, checkpoint):
         if len(done['before']) == t:
             done['before'].append(accuracy(t))
         log = approach.learn(t, save)
+        start = time.perf_counter()
         for name, split in ('accuracy', 'test'), ('valid_accuracy', 'valid'):
             done[name].append([accuracy(u, split) for u in range(t + 1)])
+        done['testing'].append(time.perf_counter() - start)
         done['epochs'].append(log)
         output.save_matrix(results.square(done['accuracy'], len(tasks)))
         save()
@@ -140,7 +142,7 @@ def learn(args, device, output, checkpoint):
               f'{len(log)} epochs, {sum(epoch["seconds"] for epoch in log):.1f} s', flush=True)  # fmt: skip
     epoch_seconds = [[epoch.pop('seconds') for epoch in log] for log in done['epochs']]
     matrices = {name: results.square(done[name], len(tasks)).tolist() for name in ('accuracy', 'valid_accuracy')}
-    times = {'total': done['seconds'], 'epochs': epoch_seconds}
+    times = {'total': done['seconds'], 'epochs': epoch_seconds, 'testing': done['testing']}
     lists = {name: done[name] for name in ('initial', 'before', 'epochs', 'devices')}
     output.save_model(approach.state())
     output.save_record({**record, **matrices, **lists, 'monitor': approach.report(), 'times': times})

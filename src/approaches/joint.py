@@ -14,7 +14,7 @@ class Joint(SGDRestart):
         return sum(len(task.train.y) for task in self.tasks[: t + 1])
 
     def batch_loss(self, index, t, progress):
-        """Each image is looked for in all the tasks, and goes through all their heads: so no shape hangs on the batch."""
+        """Each image is looked for in all tasks and goes through all their heads: no shape depends on the batch."""
         x, answers = None, []
         for u, task in enumerate(self.tasks[: t + 1]):  # the images are numbered task after task
             n = len(task.train.y)

@@ -1,6 +1,6 @@
 """The experiments, by name. Each module says NAMES (the tasks, numbered), FAMILY and SHAPE (network and its input),
-DEFAULTS (of run.py, where they are not the paper's), SHUFFLED (if False, the tasks keep their order) and
-read(names, folder, seed) -> list of Dataset."""
+DEFAULTS (of run.py, where they are not the paper's), SHUFFLED (if False, the tasks keep their order), more_names(n)
+(the names of n tasks, where there can be more than NAMES) and read(names, folder, seed) -> list of Dataset."""
 
 from dataloaders import cifar, demo, mixture, mnist2, pmnist, task
 
@@ -28,5 +28,8 @@ def load(experiment, folder, seed, tasks=None, ntasks=None, ntrain=None):
     ntrain  at most so many training images a task, validation included
     """
     module = EXPERIMENTS[experiment]
-    names = task.choose(module.NAMES, seed, tasks, ntasks, getattr(module, 'SHUFFLED', True))
+    names = module.NAMES
+    if hasattr(module, 'more_names') and ntasks and ntasks > len(names):
+        names = module.more_names(ntasks)
+    names = task.choose(names, seed, tasks, ntasks, getattr(module, 'SHUFFLED', True))
     return [task.make(data, module.SHAPE, seed, ntrain) for data in module.read(names, folder, seed)]

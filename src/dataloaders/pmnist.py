@@ -12,12 +12,15 @@ DEFAULTS = {}
 NAMES = tuple(f'pmnist-{k}' for k in range(10))
 
 
+def more_names(n):
+    """Of n tasks, where more are wanted than the ten."""
+    return tuple(f'pmnist-{k}' for k in range(n))
+
+
 def read(names, folder, seed):
-    """Permutation k is that of RandomState(k), whatever the seed. Original: it hangs on the seed that ran first."""
-    train_x, train_y, test_x, test_y = sources.load(['mnist'], folder)['mnist']
-    datasets = []
-    for name in names:
-        permutation = np.random.RandomState(int(name.removeprefix('pmnist-'))).permutation(28 * 28)
-        train, test = (x.reshape(len(x), -1)[:, permutation].reshape(x.shape) for x in (train_x, test_x))
-        datasets.append(Dataset(name, 10, *NORMALIZATION, train, train_y, test, test_y))
-    return datasets
+    """Permutation k is that of RandomState(k), whatever the seed; all share the images. Original: it hangs on the seed
+    that ran first."""
+    arrays = sources.load(['mnist'], folder)['mnist']
+    numbers = [int(name.removeprefix('pmnist-')) for name in names]
+    pixels = [np.random.RandomState(k).permutation(28 * 28) for k in numbers]
+    return [Dataset(name, 10, *NORMALIZATION, *arrays, p) for name, p in zip(names, pixels, strict=True)]

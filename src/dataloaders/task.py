@@ -26,6 +26,7 @@ class Dataset(NamedTuple):
     train_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
+    pixels: np.ndarray | None = None  # (H*W,) int64, grey images only: which of an image's pixels comes where
 
 
 class Images(NamedTuple):
@@ -46,12 +47,13 @@ class Task:
     train: Images
     valid: Images
     test: Images
+    pixels: torch.Tensor | None = None
 
     def to(self, device):
         train, test = (Images(*(v.to(device) for v in images)) for images in (self.train, self.test))
         valid = Images(train.x, self.valid.index.to(device), self.valid.y.to(device))
-        mean, std = self.mean.to(device), self.std.to(device)
-        return replace(self, mean=mean, std=std, train=train, valid=valid, test=test)
+        mean, std, pixels = (v if v is None else v.to(device) for v in (self.mean, self.std, self.pixels))
+        return replace(self, mean=mean, std=std, train=train, valid=valid, test=test, pixels=pixels)
 
     def sizes(self):
         """For the record of a run."""
@@ -63,7 +65,10 @@ class Task:
 
         Smaller images get a black margin, grey ones are repeated on all channels.
         """
-        x = images.x[images.index[index]].permute(0, 3, 1, 2)
+        x = images.x[images.index[index]]
+        if self.pixels is not None:
+            x = x.flatten(1)[:, self.pixels].view(x.shape)
+        x = x.permute(0, 3, 1, 2)
         channels, height, width = self.shape
         margin = (width - x.shape[3]) // 2, (height - x.shape[2]) // 2
         x = F.pad(x, (margin[0], margin[0], margin[1], margin[1]))
@@ -114,6 +119,7 @@ def make(data, shape, seed, ntrain=None):
         train=_images(x, y, order[n_valid:]),
         valid=_images(x, y, order[:n_valid]),
         test=_images(test_x, data.test_y, np.arange(len(data.test_y))),
+        pixels=None if data.pixels is None else torch.from_numpy(data.pixels),
     )
 
 

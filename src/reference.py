@@ -1,0 +1,168 @@
+"""Training as the paper reads, and as the original code went about it: an eager loop that takes no shortcut.
+
+Every head is computed for every batch; after each epoch the training images are passed through once more; evaluation
+goes by batches of 64; HAT's masks are multiplied in, and gradients conditioned, one after the other. benchmark.py
+measures what that costs, and a test takes 50 steps of it to see that the fast way comes out at the same place.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from networks.dropout import Activation
+from networks.layers import Convolution
+
+E_MAX, SE_MAX = 6, 50  # HAT, section 2.5
+
+
+class Loop:
+    """A task of an approach: loss and hooks are the approach's, all else is here.
+
+    approach  ready to learn task t: before_task(t) was called; its network was made ordinary before that
+    """
+
+    def __init__(self, approach, t):
+        self.approach, self.t, self.protocol = approach, t, approach.protocol
+        self.net = approach.net
+        self.images = {split: self.read(approach.tasks[t], split) for split in ('train', 'valid')}
+
+    def read(self, task, split):
+        """All images of a split, as floats, and their labels."""
+        x, y = task.batch(getattr(task, split), slice(None))
+        return x.contiguous(), y
+
+    def train(self):
+        """An epoch."""
+        self.net.train()
+        batches = torch.randperm(self.approach.n_train(self.t)).to(self.images['train'][1].device)
+        batches = batches.split(self.protocol.batch_size)
+        for b, index in enumerate(batches):
+            self.step(index, b / (len(batches) - 1) if len(batches) > 1 else 1.0)
+
+    def step(self, index, progress):
+        """A training step on the images `index`; returns the loss, a number."""
+        loss = self.batch_loss(index, progress)
+        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        for p in parameters:
+            p.grad = None
+        loss.backward()
+        self.edit_gradients(progress)
+        nn.utils.clip_grad_norm_(parameters, self.approach.clip)
+        with torch.no_grad():
+            for p in parameters:
+                if p.grad is not None:
+                    p.add_(p.grad, alpha=-self.protocol.lr)
+        self.edit_parameters()
+        return loss.item()
+
+    def batch_loss(self, index, progress):
+        x, y = self.images['train']
+        return self.loss(x[index], y[index], progress)[0]
+
+    def loss(self, x, y, progress):
+        """Loss and the logits of the task; all other heads are computed, too, where the network has a list of them."""
+        heads, features = getattr(self.net, 'heads', []), []
+        if heads:
+            hook = heads[self.t].register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
+        loss, logits = self.approach.loss(x, y, self.t, progress)
+        if heads:
+            hook.remove()
+        for u, head in enumerate(heads):
+            if u != self.t:
+                head(features[0])
+        return loss, logits
+
+    def edit_gradients(self, progress):
+        self.approach.after_backward(self.t, progress)
+
+    def edit_parameters(self):
+        self.approach.after_step(self.t)
+
+    @torch.no_grad()
+    def evaluate(self, split):
+        """Mean loss and accuracy."""
+        self.net.eval()
+        total, hits, n = 0, 0, len(self.images[split][1])
+        for x, y in zip(*(part.split(self.protocol.batch_size) for part in self.images[split]), strict=True):
+            loss, logits = self.loss(x, y, 1.0)
+            total += loss.item() * len(y)
+            hits += (logits.argmax(1) == y).sum().item()
+        return total / n, hits / n
+
+
+class JointLoop(Loop):
+    """Its batches mix the images of several tasks."""
+
+    def batch_loss(self, index, progress):
+        return self.approach.batch_loss(index, self.t, progress)
+
+
+class HATLoop(Loop):
+    """HAT, formula by formula (sections 2.2 to 2.5): of its approach it has no more than copies of the parameters."""
+
+    def __init__(self, approach, t):
+        super().__init__(approach, t)
+        hidden = copy.deepcopy(approach.hidden.net)
+        for module in hidden.modules():
+            module._forward_hooks.clear()  # the gates
+        embeddings = nn.ParameterList(e.detach().clone() for e in approach.hidden.tasks[t].embeddings)
+        self.net = nn.ModuleDict({'hidden': hidden, 'heads': copy.deepcopy(approach.net.heads), 'e': embeddings})
+        self.linear = [next(m for m in b if isinstance(m, (nn.Conv2d, nn.Linear))) for b in hidden.blocks]
+        learned = [[a.detach() for a in approach.hidden.masks(u)] for u in range(t)]
+        self.before = [torch.stack(layer).amax(0) for layer in zip(*learned, strict=True)]
+        self.shares = [self.free(l) for l in range(len(self.linear))] if learned else []
+
+    def free(self, l):
+        """Eq. 2, for the weight and the bias of a layer."""
+        weight, out = self.linear[l].weight, self.before[l]
+        each = [1] * (weight.ndim - 2)
+        share = 1 - out.view(-1, 1, *each).expand_as(weight)
+        if l:
+            inputs = self.before[l - 1].repeat_interleave(weight.shape[1] // len(self.before[l - 1]))
+            share = torch.max(share, 1 - inputs.view(1, -1, *each).expand_as(weight))
+        return share, 1 - out
+
+    def loss(self, x, y, progress):
+        s_max = self.approach.smax
+        self.s = s = 1 / s_max + (s_max - 1 / s_max) * progress  # Eq. 3
+        h, masks = self.net['hidden'].drop(x), []
+        for block, e in zip(self.net['hidden'].blocks, self.net['e'], strict=True):
+            masks.append(torch.sigmoid(s * e))  # Eq. 1
+            h = block(h)
+            h = h * masks[-1].view(1, -1, *[1] * (h.ndim - 2)).expand_as(h)
+        logits = [head(h) for head in self.net['heads']]
+        attended = free = 0
+        for l, a in enumerate(masks):  # Eq. 5
+            unused = 1 - self.before[l] if self.before else torch.ones_like(a)
+            attended, free = attended + (a * unused).sum(), free + unused.sum()
+        return F.cross_entropy(logits[self.t], y) + self.approach.c * attended / free, logits[self.t]  # Eq. 4
+
+    @torch.no_grad()
+    def edit_gradients(self, progress):
+        for layer, (weight, bias) in zip(self.linear, self.shares, strict=False):
+            layer.weight.grad *= weight
+            layer.bias.grad *= bias
+        for e in self.net['e']:  # section 2.5
+            numerator = torch.cosh(torch.clamp(self.s * e, -SE_MAX, SE_MAX)) + 1
+            e.grad *= self.approach.smax / self.s * numerator / (torch.cosh(e) + 1)
+
+    @torch.no_grad()
+    def edit_parameters(self):
+        for e in self.net['e']:
+            e.clamp_(-E_MAX, E_MAX)
+
+
+LOOPS = {'hat': HATLoop, 'joint': JointLoop}  # all others: Loop
+
+
+def make_ordinary(net):
+    """Put PyTorch's own layers in the place of this project's; parameters stay as they are."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Activation):
+                pool = [nn.MaxPool2d(2)] if child.pool else []
+                setattr(module, name, nn.Sequential(nn.ReLU(), nn.Dropout(child.p), *pool))
+            elif isinstance(child, Convolution):
+                child.__class__ = nn.Conv2d

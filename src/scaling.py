@@ -1,0 +1,134 @@
+"""What becomes of time and memory as work grows: many tasks in one run, many runs on one device, and starting a run.
+
+tasks      HAT learns tasks of permuted MNIST one after the other: seconds of an epoch, of testing on all tasks so far,
+           size of what is kept of them
+processes  run_multi.py does as many runs of the demo at once: runs an hour
+start      imports of run.py, and the data of the mixture, prepared, in full size (stand-ins: 1 GB in tmp/ for a while)
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from arguments import Parser, count, positive
+from errors import UserError, exit_code
+from files import ROOT
+from tables import markdown
+
+SRC = Path(__file__).parent
+EXAMPLES = """\
+examples:
+  python src/scaling.py --measure tasks --data DIR --ntasks 50
+  python src/scaling.py --measure processes --device cuda --processes 1,2,4,8
+"""
+IMPORT = 'import time; t = time.perf_counter(); import run; print(time.perf_counter() - t)'
+STAND_INS = """
+import sys
+from pathlib import Path
+import numpy as np
+from dataloaders import mixture, npz, sources
+rng = np.random.default_rng(0)
+for name, source in sources.SOURCES.items():
+    shape = (28, 28, 1) if len(mixture.NORMALIZATION[name][0]) == 1 else (32, 32, 3)
+    arrays = []
+    for n in source.n_train, source.n_test:
+        arrays += [rng.integers(0, 256, (n, *shape), dtype=np.uint8), np.arange(n) % source.n_classes]
+    npz.write(Path(sys.argv[1]) / f'{name}.npz', arrays)
+"""
+LOAD = """
+import sys, time
+from pathlib import Path
+import dataloaders
+t = time.perf_counter()
+tasks = dataloaders.load('mixture', Path(sys.argv[1]), 0)
+print(time.perf_counter() - t, sum(len(task.train.y) + len(task.valid.y) + len(task.test.y) for task in tasks))
+"""
+
+
+def parse(argv):
+    parser = Parser(__doc__, EXAMPLES)
+    parser.add_argument('--measure', default='start,tasks,processes', metavar='A,B', help='(default %(default)s)')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (default cpu)')
+    parser.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR', help='with mnist.npz (default dat)')
+    parser.add_argument('--ntasks', type=count, default=50, metavar='N', help='(default 50)')
+    parser.add_argument('--ntrain', type=count, default=1000, metavar='N', help='images a task (default 1000)')
+    parser.add_argument('--nepochs', type=count, default=2, metavar='N', help='a task (default 2)')
+    parser.add_argument('--width', type=positive, default=0.25, metavar='W', help='of hidden layers (default 0.25)')
+    parser.add_argument('--processes', default='1,2', metavar='N,N,...', help='how many at once (default 1,2)')
+    args = parser.parse_args(argv)
+    args.measure = args.measure.split(',')
+    if unknown := [name for name in args.measure if name not in MEASURES]:
+        raise UserError(f'--measure: {unknown[0]!r} is none of {", ".join(MEASURES)}')
+    if not re.fullmatch(r'[1-9]\d*(,[1-9]\d*)*', args.processes):
+        raise UserError(f'--processes: {args.processes!r} is not like 1,2,4')
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    (ROOT / 'tmp').mkdir(exist_ok=True)
+    for name in args.measure:
+        with tempfile.TemporaryDirectory(dir=ROOT / 'tmp') as folder:
+            print(MEASURES[name](args, Path(folder)), end='\n\n', flush=True)
+
+
+def start(args, folder):
+    """Medians of five."""
+    imports = sorted(float(python('-c', IMPORT)) for _ in range(5))[2]
+    python('-c', STAND_INS, folder)
+    loads = sorted(python('-c', LOAD, folder).split() for _ in range(5))
+    return markdown(['imports of run.py, s', 'data of the mixture, s', 'images'],
+                    [[f'{imports:.2f}', f'{float(loads[2][0]):.2f}', f'{int(loads[2][1]):,}']])  # fmt: skip
+
+
+def tasks(args, folder):
+    output = folder / 'pmnist_hat_0.txt'
+    peak = python('run.py', '--approach', 'hat', '--experiment', 'pmnist', '--ntasks', args.ntasks, '--ntrain',
+                  args.ntrain, '--nepochs', args.nepochs, '--width', args.width, '--device', args.device, '--data',
+                  args.data.resolve(), '--output', output, '--save', peak=True)  # fmt: skip
+    record = json.loads(output.with_suffix('.json').read_text())
+    epochs, testing = record['times']['epochs'], record['times']['testing']
+    shown = sorted({0, *range(9, args.ntasks, 10), args.ntasks - 1})
+    rows = [[str(t + 1), f'{sum(epochs[t]) / len(epochs[t]):.2f}', f'{testing[t]:.2f}',
+             f'{sum(map(sum, epochs[: t + 1])):.0f}', f'{sum(testing[: t + 1]):.0f}',
+             f'{len(json.dumps(record["epochs"][t])) / 1000:.1f}'] for t in shown]  # fmt: skip
+    head = ['task', 'an epoch, s', 'testing after it, s', 'training so far, s', 'testing so far, s', 'log of it, kB']
+    sizes = [path.stat().st_size / 1e6 for path in (output.with_suffix('.pt'), output.with_suffix('.json'))]
+    return (f'{markdown(head, rows)}\n\nnetwork {sizes[0]:.1f} MB, record {sizes[1]:.2f} MB, peak of memory '
+            f'{peak / 1e6:.0f} MB, {record["times"]["total"]:.0f} s in all')  # fmt: skip
+
+
+def processes(args, folder):
+    rows, alone = [], None
+    for n in map(int, args.processes.split(',')):
+        began = time.perf_counter()
+        python('run_multi.py', '--experiments', 'demo', '--approaches', 'hat', '--seeds', f'0-{n - 1}', '--nproc', n,
+               '--devices', args.device, '--res', folder, '--', '--ntasks', '4', '--fresh')  # fmt: skip
+        an_hour = 3600 * n / (time.perf_counter() - began)
+        alone = alone or an_hour
+        rows.append([str(n), f'{an_hour:.0f}', f'{an_hour / alone:.2f}'])
+    return markdown(['processes', 'runs an hour', f'against {args.processes.split(",")[0]}'], rows)
+
+
+MEASURES = {'start': start, 'tasks': tasks, 'processes': processes}
+
+
+def python(*command, peak=False):
+    """What a Python process in src prints; or its peak of memory, in bytes."""
+    with tempfile.TemporaryFile('w+') as out:
+        process = subprocess.Popen([sys.executable, *map(str, command)], cwd=SRC, stdout=out, stderr=subprocess.PIPE)
+        error = process.stderr.read().decode()
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise UserError(f'{command[0]} failed: {error.strip().splitlines()[-1] if error.strip() else status}')
+        out.seek(0)
+        return 1024 * usage.ru_maxrss if peak else out.read()
+
+
+if __name__ == '__main__':
+    sys.exit(exit_code('scaling.py', main, None))

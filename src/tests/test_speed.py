@@ -1,0 +1,320 @@
+"""Speed changes no result: the fast way against the loop that takes no shortcut, step by step; and what a CUDA graph
+asks of a training step."""
+
+import contextlib
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import same
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import benchmark
+import contestants
+import dataloaders
+import hat
+import networks
+import reference
+import scaling
+from approaches import APPROACHES
+from approaches.base import Protocol
+from approaches.steps import Graph, Steps
+from dataloaders import mixture, task
+from errors import UserError, exit_code
+from networks.dropout import Activation, Dropout
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+TRAINED = [name for name in APPROACHES if name != 'random']
+STEPS, BATCH = 50, 17  # 170 images make ten whole batches
+
+
+def without_dropout(net):
+    for module in net.modules():
+        if isinstance(module, (Activation, Dropout)):
+            module.p = 0
+
+
+def in_float64(task):
+    """The task, its batches in float64."""
+    batch = task.batch
+
+    def batch64(images, index):
+        x, y = batch(images, index)
+        return x.double(), y
+
+    object.__setattr__(task, 'batch', batch64)
+    return task
+
+
+@pytest.fixture
+def pair(small_data):
+    """pair('hat', ...): the approach, ready for its second task, and the loop without shortcuts at the same place."""
+
+    def make(name, dtype=torch.float64, device='cpu', width=0.05, **settings):
+        both = []
+        for ordinary in False, True:
+            approach = APPROACHES[name]
+            data = mixture.read(('mnist', 'svhn'), small_data, 0)
+            data = [task.make(d, mixture.SHAPE, 0).to(device) for d in data]
+            data = [in_float64(d) for d in data] if dtype == torch.float64 else data
+            net = networks.build(mixture.FAMILY, approach.variant, mixture.SHAPE, [10, 10], width, 0).to(device, dtype)
+            without_dropout(net)
+            if ordinary:
+                reference.make_ordinary(net)
+            values = {k: p.default for k, p in approach.parameters.items()} | settings
+            approach = approach(net, data, Protocol(batch_size=BATCH), **values)
+            approach.before_task(0)
+            if name == 'hat':
+                with torch.no_grad():
+                    for e in approach.hidden.tasks[0].embeddings:
+                        e.mul_(0.02)  # masks between 0 and 1
+            approach.after_task(0)
+            approach.before_task(1)
+            both.append(approach)
+        return both[0], reference.LOOPS.get(name, reference.Loop)(both[1], 1)
+
+    return make
+
+
+def of(approach):
+    """The weights that a step may change, by the names that they have in the loop."""
+    net = approach.net
+    if not hasattr(net, 'hidden'):
+        return dict(net.named_parameters())
+    embeddings = {f'e.{l}': e for l, e in enumerate(net.hidden.tasks[1].embeddings)}
+    heads = {f'heads.{name}': p for name, p in net.heads.named_parameters()}
+    return {f'hidden.{name}': p for name, p in net.hidden.net.named_parameters()} | heads | embeddings
+
+
+# With s_max = 400, section 2.5 multiplies what rounding leaves of 1 - a by up to exp(50), however it is computed.
+CASES = [(name, {}, STEPS) for name in TRAINED if name != 'hat']
+CASES += [('hat', {'smax': 50.0}, STEPS), ('hat', {'smax': 400.0}, 10)]
+
+
+@pytest.mark.parametrize('name, settings, n_steps', CASES)
+def test_fifty_fast_steps_end_where_those_without_shortcuts_do(pair, name, settings, n_steps):
+    approach, loop = pair(name, **settings)
+    approach.net.train()
+    loop.net.train()
+    n, steps, before = approach.n_train(1), Steps(approach, 1), {k: p.detach().clone() for k, p in of(approach).items()}
+    for epoch in range(n_steps * BATCH // n):
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
+        batches = order.split(BATCH)
+        losses = [loop.step(index, b / (len(batches) - 1)) for b, index in enumerate(batches)]
+        assert steps.epoch(order, loop.protocol.lr, '') == pytest.approx(sum(losses) / len(losses), rel=1e-10)
+    slow = dict(loop.net.named_parameters())
+    for k, p in of(approach).items():
+        torch.testing.assert_close(p, slow[k], rtol=1e-10, atol=1e-10)
+    assert sum(not same(p, before[k]) for k, p in of(approach).items()) >= 2
+    fast, slow = approach.evaluate(1, approach.tasks[1].valid), loop.evaluate('valid')
+    assert fast == pytest.approx(slow, rel=1e-10)
+
+
+class Tape(TorchDispatchMode):
+    """What stands for torch.cuda.CUDAGraph where there is no GPU: it notes the operations of a step, with the very
+    tensors, undoes the step, and replays it. As there, what Python decided is not decided again."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.before = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func._overloadpacket.__name__
+        assert name not in ('_local_scalar_dense', 'nonzero', 'masked_select', 'unique', 'equal'), f'{name} waits'
+        assert not any(isinstance(x, torch.Tensor) and x.dtype == torch.bool for x in tree_leaves(args[1:])) or (
+            name != 'index'
+        ), 'a shape hangs on values'
+        if func._schema.is_mutable:
+            self.before += [(x, x.clone()) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        outputs = func(*args, **kwargs)
+        self.operations.append((func, args, kwargs, tree_leaves(outputs)))
+        return outputs
+
+    def __exit__(self, *exception):
+        super().__exit__(*exception)
+        with torch.no_grad():
+            for x, value in reversed(self.before):
+                x.copy_(value)
+
+    @torch.no_grad()
+    def replay(self):
+        for func, args, kwargs, outputs in self.operations:
+            for old, new in zip(outputs, tree_leaves(func(*args, **kwargs)), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+@pytest.fixture
+def taped(monkeypatch):
+    """torch.cuda, as far as Graph uses it, with a Tape for a graph."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, 'Stream', lambda: stream)
+    monkeypatch.setattr(torch.cuda, 'current_stream', lambda: stream)
+    monkeypatch.setattr(torch.cuda, 'stream', lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, 'CUDAGraph', Tape)
+    monkeypatch.setattr(torch.cuda, 'graph', lambda graph, stream: graph)
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_a_captured_step_replays_to_the_same_bits(pair, taped, name):
+    ends = []
+    for captured in False, True:
+        approach, _ = pair(name, torch.float32)
+        approach.net.train()
+        steps = Steps(approach, 1)
+        if captured:
+            steps.step = Graph(steps.full_batch)
+        losses = []
+        for epoch, lr in enumerate((0.05, 0.02)):
+            order = torch.randperm(approach.n_train(1), generator=torch.Generator().manual_seed(epoch))
+            losses.append(steps.epoch(order, lr, ''))
+        assert not captured or len(steps.step.graph.operations) > 50
+        ends.append((losses, of(approach)))
+    assert ends[0][0] == ends[1][0]
+    assert same(ends[0][1], ends[1][1])
+
+
+def test_a_step_that_waits_for_a_value_is_found_out(taped):
+    total = torch.zeros(())
+    step = Graph(lambda: total.add_(total.item()))
+    with pytest.raises(AssertionError, match='waits'):
+        for _ in range(5):
+            step()
+
+
+@pytest.mark.parametrize('schedule', hat.SCHEDULES)
+@pytest.mark.parametrize('regularizer', hat.REGULARIZERS)
+def test_no_technique_of_hat_waits_for_the_device(pair, taped, schedule, regularizer):
+    approach, _ = pair('hat', torch.float32, anneal=schedule, reg=regularizer, init='dense')
+    approach.net.train()
+    steps = Steps(approach, 1)
+    steps.step = Graph(steps.full_batch)
+    steps.epoch(torch.arange(approach.n_train(1)), 0.05, '')
+    assert steps.step.graph.operations
+
+
+def test_a_schedule_of_tensors_is_that_of_numbers():
+    for name, schedule in hat.SCHEDULES.items():
+        for progress in 0.0, 0.3, 1.0:
+            given = schedule(torch.tensor(progress, dtype=torch.float64), 400.0)
+            assert float(given) == pytest.approx(schedule(progress, 400.0), rel=1e-12), name
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize('name', TRAINED)
+def test_a_graph_ends_where_eager_steps_do_on_a_gpu(pair, name):
+    ends = []
+    for captured in False, True:
+        approach, _ = pair(name, torch.float32, 'cuda')
+        approach.net.train()
+        steps = Steps(approach, 1)
+        assert isinstance(steps.step, Graph)
+        if not captured:
+            steps.step = steps.full_batch
+        losses = [steps.epoch(torch.arange(approach.n_train(1)).cuda(), 0.05, '') for _ in range(3)]
+        ends.append((losses, of(approach)))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-4)
+    for k, p in ends[0][1].items():
+        torch.testing.assert_close(p, ends[1][1][k], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_replays_draw_new_dropout_and_follow_the_seed_on_a_gpu():
+    net, x = Activation(0.5, pool=False).cuda(), torch.ones(100, 100, device='cuda')
+    out = torch.empty_like(x)
+    step = Graph(lambda: out.copy_(net(x.clone())))
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        drawn.append([])
+        for _ in range(6):
+            step()
+            drawn[-1].append(out.clone())
+    assert not same(drawn[1][4], drawn[1][5])
+    torch.manual_seed(3)
+    for value in drawn[1]:
+        step()
+        assert same(out, value)
+
+
+def test_the_benchmark_measures_both_ways_in_turns(tmp_path, capsys):
+    output = tmp_path / 'benchmark.json'
+    arguments = ['--approaches', 'hat,sgd', '--ntrain', '150', '--width', '0.02', '--rounds', '2', '--device', 'cpu',
+                 '--output', str(output)]  # fmt: skip
+    assert exit_code('benchmark.py', benchmark.main, arguments) == 0
+    record = json.loads(output.read_text())
+    assert [row['approach'] for row in record['table']] == ['hat', 'sgd']
+    assert {(each['approach'], each['way']) for each in record['seconds']} == {
+        (name, way) for name in ('hat', 'sgd') for way in benchmark.WAYS
+    }
+    for each in record['seconds']:
+        turns = each['train, train again, valid']
+        assert len(turns) == 2 and all(train > 0 and valid > 0 for train, _, valid in turns)
+        assert each['way'] == 'ours' or all(again > 0 for _, again, _ in turns)
+    facts = record['facts']['hat']
+    assert facts['images'] == 128 and facts['valid'] == 22 and facts['flops'] > 0 and facts['peak'] > 50e6
+    screen = capsys.readouterr().out
+    assert screen.count('\n| hat |') == 1 and 'GFLOP/s' in screen
+
+
+def test_ratios_are_medians_within_a_turn():
+    args = SimpleNamespace(batch_size=50, approaches=['hat', 'sgd'])
+    ours, plain = [[1, 0, 1], [2, 0, 2], [3, 0, 3]], [[3, 1, 1], [4, 1, 3], [12, 1, 8]]
+    times = {(n, w): t for n in ('hat', 'sgd') for w, t in zip(benchmark.WAYS, (ours, plain, plain), strict=True)}
+    facts = {'hat': {'images': 100, 'valid': 100, 'flops': 10, 'bytes': 20, 'peak': 5e6}}
+    row = dict(zip(benchmark.HEAD, benchmark.row('hat', args, times, facts, 20, 100), strict=True))
+    assert row['step, ms'] == '1000.0' and row['images/s'] == '50' and row['epoch, s'] == '4.00'
+    assert row['floor, ms'] == '500.0' and row['against the floor'] == '2.00'
+    assert row['step: times as fast'] == '3.00' and row['epoch: times as fast'] == '2.50'
+    assert row['step: against sgd'] == '1.00' and row['memory, MB'] == '5'
+
+
+def test_flops_of_a_step_are_those_of_the_layers():
+    """Of each layer, 2 a weight, place and image, forward, and twice that backward; not to the images."""
+    args = SimpleNamespace(device='cpu', experiment='demo', data=None, ntrain=150, width=0.02, batch_size=16)
+    facts = contestants.Work(args, 'sgd', False).facts()
+    net = networks.build('alexnet', '', (3, 32, 32), [10], 0.02, 0)
+    sides = 28, 12, 4, 1, 1
+    weights = [block[-2].weight.numel() * side**2 for block, side in zip(net.blocks, sides, strict=True)]
+    head = net.units[-1] * dataloaders.load('demo', None, 0)[contestants.T].n_classes
+    assert facts['flops'] == 2 * 16 * (2 * weights[0] + 3 * sum(weights[1:]) + 3 * head)
+
+
+def test_bad_arguments_of_the_benchmark_are_one_line(tmp_path, capsys):
+    for arguments in ['--approaches', 'random'], ['--output', str(tmp_path / 'none' / 'x.json')], ['--rounds', '0']:
+        assert exit_code('benchmark.py', benchmark.main, arguments) == 2
+        assert capsys.readouterr().err.count('\n') == 1
+    for arguments in ['--measure', 'all'], ['--processes', '1,x']:
+        assert exit_code('scaling.py', scaling.main, arguments) == 2
+        assert capsys.readouterr().err.count('\n') == 1
+
+
+def test_scaling_measures_more_tasks_than_ten(small_data, capsys):
+    arguments = ['--measure', 'tasks', '--data', str(small_data), '--ntasks', '12', '--ntrain', '100', '--nepochs', '1',
+                 '--width', '0.01']  # fmt: skip
+    assert exit_code('scaling.py', scaling.main, arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(' | ')[0] for line in lines if line.startswith('| 1')] == ['| 1', '| 10', '| 12']
+    assert re.fullmatch(r'network [\d.]+ MB, record [\d.]+ MB, peak of memory \d+ MB, \d+ s in all', lines[-2])
+
+
+def test_permuted_tasks_share_their_images(small_data):
+    tasks = dataloaders.load('pmnist', small_data, 0, None, 12)
+    assert sorted(int(task.name.removeprefix('pmnist-')) for task in tasks) == list(range(12))
+    x, y, *_ = np.load(small_data / 'mnist.npz').values()
+    for task in tasks[:3]:
+        permutation = np.random.RandomState(int(task.name.removeprefix('pmnist-'))).permutation(28 * 28)
+        images, labels = task.batch(task.train, torch.arange(20))
+        chosen = task.train.index[:20].numpy()
+        expected = (x[chosen].reshape(20, -1)[:, permutation] / 255 - 0.1307) / 0.3081
+        np.testing.assert_allclose(images.numpy().reshape(20, -1), expected, atol=1e-5)
+        assert labels.tolist() == y[chosen].tolist()
+    with pytest.raises(UserError, match='there are 8 tasks'):
+        dataloaders.load('mixture', small_data, 0, None, 12)
