@@ -114,12 +114,24 @@ def learn(args, device, output, checkpoint):
         output.make_way()
     if describe(device) not in done['devices']:
         done['devices'].append(describe(device))
-    before = done['seconds']
+    before, saved_at, save_took = done['seconds'], began, 0.0
     events = args.tensorboard and Events(checkpoint.path.stem, [task.name for task in tasks])
 
     def save():
-        done['seconds'] = before + time.perf_counter() - began
+        nonlocal saved_at, save_took
+        start = time.perf_counter()
+        done['seconds'] = before + start - began
         checkpoint.save(record, {'approach': approach.state(), 'done': done})
+        saved_at = time.perf_counter()
+        save_took = saved_at - start
+
+    def after_epoch():
+        """A checkpoint, unless that would take more than a tenth of the time."""
+        if time.perf_counter() - saved_at >= 10 * save_took:
+            save()
+        show()
+
+    def show():
         if events:
             events.write([*done['epochs'], approach.training.log if approach.training else []], done['accuracy'])
 
@@ -130,7 +142,7 @@ def learn(args, device, output, checkpoint):
     for t in range(len(done['epochs']), len(tasks)):
         if len(done['before']) == t:
             done['before'].append(accuracy(t))
-        log = approach.learn(t, save)
+        log = approach.learn(t, after_epoch)
         start = time.perf_counter()
         for name, split in ('accuracy', 'test'), ('valid_accuracy', 'valid'):
             done[name].append([accuracy(u, split) for u in range(t + 1)])
@@ -138,6 +150,7 @@ def learn(args, device, output, checkpoint):
         done['epochs'].append(log)
         output.save_matrix(results.square(done['accuracy'], len(tasks)))
         save()
+        show()
         print(f'{t + 1}/{len(tasks)} {tasks[t].name}: test accuracy {100 * done["accuracy"][t][t]:.2f} % after '
               f'{len(log)} epochs, {sum(epoch["seconds"] for epoch in log):.1f} s', flush=True)  # fmt: skip
     epoch_seconds = [[epoch.pop('seconds') for epoch in log] for log in done['epochs']]
