@@ -106,9 +106,10 @@ def tasks(args, folder):
 def processes(args, folder):
     rows, alone = [], None
     for n in map(int, args.processes.split(',')):
+        (folder / str(n)).mkdir()
         began = time.perf_counter()
         python('run_multi.py', '--experiments', 'demo', '--approaches', 'hat', '--seeds', f'0-{n - 1}', '--nproc', n,
-               '--devices', args.device, '--res', folder, '--', '--ntasks', '4', '--fresh')  # fmt: skip
+               '--devices', args.device, '--res', folder / str(n))  # fmt: skip
         an_hour = 3600 * n / (time.perf_counter() - began)
         alone = alone or an_hour
         rows.append([str(n), f'{an_hour:.0f}', f'{an_hour / alone:.2f}'])
