@@ -44,7 +44,7 @@ def is_pointwise(operation):
 
 
 def cropped(node):
-    """The dimensions along which an operation cuts off something, or adds it."""
+    """The dimensions along which a slice or a padding cuts something off, or adds it."""
     if node.target is aten.slice.Tensor:
         return [arguments(node)['dim']]
     return range(-len(node.args[1]) // 2, 0) if name_of(node.target) in ('pad', 'constant_pad_nd') else []

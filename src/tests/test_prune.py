@@ -242,3 +242,36 @@ def test_a_run_without_its_network_is_done_again_if_it_is_to_be_saved(saved, sma
     assert run.cli(command) == 0 and 'done before' in capsys.readouterr().out
     assert run.cli([*command, '--save']) == 0 and 'done before' not in capsys.readouterr().out
     assert model.read_bytes() == before
+
+
+class Cropped(torch.nn.Module):
+    """Two convolutions; what the second one reads is cut by `crop`."""
+
+    def __init__(self, crop, channels):
+        super().__init__()
+        self.crop = crop
+        self.first, self.second = torch.nn.Conv2d(3, 12, 3), torch.nn.Conv2d(channels, 8, 2)
+        self.head = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        h = self.crop(torch.relu(self.first(x)))
+        return self.head(torch.relu(self.second(h)).mean((2, 3)))
+
+
+CROPS = {
+    'sides': (lambda h: h[:, :, 1:, :4], 12, True),
+    'padding': (lambda h: torch.nn.functional.pad(h, (0, -1, 0, -2)), 12, True),
+    'channels': (lambda h: h[:, 2:8], 6, False),  # where the numbers of the units stand in the code, they stay
+}
+
+
+@pytest.mark.parametrize('name', CROPS)
+@torch.no_grad()
+def test_what_is_cropped_along_its_sides_can_be_cut(name):
+    crop, channels, cut = CROPS[name]
+    torch.manual_seed(0)
+    model = hat.convert(Cropped(crop, channels), 1, torch.zeros(2, 3, 9, 9)).eval()
+    model.tasks[0].embeddings[0][::2] = -1
+    small, x = hat.prune(model, 0), torch.randn(5, 3, 9, 9)
+    torch.testing.assert_close(small(x), model(x, task=0), rtol=1e-5, atol=1e-5)
+    assert (len(small.first.weight) < 12) == cut

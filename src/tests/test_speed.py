@@ -307,12 +307,12 @@ def test_scaling_measures_more_tasks_than_ten(small_data, capsys):
 
 def test_permuted_tasks_share_their_images(small_data):
     tasks = dataloaders.load('pmnist', small_data, 0, None, 12)
-    assert sorted(int(task.name.removeprefix('pmnist-')) for task in tasks) == list(range(12))
+    assert sorted(int(t.name.removeprefix('pmnist-')) for t in tasks) == list(range(12))
     x, y, *_ = np.load(small_data / 'mnist.npz').values()
-    for task in tasks[:3]:
-        permutation = np.random.RandomState(int(task.name.removeprefix('pmnist-'))).permutation(28 * 28)
-        images, labels = task.batch(task.train, torch.arange(20))
-        chosen = task.train.index[:20].numpy()
+    for each in tasks[:3]:
+        permutation = np.random.RandomState(int(each.name.removeprefix('pmnist-'))).permutation(28 * 28)
+        images, labels = each.batch(each.train, torch.arange(20))
+        chosen = each.train.index[:20].numpy()
         expected = (x[chosen].reshape(20, -1)[:, permutation] / 255 - 0.1307) / 0.3081
         np.testing.assert_allclose(images.numpy().reshape(20, -1), expected, atol=1e-5)
         assert labels.tolist() == y[chosen].tolist()
