@@ -1,6 +1,7 @@
 """Those who take turns in benchmark.py: each trains one approach in one way, an epoch when it is asked to."""
 
 import multiprocessing
+import os
 import sys
 import time
 import traceback
@@ -27,6 +28,7 @@ class Apart:
     def __init__(self, *settings):
         context = multiprocessing.get_context('spawn')
         self.pipe, theirs = context.Pipe()
+        os.environ.pop(machine.LARGE_PAGES, None)  # which this process has set for itself
         self.process = context.Process(target=serve, args=(theirs, *settings), daemon=True)
         self.process.start()
         theirs.close()

@@ -10,6 +10,8 @@ import torch
 
 from errors import UserError
 
+LARGE_PAGES = 'THP_MEM_ALLOC_ENABLE'  # environment variable of PyTorch
+
 
 def choose_device(text):
     """torch.device of --device, made to compute the same each time."""
@@ -36,7 +38,7 @@ def choose_device(text):
 def keep_memory():
     """Let the process keep the memory that it frees, and have it in large pages. By default (glibc) large tensors are
     given back to the system and asked for again in each training step, and every page then costs an interrupt."""
-    os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')  # PyTorch asks for it when it first makes a tensor
+    os.environ.setdefault(LARGE_PAGES, '1')  # PyTorch asks for it when it first makes a tensor
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # of glibc alone
     if mallopt:
         mallopt(-4, 0)  # M_MMAP_MAX: no memory outside the heap

@@ -181,4 +181,3 @@ class Approach:
             loss += batch_loss * len(y)
             correct += (logits.argmax(1) == y).sum()
         return float(loss) / len(images.y), float(correct) / len(images.y)
-

@@ -19,6 +19,8 @@ def keep(x, p):
 
 
 class Dropout(nn.Dropout):
+    """torch's, with the fast random numbers on a CPU."""
+
     def forward(self, x):
         if not self.training or not self.p or x.is_cuda:
             return F.dropout(x, self.p, self.training)
