@@ -1,5 +1,6 @@
 """Those who take turns in benchmark.py: each trains one approach in one way, an epoch when it is asked to."""
 
+import math
 import multiprocessing
 import os
 import sys
@@ -20,6 +21,10 @@ from approaches.base import Approach, Protocol
 
 FIRST = 128  # images of the first task, which is only there to be over
 T = 1  # the task that is trained: one task is learned, and protected
+ONEDNN = {  # FLOPs of what PyTorch does not count: shapes of input, (of output) and weight -> number
+    torch.ops.aten.mkldnn_linear: lambda x, w, *rest, **more: 2 * math.prod(x) * w[0],
+    torch.ops.aten.mkldnn_linear_backward: lambda x, g, w, wanted, **more: 2 * math.prod(x) * w[0] * sum(wanted[:2]),
+}
 
 
 class Apart:
@@ -42,7 +47,8 @@ class Apart:
             raise SystemExit('benchmark.py: a process ended before its time') from None
 
     def close(self):
-        self.process.kill()
+        """It ends when what it does just now is done."""
+        self.pipe.close()
         self.process.join()
 
 
@@ -51,7 +57,7 @@ def serve(pipe, *settings):
         work = Work(*settings)
         while True:
             pipe.send(getattr(work, pipe.recv())())
-    except (EOFError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass
     except Exception:
         traceback.print_exc()
@@ -103,7 +109,7 @@ class Work:
         self.epoch()
         peak = torch.cuda.max_memory_allocated() if self.device.type == 'cuda' else process_peak()
         steps = self.approach.steps
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ONEDNN) as counter:
             steps.b.zero_()
             steps.full_batch()
         weights = sum(p.numel() for p in steps.parameters if p.grad is not None)

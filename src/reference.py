@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from networks.dropout import Activation
-from networks.layers import Convolution
+from networks.layers import Convolution, Linear
 
 E_MAX, SE_MAX = 6, 50  # HAT, section 2.5
 
@@ -164,5 +164,5 @@ def make_ordinary(net):
             if isinstance(child, Activation):
                 pool = [nn.MaxPool2d(2)] if child.pool else []
                 setattr(module, name, nn.Sequential(nn.ReLU(), nn.Dropout(child.p), *pool))
-            elif isinstance(child, Convolution):
-                child.__class__ = nn.Conv2d
+            elif isinstance(child, (Convolution, Linear)):
+                child.__class__ = nn.Conv2d if isinstance(child, Convolution) else nn.Linear

@@ -18,14 +18,14 @@ def record(net, inputs):
 
     Nodes: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name) and for other tensors
     (target ''), `call_function` for each operation (target: an OpOverload). meta: `shape`, the torch.Size of the
-    output, or a list of them; `value`, the tensor of a get_attr; `module`, the name of the nn.Linear whose whole
-    forward pass the node is.
+    output, or a list of them; `value`, the tensor of a get_attr; `module`, the name of the nn.Linear that the node is
+    the output of.
     """
     net = copy.deepcopy(net).to('cpu', torch.float32).eval()
     inputs = tree_map_only(torch.Tensor, lambda x: x.cpu().float() if x.is_floating_point() else x.cpu(), inputs)
     recorder = Recorder(net, inputs)
     for name, module in net.named_modules():
-        if type(module).forward is nn.Linear.forward:
+        if isinstance(module, nn.Linear):
             module.register_forward_hook(recorder.is_output_of(name))
     # In inference mode nothing is taken apart for autograd: a linear layer arrives as aten.linear.
     with torch.inference_mode(), open_attention(), recorder:

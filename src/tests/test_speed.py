@@ -26,6 +26,7 @@ from approaches.steps import Graph, Steps
 from dataloaders import mixture, task
 from errors import UserError, exit_code
 from networks.dropout import Activation, Dropout
+from networks.layers import Linear
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 TRAINED = [name for name in APPROACHES if name != 'random']
@@ -114,6 +115,21 @@ def test_fifty_fast_steps_end_where_those_without_shortcuts_do(pair, name, setti
     assert fast == pytest.approx(slow, rel=1e-10)
 
 
+def test_a_fully_connected_layer_computes_the_same_in_training():
+    """By oneDNN, in float32 alone: the steps above are in float64."""
+    fast, plain = Linear(300, 200), torch.nn.Linear(300, 200)
+    plain.load_state_dict(fast.state_dict())
+    x, slopes = torch.randn(17, 300), torch.randn(17, 200)
+    found = []
+    for layer in fast, plain:
+        y = layer(x.requires_grad_())
+        found.append([y, *torch.autograd.grad(y, (x, layer.weight, layer.bias), slopes)])
+    assert any(not same(a, b) for a, b in zip(*found, strict=True))  # another library's rounding
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert same(fast.eval()(x), plain(x))
+
+
 class Tape(TorchDispatchMode):
     """What stands for torch.cuda.CUDAGraph where there is no GPU: it notes the operations of a step, with the very
     tensors, undoes the step, and replays it. As there, what Python decided is not decided again."""
@@ -151,7 +167,8 @@ class Tape(TorchDispatchMode):
 
 @pytest.fixture
 def taped(monkeypatch):
-    """torch.cuda, as far as Graph uses it, with a Tape for a graph."""
+    """torch.cuda, as far as Graph uses it, with a Tape for a graph; and layers as they are on a GPU."""
+    monkeypatch.setattr(Linear, 'forward', torch.nn.Linear.forward)
     stream = SimpleNamespace(wait_stream=lambda other: None)
     monkeypatch.setattr(torch.cuda, 'Stream', lambda: stream)
     monkeypatch.setattr(torch.cuda, 'current_stream', lambda: stream)
