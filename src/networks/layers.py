@@ -42,7 +42,7 @@ class Linear(nn.Linear):
     its matrix products are faster than those of MKL."""
 
     def forward(self, x):
-        if not (self.training and x.is_cpu and x.dtype == torch.float32 and torch.backends.mkldnn.enabled):
+        if not (self.training and x.is_cpu and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
             return super().forward(x)
         return torch._C._nn.mkldnn_linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
 
