@@ -8,6 +8,8 @@ from torch import nn
 
 from networks.dropout import Activation
 
+LARGE = 2**20  # weights; up to there oneDNN is not faster
+
 
 class Layer(NamedTuple):
     units: int
@@ -38,11 +40,12 @@ class Convolution(nn.Conv2d):
 
 
 class Linear(nn.Linear):
-    """In training on a CPU as PyTorch's own layers for oneDNN have it (torch.utils.mkldnn): for a batch of a few images
-    its matrix products are faster than those of MKL."""
+    """A large one trains on a CPU as PyTorch's own layers for oneDNN have it (torch.utils.mkldnn): for a batch of a few
+    images its matrix products are faster than those of MKL."""
 
     def forward(self, x):
-        if not (self.training and x.is_cpu and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()):
+        large = self.weight.numel() > LARGE and torch.backends.mkldnn.is_available()
+        if not (large and self.training and x.is_cpu and x.dtype == torch.float32):
             return super().forward(x)
         return torch._C._nn.mkldnn_linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
 

@@ -115,18 +115,18 @@ def test_fifty_fast_steps_end_where_those_without_shortcuts_do(pair, name, setti
     assert fast == pytest.approx(slow, rel=1e-10)
 
 
-def test_a_fully_connected_layer_computes_the_same_in_training():
+def test_a_large_fully_connected_layer_computes_the_same_in_training():
     """By oneDNN, in float32 alone: the steps above are in float64."""
-    fast, plain = Linear(300, 200), torch.nn.Linear(300, 200)
+    fast, plain = Linear(1100, 1000), torch.nn.Linear(1100, 1000)
     plain.load_state_dict(fast.state_dict())
-    x, slopes = torch.randn(17, 300), torch.randn(17, 200)
+    x, slopes = torch.randn(17, 1100), torch.randn(17, 1000)
     found = []
     for layer in fast, plain:
         y = layer(x.requires_grad_())
         found.append([y, *torch.autograd.grad(y, (x, layer.weight, layer.bias), slopes)])
     assert any(not same(a, b) for a, b in zip(*found, strict=True))  # another library's rounding
     for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
     assert same(fast.eval()(x), plain(x))
 
 
