@@ -1,8 +1,9 @@
-"""A checkpoint: what a killed run needs to go on from its last epoch, in tmp/ until the run is done."""
+"""A checkpoint: what a killed run needs to go on from where it was saved last, in tmp/ until the run is done."""
 
 import hashlib
 import io
 import json
+import time
 
 import torch
 
@@ -21,6 +22,7 @@ class Checkpoint:
         key = hashlib.blake2b(str(output.txt.parent.resolve() / output.txt.name).encode(), digest_size=4).hexdigest()
         self.output = output
         self.path = FOLDER / f'{output.txt.stem}-{key}.checkpoint'
+        self.saved_at, self.took = time.perf_counter(), 0.0
 
     def lock(self):
         """For the whole run: one process at a time writes the output. Raises Busy."""
@@ -30,10 +32,17 @@ class Checkpoint:
     def save(self, identity, state):
         """identity: what a run must agree in to go on from here: a dict that JSON can hold, with a dict `arguments`.
         state: tensors, numbers, texts, lists, dicts."""
+        start = time.perf_counter()
         content = pack({'identity': json.dumps(identity | {'format': FORMAT}), 'state': state})
         with atomic(self.path) as part, open(part, 'wb') as file:
             file.write(digest(content))
             file.write(content)
+        self.saved_at = time.perf_counter()
+        self.took = self.saved_at - start
+
+    def due(self):
+        """Whether saving now takes no more than a tenth of the time."""
+        return time.perf_counter() - self.saved_at >= 10 * self.took
 
     def load(self, identity, device):
         """The state, or None where there is no checkpoint. Raises UserError: damaged, or another run's."""

@@ -95,14 +95,7 @@ class Work:
             lr = self.approach.protocol.lr
             train = lambda: Approach.train_epoch(self.approach, T, 0, lr)  # noqa: E731  one path of PathNet's two
             parts = (train, lambda: None, lambda: Approach.validate(self.approach, T))
-        return [self.seconds(part) for part in parts]
-
-    def seconds(self, function):
-        start = time.perf_counter()
-        function()
-        if self.device.type == 'cuda':
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return [seconds(part, self.device) for part in parts]
 
     def facts(self):
         """What a training step cannot do without, numbers of images, and the peak of memory of an epoch, in bytes."""
@@ -116,6 +109,15 @@ class Work:
         moved = 5 * 4 * weights  # each is read forward and backward and written, its gradient is written and read
         images, valid = self.approach.n_train(T), len(self.approach.tasks[T].valid.y)
         return {'flops': counter.get_total_flops(), 'bytes': moved, 'images': images, 'valid': valid, 'peak': peak}
+
+
+def seconds(function, device):
+    """That a call of it takes, its work on the device included."""
+    start = time.perf_counter()
+    function()
+    if device.type == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def process_peak():
@@ -135,6 +137,6 @@ class Rates:
 
     def measure(self):
         """FLOP/s and bytes/s."""
-        product = Work.seconds(self, lambda: torch.mm(self.a, self.b))
-        moved = Work.seconds(self, lambda: self.copy.copy_(self.big))
+        product = seconds(lambda: torch.mm(self.a, self.b), self.device)
+        moved = seconds(lambda: self.copy.copy_(self.big), self.device)
         return 2 * len(self.a) ** 3 / product, 2 * self.big.nbytes / moved

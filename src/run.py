@@ -114,20 +114,15 @@ def learn(args, device, output, checkpoint):
         output.make_way()
     if describe(device) not in done['devices']:
         done['devices'].append(describe(device))
-    before, saved_at, save_took = done['seconds'], began, 0.0
+    before = done['seconds']
     events = args.tensorboard and Events(checkpoint.path.stem, [task.name for task in tasks])
 
     def save():
-        nonlocal saved_at, save_took
-        start = time.perf_counter()
-        done['seconds'] = before + start - began
+        done['seconds'] = before + time.perf_counter() - began
         checkpoint.save(record, {'approach': approach.state(), 'done': done})
-        saved_at = time.perf_counter()
-        save_took = saved_at - start
 
     def after_epoch():
-        """A checkpoint, unless that would take more than a tenth of the time."""
-        if time.perf_counter() - saved_at >= 10 * save_took:
+        if checkpoint.due():
             save()
         show()
 

@@ -6,15 +6,17 @@ from dataloaders import sources
 from dataloaders.mnist2 import FAMILY, NORMALIZATION, SHAPE
 from dataloaders.task import Dataset
 
-__all__ = ['DEFAULTS', 'FAMILY', 'NAMES', 'SHAPE', 'read']
+__all__ = ['DEFAULTS', 'FAMILY', 'NAMES', 'SHAPE', 'more_names', 'read']
 
 DEFAULTS = {}
-NAMES = tuple(f'pmnist-{k}' for k in range(10))
 
 
 def more_names(n):
-    """Of n tasks, where more are wanted than the ten."""
+    """Of n tasks."""
     return tuple(f'pmnist-{k}' for k in range(n))
+
+
+NAMES = more_names(10)
 
 
 def read(names, folder, seed):
