@@ -20,12 +20,12 @@ from types import SimpleNamespace
 import torch
 
 import dataloaders
-import hat
 import results
 import run
 from arguments import Parser, count
 from errors import UserError, exit_code, one_line
 from files import ROOT, atomic, pack
+from hat.capacity import active, count_weights
 from machine import choose_device, describe, versions
 from tables import PRUNED, pruned_row, text
 
@@ -120,7 +120,7 @@ def prune(approach, t, base, facts, args):
         difference = max(difference, float((after - before).abs().max()))
         right += int((after.argmax(1) == y).sum())
 
-    kept = hat.count_weights(net.hidden, hat.active(masks))
+    kept = count_weights(net.hidden, active(masks))
     plain = torch.nn.ModuleList([net.hidden.net, net.heads[t]])
     report = facts | {
         'task': task.name,

@@ -105,8 +105,6 @@ class HATLoop(Loop):
     def __init__(self, approach, t):
         super().__init__(approach, t)
         hidden = copy.deepcopy(approach.hidden.net)
-        for module in hidden.modules():
-            module._forward_hooks.clear()  # the gates
         embeddings = nn.ParameterList(e.detach().clone() for e in approach.hidden.tasks[t].embeddings)
         self.net = nn.ModuleDict({'hidden': hidden, 'heads': copy.deepcopy(approach.net.heads), 'e': embeddings})
         self.linear = [next(m for m in b if isinstance(m, (nn.Conv2d, nn.Linear))) for b in hidden.blocks]

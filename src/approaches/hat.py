@@ -10,6 +10,7 @@ import seeds
 from approaches.base import Approach
 from approaches.parameters import Parameter
 from errors import UserError
+from hat import capacity
 
 
 class HAT(Approach):
@@ -18,18 +19,19 @@ class HAT(Approach):
         'c': Parameter(0.75, grid=(0.1, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 4), low=0),  # compressibility (Eq. 4)
         'smax': Parameter(400.0, grid=(25, 50, 100, 200, 400, 800), low=1),  # stability (Eq. 3)
         'hard': Parameter(0, choices=(0, 1)),  # 1: the masks of learned tasks are rounded to {0,1}. Paper: 0
-        'init': Parameter('normal', choices=tuple(hat.INITS)),  # of the embeddings; section 4.4 compresses with uniform
+        'init': Parameter('normal', choices=tuple(hat.init.INITS)),  # of embeddings; section 4.4: uniform
         'low': Parameter(0.0),  # ends of init=uniform
         'high': Parameter(2.0),
-        'anneal': Parameter('linear', choices=tuple(hat.SCHEDULES)),  # of s over an epoch (Eq. 3)
-        'reg': Parameter('network', choices=tuple(hat.REGULARIZERS)),  # over what attention is summed up (Eq. 5)
+        'anneal': Parameter('linear', choices=tuple(hat.schedules.SCHEDULES)),  # of s over an epoch (Eq. 3)
+        'reg': Parameter('network', choices=tuple(hat.regularizers.REGULARIZERS)),  # what is summed up (Eq. 5)
     }
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.hidden = self.net.hidden
         self.hidden.s_max, self.hidden.hard = self.smax, bool(self.hard)
-        self.regularizer, schedule = hat.REGULARIZERS[self.reg], hat.SCHEDULES[self.anneal]
+        self.regularizer = hat.regularizers.REGULARIZERS[self.reg]
+        schedule = hat.schedules.SCHEDULES[self.anneal]
         self.scale = functools.partial(schedule, s_max=self.smax)
         ends = {'low': self.low, 'high': self.high} if self.init == 'uniform' else {}
         if self.low > self.high:
@@ -37,10 +39,10 @@ class HAT(Approach):
         for l in range(len(self.net.units)):
             generator = seeds.generator(self.protocol.seed, 'weights', f'gates.{l}')
             for task in self.hidden.tasks:
-                hat.INITS[self.init](task.embeddings[l], generator=generator, **ends)
+                hat.init.INITS[self.init](task.embeddings[l], generator=generator, **ends)
 
     def before_task(self, t):
-        self.earlier = [hat.active(self.hidden.masks(u)) for u in range(t)]
+        self.earlier = [capacity.active(self.hidden.masks(u)) for u in range(t)]
         self.hidden.begin_task(t)
 
     def loss(self, x, y, t, progress):
@@ -56,15 +58,15 @@ class HAT(Approach):
     def observe(self, t):
         """What the masks at s_max use (section 4.4): by layer, and in `reuse` of each earlier task."""
         masks = self.hidden.masks(t, self.smax)
-        active, count = hat.active(masks), functools.partial(hat.count_weights, self.hidden)
+        active, count = capacity.active(masks), functools.partial(capacity.count_weights, self.hidden)
         first = 0.0 if self.n_train(t) > self.protocol.batch_size else 1.0
         return {
             's': [self.scale(progress) for progress in (first, 1.0)],  # in the first and the last batch
             'regularization': float(self.regularizer(masks, self.hidden.cumulative, len(self.tasks))),
             'active_units': [int(u.sum()) for u in active],
             'active': count(active),
-            'capacity': count(functools.reduce(hat.either, self.earlier, active)),
-            'reuse': [sum(count(hat.both(active, units))) for units in self.earlier],
+            'capacity': count(functools.reduce(capacity.union, self.earlier, active)),
+            'reuse': [sum(count(capacity.intersection(active, units))) for units in self.earlier],
         }
 
     def after_task(self, t):
@@ -73,5 +75,5 @@ class HAT(Approach):
     @torch.no_grad()
     def report(self):
         """Who uses what in the end (section 4.4)."""
-        tasks = [hat.active(self.hidden.masks(t)) for t in range(len(self.tasks))]
-        return {'units': self.net.units, **hat.usage(self.hidden, tasks)}
+        tasks = [capacity.active(self.hidden.masks(t)) for t in range(len(self.tasks))]
+        return {'units': self.net.units, **capacity.usage(self.hidden, tasks)}

@@ -4,62 +4,36 @@ Serra, Suris, Miron, Karatzoglou. Overcoming catastrophic forgetting with hard a
 
     model = hat.convert(torchvision.models.resnet18(num_classes=10), n_tasks=5, example_input=x)
 
-makes a hat.network.Network. Techniques to choose from are functions in hat.techniques, the paper's formulas in
-hat.functional.
+makes a hat.Network. How masks start, are annealed and regularized: hat.init, hat.schedules, hat.regularizers; the
+paper's formulas: hat.functional; which operations are understood: hat.rules. The guide is README.md beside this file.
 """
 
-from hat.capacity import active, both, count_weights, either, usage, used
+from hat import functional, init, regularizers, rules, schedules
+from hat.capacity import used
 from hat.convert import convert
-from hat.functional import attention, compensate, cumulate, free_share, linear, objective, regularization
+from hat.errors import CannotConvert
+from hat.functional import objective
 from hat.network import Network, forget
-from hat.plan import CannotConvert
-from hat.prune import cut, plain, prune
-from hat.techniques import (
-    INITS,
-    REGULARIZERS,
-    SCHEDULES,
-    by_layer,
-    by_network,
-    constant,
-    cosine,
-    dense,
-    exponential,
-    normal,
-    quota,
-    uniform,
-)
+from hat.pruning import plain, prune
+from hat.saving import load, save
+from hat.schedules import annealed
 
+__version__ = '1.0'
 __all__ = [
-    'INITS',
-    'REGULARIZERS',
-    'SCHEDULES',
     'CannotConvert',
     'Network',
-    'active',
-    'attention',
-    'both',
-    'by_layer',
-    'by_network',
-    'compensate',
-    'constant',
+    'annealed',
     'convert',
-    'cosine',
-    'count_weights',
-    'cumulate',
-    'cut',
-    'dense',
-    'either',
-    'exponential',
     'forget',
-    'free_share',
-    'linear',
-    'normal',
+    'functional',
+    'init',
+    'load',
     'objective',
     'plain',
     'prune',
-    'quota',
-    'regularization',
-    'uniform',
-    'usage',
+    'regularizers',
+    'rules',
+    'save',
+    'schedules',
     'used',
 ]

@@ -1,68 +1,116 @@
 """Hard attention for any network, in one line."""
 
 import copy
-import warnings
+from collections.abc import Callable, Iterable
 from numbers import Integral
 
 import torch
-from torch.utils._pytree import tree_leaves
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from hat import techniques
-from hat.functional import linear
+from hat import init as inits
+from hat import regularizers, schedules
+from hat.errors import CannotConvert, warn
+from hat.graph import changed_attributes, fast_path_differs
 from hat.network import Network
-from hat.plan import CannotConvert
 from hat.reader import make_plan
 
+Gates = Callable[[str], bool] | Iterable[str]
 
-def convert(net, n_tasks, example_input, n_classes=None, *, gates=None, heads=True, s_max=400.0, hard=True,
-            init=techniques.normal, schedule=linear, regularizer=techniques.by_network, generator=None):  # fmt: skip
-    """A Network that learns tasks one after the other without forgetting (Serra et al. 2018), from any network.
 
-    net            an nn.Module; it is copied, and left as it is. Its weights are kept: with all gates open, the outputs
-                   of each task are those of `net`
-    n_tasks        number of tasks; more can be added later
-    example_input  what net takes, (B, ...), or a tuple of that; it is run once, to see how the units are connected
-    n_classes      of each task, a number or a list; None: as many as the last layer has
-    gates          which layers have gates: a function of a layer's name, or names; None: all but the last
-    heads          True: the last layer becomes one for each task. False: it is left alone, a layer without a gate whose
-                   outputs every task uses: what the first task needs of it is fixed then, its bias entirely
-    s_max          of the gates (Eq. 3)
-    hard           masks of learned tasks, and all in evaluation, are rounded to {0, 1}: then outputs of learned tasks
-                   stay bit-identical, under any optimizer. False: they are sigmoids at s_max, as in the paper; then
-                   learned tasks drift a little under plain SGD, and more with Adam or weight decay
-    init, schedule, regularizer   functions: how masks start, are annealed and regularized, see hat.techniques
-    generator      torch.Generator for what is random
+def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[int] | None = None, *,
+            gates: Gates | None = None, heads: bool = True, s_max: float = 400.0, hard: bool = True,
+            init: Callable = inits.normal, schedule: Callable = schedules.linear,
+            regularizer: Callable = regularizers.by_network, check: bool | int = 2,
+            generator: torch.Generator | None = None) -> Network:  # fmt: skip
+    """Make a network that learns tasks one after the other without forgetting (Serra et al. 2018).
 
-    Raises CannotConvert, with the name of the operation, for a network with weights that are used in a way that is not
-    known here (recurrent layers, weights that are computed from others), and ValueError for n_classes that do not fit.
+    Args:
+        net: any network; it is copied, and left as it is. Its weights are kept: with all gates open, the outputs of
+            each task are those of `net`.
+        n_tasks: number of tasks; more can be added later.
+        example_input: what net takes, (B, ...): a tensor, a tuple for several inputs, a dict for inputs by keyword, or
+            a pair of both. It is run once, to see how the units are connected, and kept for prune().
+        n_classes: of each task, a number or a list; None: as many as the last layer has.
+        gates: which layers have gates: a function of a layer's name, or names; None: all but the last.
+        heads: True: the last layer becomes one for each task. False: it is left alone, a layer without a gate whose
+            outputs every task uses: what the first task needs of it is fixed then, its bias entirely.
+        s_max: of the gates (Eq. 3).
+        hard: masks of learned tasks, and all in evaluation, are rounded to {0, 1}: then outputs of learned tasks stay
+            bit-identical, whatever happens to the parameters. False: they are sigmoids at s_max, as in the paper, and
+            Eq. 2 conditions gradients and nothing else: learned tasks drift a little under plain SGD, and more with
+            momentum, Adam or weight decay.
+        init, schedule, regularizer: how masks start, are annealed and regularized: functions of hat.init, hat.schedules
+            and hat.regularizers, or of your own.
+        check: in how many training batches of each task it is seen whether forward() does what it did for
+            example_input, at the cost of an evaluation each; True: in all of them.
+        generator: for what is random.
+
+    Returns:
+        A hat.Network.
+
+    Raises:
+        CannotConvert: the network has weights that are used in a way that is not known here (recurrent layers, weights
+            that are computed from others); the message names the operation and where it is.
+        ValueError, TypeError: arguments that do not fit.
+
+    Example:
+        model = hat.convert(torchvision.models.resnet18(), n_tasks=5, example_input=torch.zeros(2, 3, 32, 32))
     """
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    if isinstance(net, Network):
+        raise TypeError('the network is converted already: model.add_task() gives it more tasks')
     classes = [n_classes] * n_tasks if n_classes is None or isinstance(n_classes, Integral) else list(n_classes)
     for name, function in ('init', init), ('schedule', schedule), ('regularizer', regularizer):
         if not callable(function):
-            raise ValueError(f'{name} must be a function, such as those of hat.techniques, not {function!r}')
+            raise ValueError(f'{name} must be a function, such as those of hat.{HOMES[name]}, not {function!r}')
     if n_tasks < 1 or any(n is not None and n < 1 for n in classes):
         raise ValueError(f'n_tasks and n_classes must be at least 1, not {n_tasks} and {n_classes}')
     if len(classes) != n_tasks:
         raise ValueError(f'n_classes: {len(classes)} numbers for {n_tasks} tasks')
-    if not any(isinstance(x, torch.Tensor) for x in tree_leaves(inputs)):
-        raise ValueError(f'example_input must be a tensor, or a tuple with tensors, not {example_input!r}')
     if isinstance(gates, str):
         raise ValueError(f'gates must be a function or a list of names, not {gates!r}')
+    chosen = gates if gates is None or callable(gates) else list(gates)
 
     def gated(layer, last):
-        if gates is None:
+        if chosen is None:
             return not last
-        return gates(layer) if callable(gates) else layer in gates
+        return chosen(layer) if callable(chosen) else layer in chosen
 
-    net = copy.deepcopy(net)
+    net, inputs = copy.deepcopy(net), example(example_input)
     plan = make_plan(net, inputs, heads, gated)
-    if unknown := [] if gates is None or callable(gates) else [name for name in gates if name not in plan.layers]:
+    if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
         raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
     if plan.unused:
-        warnings.warn(f'the output does not depend on {", ".join(plan.unused)}, which are not protected', stacklevel=2)
+        warn(
+            'these parameters do not affect the output for example_input; each task has its own: '
+            + ', '.join(plan.unused)
+        )
+    if any(isinstance(module, nn.TransformerEncoder) for module in net.modules()) and fast_path_differs(net, inputs):
+        warn('nn.TransformerEncoder puts zeros at padded positions in evaluation; here, as in training, it does not')
+    if changed := changed_attributes(net, inputs):
+        warn(f'forward() changes {", ".join(changed)}, which is no buffer: each batch starts with what it is now')
+    if plan.branches:
+        warn(f'forward() branches on values of its input {plan.branches[0]}: it is read as it is for example_input')
     if not plan.gates:
         raise CannotConvert('the network has no layer that could have a gate; the last one has none')
     if n_classes is not None and len(plan.heads) != 1:
-        raise ValueError(f'n_classes: the network has {len(plan.heads)} heads, which cannot be given a size')
-    return Network(net, plan, classes, s_max, hard, init, schedule, regularizer, generator)
+        raise ValueError(f'n_classes requires exactly one output layer; this network has {len(plan.heads)}')
+    return Network(
+        net, plan, classes, s_max, hard, init, schedule, regularizer, int(1e18 if check is True else check), generator
+    )
+
+
+HOMES = {'init': 'init', 'schedule': 'schedules', 'regularizer': 'regularizers'}
+
+
+def example(given) -> tuple[tuple, dict]:
+    """Positional and keyword inputs, detached, on the CPU, of what a user gives as an example."""
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], tuple) and isinstance(given[1], dict):
+        args, kwargs = given
+    elif isinstance(given, dict):
+        args, kwargs = (), given
+    else:
+        args, kwargs = given if isinstance(given, tuple) else (given,), {}
+    if not any(isinstance(x, torch.Tensor) for x in tree_leaves((args, kwargs))):
+        raise ValueError(f'example_input must be a tensor, or a tuple or dict with tensors, not {given!r}')
+    return tree_map_only(torch.Tensor, lambda x: x.detach().cpu().clone(), (args, dict(kwargs)))

@@ -1,89 +1,174 @@
-"""The formulas of HAT, each once, in the paper's order and symbols. Pure functions of tensors.
+"""The formulas of HAT, each once, in the paper's order and symbols, and the backward passes that go with them.
 
 a    attention (mask) of a layer, one value in [0, 1] for each of its N units, shape (N,)
 e    task embedding of a layer, shape (N,)
 s    scale of the gate, from 1/s_max to s_max
+
+Functions of autograd keep what they need as attributes, not by save_for_backward, which frees it after the first pass:
+activation checkpointing (reentrant) goes through the same gates once for each of its parts.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from hat.errors import warn
 
 E_MAX = 6.0  # embeddings stay within [-6, 6], the active range of a sigmoid (section 2.5)
 SE_MAX = 50.0  # s * e is clamped to [-50, 50] inside cosh (section 2.5)
+HALF = (torch.float16, torch.bfloat16)
 
 
-def attention(e, s):
+def attention(e: Tensor, s: float | Tensor) -> Tensor:
     """Eq. 1: a = sigmoid(s e), shape (N,)."""
     return torch.sigmoid(s * e)
 
 
-def cumulate(a, previous=None):
+def cumulate(a: Tensor, previous: Tensor | None = None) -> Tensor:
     """Section 2.3: cumulative attention of all tasks so far, the element-wise maximum; 0 before the first task."""
     return a if previous is None else torch.maximum(a, previous)
 
 
-def free_share(a_out, a_in=None):
+def gradient_factor(a_out: Tensor, a_in: Tensor | None = None) -> Tensor:
     """Eq. 2: the factor 1 - min(a_out, a_in) of each weight's gradient.
 
-    a_out   cumulative attention to the units that the weights lead to, e.g. (N_out, 1)
-    a_in    to those that they come from, in a shape that broadcasts with it, e.g. (1, N_in); None for a bias, and where
-            they come from the input data: then 1 - a_out
+    Args:
+        a_out: cumulative attention to the units that the weights lead to, e.g. (N_out, 1).
+        a_in: to those that they come from, in a shape that broadcasts with it, e.g. (1, N_in); None for a bias, and
+            where they come from the input data: then 1 - a_out.
     """
     return 1 - (a_out if a_in is None else torch.minimum(a_out, a_in))
 
 
-def linear(progress, s_max):
-    """Eq. 3: s at `progress` = (b - 1) / (B - 1) of an epoch: 1/s_max at 0, exactly s_max at 1."""
-    return (1 - progress) / s_max + progress * s_max
-
-
-def objective(loss, regularization, c):
+def objective(loss: Tensor, regularization: Tensor, c: float) -> Tensor:
     """Eq. 4: what is minimized, with the compressibility c >= 0."""
     return loss + c * regularization
 
 
-def regularization(masks, cumulative=None):
+def regularization(masks: Sequence[Tensor], cumulative: Sequence[Tensor] | None = None) -> Tensor:
     """Eq. 5: attention paid to units that no earlier task uses, over the number of such units; a scalar in [0, 1].
 
-    masks       list of a, one for each layer, of the current task
-    cumulative  list of cumulative attention before it; None for the first task
+    Args:
+        masks: a of each layer, of the current task, (N,) each.
+        cumulative: cumulative attention before it, (N,) each; None for the first task.
     """
-    a = torch.cat(masks)
-    free = torch.ones_like(a) if cumulative is None else 1 - torch.cat(cumulative)
+    a = torch.cat(list(masks))
+    free = torch.ones_like(a) if cumulative is None else 1 - torch.cat(list(cumulative))
     return (a * free).sum() / free.sum().clamp_min(torch.finfo(a.dtype).tiny)
 
 
-def compensate(q, e, s, s_max):
+def compensate(q: Tensor, e: Tensor, s: float | Tensor, s_max: float) -> Tensor:
     """Section 2.5: the embedding's gradient q without the annealed sigmoid's slope, with that of s_max sigmoid(e)."""
     return q * (s_max / s * (torch.cosh((s * e).clamp(-SE_MAX, SE_MAX)) + 1) / (torch.cosh(e) + 1))
 
 
-class Compensated(torch.autograd.Function):
+class CompensatedGate(Function):
     """Eq. 1 forward; backward the gradient of an embedding is compensated, as section 2.5 has it."""
 
     @staticmethod
     def forward(ctx, e, s, s_max):
         a = attention(e, s)
-        ctx.save_for_backward(e, a)
-        ctx.s, ctx.s_max = s, s_max
+        ctx.e, ctx.a, ctx.s, ctx.s_max = e, a.detach(), s, s_max
         return a
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
-        e, a = ctx.saved_tensors
-        return compensate(grad * a * (1 - a) * ctx.s, e, ctx.s, ctx.s_max), None, None
+        return compensate(grad * ctx.a * (1 - ctx.a) * ctx.s, ctx.e, ctx.s, ctx.s_max), None, None
 
 
-class Conditioned(torch.autograd.Function):
-    """A layer's weight as it is; backward, its gradient times the share that is free (Eq. 2).
-
-    In place: what a layer's backward pass gives for its weight is a tensor of its own."""
+class RoundedGate(Function):
+    """Eq. 1, rounded to {0, 1}, as tasks are evaluated; it has no gradient, which is worth a warning in training."""
 
     @staticmethod
-    def forward(ctx, weight, share):
-        ctx.save_for_backward(share)
+    def forward(ctx, e, s):
+        return attention(e, s).round()
+
+    @staticmethod
+    def backward(ctx, grad):
+        warn('backward() in evaluation mode: the masks are rounded and get no gradient; call model.train()')
+        return None, None
+
+
+class Gate(Function):
+    """h' = a * h (section 2.2), for a layer's output or its weight.
+
+    A closed unit is zero even where h is not finite: in float16 a unit that is of no use to a task may overflow.
+    """
+
+    @staticmethod
+    def forward(ctx, h, a):
+        ctx.h, ctx.a, ctx.version = h, a, h._version
+        a = a.to(h.dtype)
+        return (h * a).masked_fill_(a == 0, 0) if h.dtype in HALF else h * a
+
+    @staticmethod
+    def backward(ctx, grad):
+        h, a = ctx.h, ctx.a
+        if h._version != ctx.version:
+            raise RuntimeError('a tensor that a gate multiplies was modified in place between forward and backward')
+        grad_h = grad * a.to(grad.dtype) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return grad_h, None
+        if h.dtype in HALF:
+            return grad_h, torch.nan_to_num((grad.float() * h.float()).sum_to_size(a.shape), 0, 0, 0).to(a.dtype)
+        return grad_h, (grad * h).sum_to_size(a.shape).to(a.dtype)
+
+
+class Protected(Function):
+    """What a task computes with while it is learned: the value that is kept where a weight is protected, else the
+    parameter. No gradient reaches a parameter where it is protected: Eq. 2 for masks of 0 and 1.
+
+    bits: of the kept values, integers of the parameter's shape; 0 where it is free (hat.kept).
+    no_zero: there is no zero among the kept values, so that these tell what is free.
+    """
+
+    @staticmethod
+    def forward(ctx, p, bits, no_zero):
+        ctx.bits, ctx.no_zero = bits, no_zero
+        return where_free(p, bits, no_zero).add_(bits.view(p.dtype))
+
+    @staticmethod
+    def backward(ctx, grad):
+        return where_free(grad, ctx.bits, ctx.no_zero), None, None
+
+
+def where_free(x, bits, no_zero):
+    """x where nothing is kept, and 0 elsewhere."""
+    if no_zero:  # hardtanh's backward pass selects where values are next to 0, several times as fast as masked_fill
+        tiny = torch.finfo(x.dtype).tiny
+        return torch.ops.aten.hardtanh_backward(x, bits.view(x.dtype), -tiny, tiny)
+    return x.masked_fill(bits.bool(), 0)
+
+
+class Conditioned(Function):
+    """A layer's weight as it is; backward, its gradient times its factor (Eq. 2), for masks between 0 and 1."""
+
+    @staticmethod
+    def forward(ctx, weight, factor):
+        ctx.factor = factor
         return weight.view_as(weight)
 
     @staticmethod
     def backward(ctx, grad):
-        (share,) = ctx.saved_tensors
-        return grad.mul_(share), None
+        if torch.is_grad_enabled() or 0 in grad.stride():
+            return grad * ctx.factor, None
+        return grad.mul_(ctx.factor), None
+
+
+class Replayed(Function):
+    """A cheap function of tensors, whose backward pass evaluates it once more."""
+
+    @staticmethod
+    def forward(ctx, function: Callable, *inputs):
+        ctx.function, ctx.inputs = function, inputs
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_() for x in ctx.inputs]
+            return None, *torch.autograd.grad(ctx.function(*inputs), inputs, grad)

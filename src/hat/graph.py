@@ -5,80 +5,149 @@ the first `if` on a shape.
 """
 
 import contextlib
-import copy
+import sys
+import threading
+from collections import OrderedDict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from hat import rules
+from hat.errors import CannotConvert
+from hat.names import named_tensors
+from hat.replica import Replica
 
-def record(net, inputs):
-    """The graph of net(*inputs), in evaluation mode; it is a copy, in float32 on the CPU, that runs.
+PASSED_ON = {'alias', 'clone', 'contiguous', 'copy', 'detach', 'lift_fresh', 'to', '_to_copy'}
+SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that tell Python values of a tensor
 
-    Nodes: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name) and for other tensors
-    (target ''), `call_function` for each operation (target: an OpOverload). meta: `shape`, the torch.Size of the
-    output, or a list of them; `value`, the tensor of a get_attr; `module`, the name of the nn.Linear that the node is
-    the output of.
+
+def record(net: nn.Module, inputs: tuple[tuple, dict]) -> 'Recorder':
+    """One run of net(*args, **kwargs) in evaluation mode, on copies of its tensors, in float32 on the CPU.
+
+    Nodes of `graph`, which runs: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name)
+    and for other tensors (target ''), `call_function` for each operation (target: an OpOverload). meta: `shape`, the
+    torch.Size of the output, or a list of them; `dtype`; `value`, the tensor of a get_attr; `place`, where in the
+    network and the source the operation is; `module`, the name of the nn.Linear that the node is the output of.
     """
-    net = copy.deepcopy(net).to('cpu', torch.float32).eval()
-    inputs = tree_map_only(torch.Tensor, lambda x: x.cpu().float() if x.is_floating_point() else x.cpu(), inputs)
-    recorder = Recorder(net, inputs)
-    for name, module in net.named_modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_hook(recorder.is_output_of(name))
+    replica, copies, (args, kwargs) = copied(net, inputs)
+    recorder = Recorder({id(tensor): name for name, tensor in copies.items()}, tree_leaves((args, kwargs)))
+    recorder.replaced = {id(tensor): name for name, tensor in named_tensors(net)}
+    for name, module in replica.network.named_modules():
+        if module.__dict__['_parameters'] or module._modules:
+            recorder.watch(name, module)
     # In inference mode nothing is taken apart for autograd: a linear layer arrives as aten.linear.
-    with torch.inference_mode(), open_attention(), recorder:
-        output = net(*inputs)
-    recorder.graph.output(tree_map_only(torch.Tensor, recorder.node, output))
-    return recorder.graph
+    with torch.inference_mode(), no_attention_fast_path(), recorder:
+        output = replica.network(*args, **kwargs)
+    recorder.outputs = [recorder.node(x) for x in tree_leaves(output) if isinstance(x, Tensor)]
+    return recorder
 
 
-@contextlib.contextmanager
-def open_attention():
+def operations(network, task: int, inputs: tuple, named: dict) -> list[str]:
+    """What a task does in evaluation for a batch: names of operations, as Recorder.operations()."""
+    tensors = network.tensors(task, network.masks(task), outputs=True)
+    replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tree_leaves((inputs, named)))
+    with torch.inference_mode(), no_attention_fast_path(), recorder:
+        replica.network(*inputs, **named)
+    return recorder.operations()
+
+
+def fast_path_differs(net: nn.Module, inputs: tuple[tuple, dict]) -> bool:
+    """Whether the network has other outputs than without PyTorch's fast path for attention."""
+    replica, _, (args, kwargs) = copied(net, inputs)
+    with torch.inference_mode():
+        usual = replica.network(*args, **kwargs)
+        with no_attention_fast_path():
+            output = replica.network(*args, **kwargs)
+    pairs = [pair for pair in zip(tree_leaves(usual), tree_leaves(output), strict=True) if isinstance(pair[0], Tensor)]
+    return not all(torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
+
+
+def changed_attributes(net: nn.Module, inputs: tuple[tuple, dict]) -> list[str]:
+    """Names of tensors, attributes of modules that are neither parameters nor buffers, to which forward() writes."""
+    replica, _, (args, kwargs) = copied(net, inputs, training=True)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):  # such as a single image
+        replica.network(*args, **kwargs)
+    return [name for state, key, tensor, name in replica.attributes if state.get(key) is not tensor or tensor._version]
+
+
+def copied(net, inputs, training=False):
+    """A replica of the network, its tensors by name, and inputs, in float32 on the CPU."""
+    copies = {name: to_float32(tensor.detach()).clone() for name, tensor in named_tensors(net)}
+    return Replica(net, copies, training=training), copies, tree_map_only(Tensor, to_float32, inputs)
+
+
+def to_float32(x):
+    return x.cpu().float() if x.is_floating_point() else x.cpu()
+
+
+class no_attention_fast_path:  # noqa: N801
     """Without the fast path that nn.MultiheadAttention and nn.TransformerEncoder take without gradients: it hides all
-    operations in one, rounds otherwise, and goes past what multiplies a layer's output."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    operations in one, rounds otherwise, and goes past what multiplies a layer's output. For several threads at once."""
+
+    lock, inside, before = threading.Lock(), 0, True
+
+    def __enter__(self):
+        with self.lock:
+            if not no_attention_fast_path.inside:
+                no_attention_fast_path.before = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+            no_attention_fast_path.inside += 1
+
+    def __exit__(self, *error):
+        with self.lock:
+            no_attention_fast_path.inside -= 1
+            if not no_attention_fast_path.inside:
+                torch.backends.mha.set_fastpath_enabled(no_attention_fast_path.before)
 
 
 class Recorder(TorchDispatchMode):
-    def __init__(self, net, inputs):
+    """names: of parameters and buffers, by id. replaced: of those of the network itself, which must not be used."""
+
+    replaced = {}
+
+    def __init__(self, names, inputs):
         super().__init__()
-        self.graph = torch.fx.Graph()
-        self.names = {id(p): name for name, p in [*net.named_buffers(), *net.named_parameters()]}
+        self.graph, self.names, self.path = torch.fx.Graph(), names, ['']
         self.known = {}  # id of a tensor -> the tensor (which keeps the id its own) and its node
-        for i, x in enumerate(tree_leaves(inputs)):
-            if isinstance(x, torch.Tensor):
+        for i, x in enumerate(inputs):
+            if isinstance(x, Tensor):
                 self.note(x, self.graph.placeholder(f'input_{i}'))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        given = tree_map_only(torch.Tensor, self.node, (args, kwargs))
+        given = tree_map_only(Tensor, self.node, (args, kwargs))
         node = self.graph.call_function(func, *given)
+        node.meta['place'] = self.place()
         named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
         for argument in func._schema.arguments:
             if argument.alias_info and argument.alias_info.is_write and argument.name in named:
                 self.overwrite(named[argument.name], node)
-        if isinstance(output, torch.Tensor):
+        if isinstance(output, Tensor):
             self.note(output, node)
         elif isinstance(output, (tuple, list)):
             node.meta['shape'] = [getattr(o, 'shape', None) for o in output]
             for i, o in enumerate(output):
-                if isinstance(o, torch.Tensor):
+                if isinstance(o, Tensor):
                     self.note(o, self.graph.call_function(item, (node, i)))
         return output
 
+    def operations(self):
+        """Names of all operations in order, but for those that only pass on, move or cast."""
+        return [name for node in self.graph.nodes if isinstance(node.target, torch._ops.OpOverload)
+                if (name := rules.name_of(node.target)) not in PASSED_ON]  # fmt: skip
+
     def node(self, tensor):
         if id(tensor) not in self.known:
-            name = self.names.get(id(tensor), '')
-            node = self.graph.create_node('get_attr', name)
-            node.meta['value'] = tensor.detach()
+            if id(tensor) in self.replaced:
+                raise CannotConvert(
+                    f'{self.replaced[id(tensor)]} is used past its gates {self.place()}: by a function '
+                    'that holds on to its module'
+                )
+            node = self.graph.create_node('get_attr', self.names.get(id(tensor), ''))
+            node.meta['value'], node.meta['place'] = tensor.detach(), self.place()
             self.note(tensor, node)
         return self.known[id(tensor)][1]
 
@@ -94,11 +163,26 @@ class Recorder(TorchDispatchMode):
                 if tensor.untyped_storage().data_ptr() == memory:
                     self.note(tensor, self.graph.call_function(overwritten, (node,)))
 
-    def is_output_of(self, name):
-        def hook(module, inputs, output):
-            self.known[id(output)][1].meta['module'] = name
+    def watch(self, name, module):
+        """Note which module runs, and which node is its output."""
 
-        return hook
+        def after(module, inputs, output):
+            self.path.pop()
+            if isinstance(module, nn.Linear) and id(output) in self.known:
+                self.known[id(output)][1].meta['module'] = name
+
+        module._forward_hooks, module._forward_pre_hooks = (OrderedDict(hooks) for hooks in (
+            module._forward_hooks, module._forward_pre_hooks))  # of the network itself  # fmt: skip
+        module.register_forward_pre_hook(lambda *_: self.path.append(name))
+        module.register_forward_hook(after)
+
+    def place(self):
+        """Of the innermost line of source that is not PyTorch's: 'in <module> (<file>:<line>)'."""
+        frame = sys._getframe(2)
+        while frame.f_back and frame.f_globals.get('__name__', '').split('.')[0] in ('torch', 'hat'):
+            frame = frame.f_back
+        source = f'{frame.f_code.co_filename.rpartition("/")[2]}:{frame.f_lineno}'
+        return f'in {self.path[-1]} ({source})' if self.path[-1] else f'({source})'
 
 
 def item(outputs, i):

@@ -1,236 +1,373 @@
 """A network with hard attention to the task: what all tasks share, what each has of its own, and what is protected."""
 
-import warnings
+import operator
+import zlib
+from collections.abc import Callable
 
 import torch
-from torch import nn
-from torch.func import functional_call
+from torch import Tensor, distributed, nn
 
-from hat.functional import E_MAX, Compensated, Conditioned, attention, cumulate, free_share
-from hat.graph import open_attention
-from hat.task import Task, find
+from hat import saving
+from hat.functional import (
+    E_MAX,
+    CompensatedGate,
+    Conditioned,
+    Gate,
+    Protected,
+    RoundedGate,
+    attention,
+    cumulate,
+    gradient_factor,
+)
+from hat.graph import no_attention_fast_path
+from hat.kept import Kept
+from hat.names import get_tensor, named_tensors
+from hat.plan import Gating, Plan
+from hat.replica import Replica
+from hat.task import TaskParameters
+from hat.watch import Watch, checked
 
-FREE = 0.05  # of a layer's units: a task that finds less is warned of
+PRIME = 2**31 - 1  # fingerprints are multiples of it; an average of two is not
 
 
 class Network(nn.Module):
     """What convert() makes of a network: tasks are learned in it one after the other, and what a task uses stays.
 
-    net      the network itself, with the weights that all tasks share. What tasks have of their own is here as it was,
-             for new tasks to start from
-    tasks    a Task for each
-    learned  which of them have ended, (tasks,) bool
-    plan     what was read off the network's graph; plan.gates names the layers of the masks
+    With hard masks a learned task computes with values that are kept (hat.kept) where its masks are 1, and with zeros
+    elsewhere: nothing that is written to a parameter or a buffer reaches it, by construction.
+
+    net: the network, with the weights that all tasks share. What tasks have of their own is here as new tasks start.
+    tasks: a TaskParameters for each.
+    fingerprints: 0 for a task that is not learned, else a number that says which one it is; (tasks,) int64.
+    plan: what was read off the network's graph; plan.gates names the layers of the masks.
     """
 
-    current = None  # the task that was trained last
+    group = None  # of the processes that train the network together (DistributedDataParallel)
 
-    def __init__(self, net, plan, classes, s_max, hard, init, schedule, regularizer, generator):
+    def __init__(self, net: nn.Module, plan: Plan, classes: list, s_max: float, hard: bool, init: Callable,
+                 schedule: Callable, regularizer: Callable, check: int = 0, generator=None):  # fmt: skip
         super().__init__()
         self.net, self.plan, self.s_max, self.hard = net, plan, s_max, hard
         self.init, self.schedule, self.regularizer = init, schedule, regularizer
+        self.watch, self.state = Watch(check), None
         self.frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
-        for name in plan.own:
-            find(net, name).requires_grad_(False)
-        for name, (_, units) in plan.outputs.items():
-            module = net.get_submodule(name)
-            module.register_buffer('attention', torch.ones(len(units)), persistent=False)
-            module.register_forward_hook(gate_output)
-        self.tasks = nn.ModuleList(Task(net, plan, n, init, self.frozen, generator) for n in classes)
-        self.register_buffer('learned', torch.zeros(len(classes), dtype=torch.bool))
-        self.register_state_dict_pre_hook(before_saving)
-        self.register_load_state_dict_post_hook(after_loading)
-        self.protect()
+        for name in plan.task_specific:
+            get_tensor(net, name).requires_grad_(False)
+        device = next(net.parameters()).device
+        self.tasks = nn.ModuleList(TaskParameters(net, plan, n, init, self.frozen, generator) for n in classes)
+        self.kept = Kept(self.shared.items())
+        for module in self, self.kept:
+            zeros = torch.zeros(len(classes), dtype=torch.int64, device=device)
+            module.register_buffer('fingerprints', zeros, persistent=module is self)
+        self.register_state_dict_pre_hook(Network.restore)
+        self.register_load_state_dict_pre_hook(saving.before_loading)
+        self.register_load_state_dict_post_hook(saving.after_loading)
+        net.register_load_state_dict_post_hook(self.start_from)
+        self.plan.to(device)
+        self.refresh()
 
     # The way of a batch
 
-    def forward(self, *inputs, task, progress=1.0):
-        """Output of a task for inputs (B, ...), by position.
+    def forward(self, *inputs, task: int | None = None, progress: float | Tensor | None = None, **named):
+        """Output of a task.
 
-        progress  in training mode, the position in the epoch, 0 to 1, by which the gates are annealed (Eq. 3); without
-                  it they are not: s is s_max throughout
+        Args:
+            inputs, named: what the network takes, (B, ...).
+            task: number of the task, from 0.
+            progress: in training mode, the position in the epoch, from 0 to 1, by which the gates are annealed (Eq. 3):
+                (b - 1) / (B - 1) for batch b of B; hat.annealed(batches) counts them.
 
-        Not for activation checkpointing, which runs parts of the network again without the task's tensors, nor for
-        networks that assign to their buffers (batch norm, which changes them in place, is fine).
+        Raises:
+            TypeError, IndexError: there is no such task.
+            ValueError: progress is missing in training mode, or does not lie between 0 and 1.
         """
-        if not 0 <= progress <= 1:
-            raise ValueError(f'progress must lie between 0 and 1, and is {progress}')
-        if self.training and task != self.current:
-            self.begin_task(task)
-        self.settle(thoroughly=False)
-        s = self.schedule(progress, self.s_max) if self.training else None
-        return self.run(inputs, task, self.masks(task, s))
+        task = self.index(task)
+        if not self.training:
+            return self.run(inputs, task, self.masks(task), named)
+        self.watch.before_batch(self, task, progress, inputs, named)
+        return self.run(inputs, task, self.masks(task, self.schedule(progress, self.s_max)), named)
 
-    def masks(self, task, s=None):
-        """Attention of a task, a list of (N,), one for each of plan.gates.
+    def masks(self, task: int, s: float | Tensor | None = None) -> list[Tensor]:
+        """Attention of a task, (N,) for each of plan.gates.
 
-        s  scale of the gates while the task is learned; None, and for a learned task: as it is used, at s_max and, if
-           `hard`, rounded to {0, 1}
+        Args:
+            task: number of the task.
+            s: scale of the gates while the task is learned. None, and for a learned task: as it is used, at s_max and,
+                if `hard`, rounded to {0, 1}.
         """
-        embeddings = list(self.tasks[self.check(task)].embeddings)
-        e = torch.cat(embeddings)  # of all layers at once
-        if s is not None and not self.done[task]:
-            a = Compensated.apply(e, s, self.s_max)
+        self.refresh()
+        own, learned = self.tasks[self.index(task)], self.done[task]
+        e = own.embedding(learned)  # of all layers at once
+        if s is not None and not learned:
+            a = CompensatedGate.apply(e, s, self.s_max)
         else:
-            a = attention(e, self.s_max)
-            a = a.detach().round() if self.hard else a
-        return list(a.split([len(e) for e in embeddings]))
+            a = RoundedGate.apply(e, self.s_max) if self.hard else attention(e, self.s_max)
+        return list(a.split([len(units) for units in self.plan.units.of_gate]))
 
-    def run(self, inputs, task, masks):
-        """Output of a task for `inputs`, a tuple, under given masks."""
-        with open_attention():
-            return functional_call(self.net, self.tensors(task, masks), inputs)
+    def run(self, inputs: tuple, task: int, masks: list[Tensor], named: dict | None = None):
+        """Output of a task for `inputs`, positional, and `named`, by keyword, under given masks."""
+        hooks = {}
+        if not (self.hard and self.done[task]):  # else weights are zero where a unit is closed
+            for name, (gate, _) in self.plan.outputs.items():
+                hooks[name] = lambda module, inputs, output, a=masks[gate]: Gate.apply(output, a)
+        replica = Replica(self.net, self.tensors(task, masks), hooks)
+        with no_attention_fast_path():
+            output = replica.network(*inputs, **(named or {}))
+        if not self.done[task]:
+            for buffers, key, tensor, _ in replica.buffers:
+                if buffers[key] is not tensor:  # forward() has assigned it
+                    tensor.copy_(buffers[key].detach())
+        return output
 
-    def tensors(self, task, masks):
+    def tensors(self, task: int, masks: list[Tensor], outputs: bool = False) -> dict[str, Tensor]:
         """What to put in the place of the network's parameters and buffers, by name, to make it the task's.
 
         h' = a * h (section 2.2): the attention to a layer's output is put into its weight and bias, or those of the
-        norm that follows; a linear layer, which often has fewer outputs than weights, has its output multiplied.
+        norm that follows. A linear layer, which often has fewer outputs than weights, has its output multiplied, unless
+        `outputs`: then it is put into the weights there, too.
         """
-        own, done = self.tasks[task].own, self.done[task]
-        tensors = dict(own.named_parameters())
-        # Statistics of a learned task stay, in training mode, too.
-        tensors |= {name: b.clone() if done and self.training else b for name, b in own.named_buffers()}
-        tensors |= {name: Conditioned.apply(self.shared[name], share) for name, share in self.shares.items()}
-        values = None
-        for name, (gate, units) in self.gating.items():
-            if gate is None and values is None:
-                values = self.plan.units.attention(masks)
-            a = values[units] if gate is None else masks[gate].view(units.shape)
-            tensors[name] = (tensors[name] if name in tensors else self.shared[name]) * a
-        return tensors | {f'{name}.attention': masks[gate] for name, (gate, _) in self.plan.outputs.items()}
+        self.refresh()
+        frozen = self.hard and self.done[task]
+        tensors = self.tasks[task].tensors(self.done[task])
+        if frozen:
+            used = self.between([a.detach() for a in masks])
+            tensors |= {name: torch.where(used(name), self.kept.value(name), 0) for name in self.plan.shared}
+        else:
+            tensors |= self.protected_weights()
+        values = self.plan.units.attention(masks)
+        for name, (gate, units) in (self.plan.gating | (self.output_gates() if outputs else {})).items():
+            if name in self.plan.shared and not frozen:  # else it is zero already where a unit is closed
+                a = values[units] if gate is None else masks[gate].view(units.shape)
+                tensors[name] = Gate.apply(tensors[name], a)
+        norms = {name: gating.units for name, gating in self.plan.gating.items() if name not in self.plan.shared}
+        return tensors | all_at_once(lambda p, units: Gate.apply(p, values[units]), tensors, norms)
 
-    def regularization(self, task, progress=1.0):
-        """Eq. 5, or what was chosen in its place, of the masks that forward() uses in training; a scalar."""
-        masks = self.masks(task, self.schedule(progress, self.s_max))
-        return self.regularizer(masks, self.cumulative, len(self.tasks))
+    def protected_weights(self):
+        """Of a task that is not learned."""
+        shared = self.shared
+        if self.factors:
+            return {name: Conditioned.apply(p, self.factors[name]) for name, p in shared.items()}
+        biases = {name: self.kept.bits(name) for name in self.held if shared[name].ndim == 1}
+        weights = {name: Protected.apply(shared[name], self.kept.bits(name), no_zero)
+                   for name, no_zero in self.held.items() if name not in biases}  # fmt: skip
+        return shared | weights | all_at_once(lambda p, bits: Protected.apply(p, bits, False), shared, biases)
 
-    def check(self, task):
+    def output_gates(self):
+        """Of the weights and biases of layers whose output is multiplied."""
+        names = {id(p): name for name, p in self.net.named_parameters()}
+        return {names[id(p)]: Gating(gate, units.view(-1, *[1] * (p.ndim - 1)))
+                for name, (gate, units) in self.plan.outputs.items()
+                for p in self.net.get_submodule(name).parameters(recurse=False)}  # fmt: skip
+
+    def regularization(self, task: int | None = None, progress: float | Tensor | None = None) -> Tensor:
+        """Eq. 5, or what was chosen in its place, of the masks that forward() uses in training: a scalar. Without
+        arguments: those of the last training batch."""
+        task = self.index(self.watch.task if task is None else task)
+        progress = checked(self.watch.progress if progress is None else progress)
+        return self.regularizer(self.masks(task, self.schedule(progress, self.s_max)), self.cumulative, len(self.tasks))
+
+    def index(self, task):
+        if task is None:
+            raise TypeError('which task? model(x, task=0)')
+        task = operator.index(task)
         if not 0 <= task < len(self.tasks):
             raise IndexError(f'task {task}: there are {len(self.tasks)}, numbered from 0')
         return task
 
     # The life of a task
 
-    def add_task(self, n_classes=None, generator=None):
+    def add_task(self, n_classes: int | None = None, generator=None) -> int:
         """One more task, with a head for n_classes (None: as many as the network had). Returns its number.
 
-        An optimizer that is to train it has to be made after this."""
+        An optimizer that is to train it has to be made after this. Raises ValueError where there is no single head."""
         if n_classes is not None and len(self.plan.heads) != 1:
-            raise ValueError(f'n_classes: the network has {len(self.plan.heads)} heads, which cannot be given a size')
-        self.settle()
-        self.tasks.append(Task(self.net, self.plan, n_classes, self.init, self.frozen, generator))
-        self.learned = torch.cat([self.learned, self.learned.new_zeros(1)])
-        self.protect()
+            raise ValueError(f'n_classes requires exactly one output layer; this network has {len(self.plan.heads)}')
+        self.tasks.append(TaskParameters(self.net, self.plan, n_classes, self.init, self.frozen, generator))
+        for module in self, self.kept:
+            module.fingerprints = torch.cat([module.fingerprints, module.fingerprints.new_zeros(1)])
+        self.refresh()
         return len(self.tasks) - 1
 
-    def begin_task(self, task):
-        """Warn of layers of which a task finds less than 5 % of the units free. Its first training batch does it."""
-        last = self.current
-        if last not in (None, task) and not self.done[last]:
-            warnings.warn(f'task {last} was trained and not ended: nothing protects it (end_task)', stacklevel=5)
-        self.current = self.check(task)
-        if self.done[task]:
-            warnings.warn(f'task {task} is learned: its masks, head and norms are fixed', stacklevel=5)
-        for name, a in zip(self.plan.gates, self.cumulative or (), strict=False):
-            free = float((a < 0.5).double().mean())
-            if free < FREE and not self.done[task]:
-                warnings.warn(f'task {task} finds {100 * free:.1f} % of the units of {name} free', stacklevel=5)
+    def begin_task(self, task: int) -> None:
+        """What is to be seen of a task before it is trained: warns of layers with fewer than 5 % of the units free.
+        The first training batch does it."""
+        self.watch.begin_task(self, self.index(task))
 
-    def end_task(self, task):
-        """From now on, what the task uses does not change any more."""
-        self.settle()
-        self.learned[self.check(task)] = True
-        self.current = None
-        self.protect()
-
-    @torch.no_grad()
-    def settle(self, thoroughly=True):
-        """Undo what an optimizer did to protected weights, which momentum, Adam's moments and weight decay do not leave
-        alone, and keep embeddings within the active range (section 2.5). Weights that are not finite any more, which
-        would spoil the learned tasks, too, go back to where they were when the last task ended.
-
-        The next batch does it first, and so do state_dict() and all that begins or ends a task. In between, weights are
-        what the optimizer made of them; optimizer.register_step_post_hook(lambda *_: model.settle()) closes that gap.
-
-        thoroughly  whatever they were written by; else only what PyTorch knows to have been written to, as by its
-                    optimizers, but not by way of `.data`
-        """
-        for name, share in self.shares.items():
-            p, saved, free = self.shared[name], self.saved[name], share > 0
-            known = p._version == self.versions[name]
-            if known and (not thoroughly or torch.equal(torch.where(free, p, saved), p)):
-                continue  # nothing is written that autograd may still need
-            if not p.sum().isfinite():
-                free = free & p.isfinite()
-            torch.where(free, p, saved, out=p)
-            self.versions[name] = p._version
-        for i, (p, saved, version) in enumerate(self.finished):
-            if p._version != version or thoroughly and not torch.equal(p, saved):
-                p.copy_(saved)
-                self.finished[i] = p, saved, p._version
-        if self.current is not None and any(e.abs().max() > E_MAX for e in self.tasks[self.current].embeddings):
-            self.clamp(self.current)
+    def end_task(self, task: int) -> None:
+        """From now on the task is learned: nothing but forget() changes its outputs. Processes that train the network
+        together (DistributedDataParallel) all have to call it; they agree on what the first of them has."""
+        self.refresh()
+        if self.done[self.index(task)]:
+            return
+        self.watch.end_task(self, task)
+        self.agree()
+        self.clamp(task)
+        checksum = 0
+        for part in (*self.tasks[task].embeddings, *(t for _, t in named_tensors(self.tasks[task].own)),
+                     *self.shared.values()):  # fmt: skip
+            checksum = zlib.crc32(part.detach().cpu().reshape(-1).view(torch.uint8).numpy(), checksum)
+        self.fingerprints[task] = PRIME * (checksum or 1)
+        self.refresh()
 
     @torch.no_grad()
-    def clamp(self, task):
+    def clamp(self, task: int) -> None:
         """Keep a task's embeddings within the active range (section 2.5)."""
-        for e in self.tasks[task].embeddings:
+        for e in self.tasks[task].embeddings.parameters():
             e.clamp_(-E_MAX, E_MAX)
+
+    # What is protected
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """The parameters that tasks share, by name."""
+        return {name: p for name, p in named_tensors(self.net) if name in self.plan.shared}
+
+    @property
+    def learned(self) -> Tensor:
+        """Which tasks have ended, (tasks,) bool."""
+        return self.fingerprints != 0
+
+    def protected(self) -> dict[str, Tensor]:
+        """Which elements of each shared parameter no later task changes, bool."""
+        self.refresh()
+        return {name: self.factors[name].expand(p.shape) == 0 if name in self.factors else self.kept.bits(name) != 0
+                for name, p in self.shared.items()}  # fmt: skip
+
+    def between(self, masks):
+        """A function: which elements of a parameter lie between open units, by its name; a bool that broadcasts."""
+        values = self.plan.units.attention(masks) > 0.5
+
+        def used(name):
+            _, outs, ins = self.plan.shared[name]
+            return values[outs] if ins is None else values[outs] & values[ins]
+
+        return used
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def protect(self):
-        """Work out from the learned tasks' masks which of the shared weights are protected, and how much (Eq. 2)."""
-        self.done, device = self.learned.tolist(), self.learned.device
-        self.shared = {name: find(self.net, name) for name in self.plan.shared}
-        self.gating = {n: (g, u.to(device) if g is None else u) for n, (g, u) in self.plan.gating.items()}
-        self.plan.units.to(device)
-        self.cumulative, self.shares, self.saved, self.versions, self.finished = None, {}, {}, {}, []
-        for t, task in enumerate(self.tasks):
-            if self.done[t]:
-                task.requires_grad_(False).zero_grad()
-                self.finished += [(p, p.clone(), p._version) for p in task.parameters()]
-                masks = self.masks(t)
-                before = self.cumulative or [None] * len(masks)
-                self.cumulative = [cumulate(a, b) for a, b in zip(masks, before, strict=True)]
-        if self.cumulative:
+    def refresh(self) -> None:
+        """Bring what is kept in line with the fingerprints, whoever has written them: end_task(), forget(),
+        load_state_dict(), or something that copies tensors one by one."""
+        given, held = self.fingerprints.tolist(), self.kept.fingerprints.tolist()
+        state = given, self.hard, self.s_max
+        if given == held and state == self.state:
+            return
+        if any(fingerprint % PRIME for fingerprint in given + held):
+            raise RuntimeError('what is kept of the learned tasks has been averaged or overwritten: buffers of a hat '
+                               'network can be copied, not averaged (AveragedModel: use_buffers=False)')  # fmt: skip
+        if given != held:
+            self.keep(given, held)
+        self.state, self.done, self.cumulative, self.factors = state, [f != 0 for f in given], None, {}
+        for task, learned in zip(self.tasks, self.done, strict=True):
+            for name, p in task.named_parameters():
+                p.requires_grad_(not learned and name.removeprefix('own.') not in self.frozen)
+                p.grad = None if learned else p.grad
+        if any(self.done):
+            self.cumulative = self.cumulated([t for t, learned in enumerate(self.done) if learned])
+        if self.cumulative and not self.hard:
             values = self.plan.units.attention(self.cumulative)
-            for name, (_, writes, reads) in self.plan.shared.items():
-                share = free_share(values[writes.to(device)], None if reads is None else values[reads.to(device)])
-                if (share < 1).any():
-                    p = self.shared[name]
-                    self.shares[name], self.saved[name], self.versions[name] = share, p.detach().clone(), p._version
+            self.factors = {name: gradient_factor(values[outs], None if ins is None else values[ins])
+                            for name, (_, outs, ins) in self.plan.shared.items()}  # fmt: skip
+        self.held = {
+            name: self.kept.no_zero(name) for name in self.plan.shared if self.hard and self.kept.bits(name).any()
+        }
+
+    def keep(self, given, held):
+        """Keep what tasks use of which the fingerprint has changed; all others' values stay."""
+        same = [t for t, (a, b) in enumerate(zip(given, held, strict=True)) if a and a == b]
+        for t, task in enumerate(self.tasks):
+            if given[t] != held[t] and given[t]:
+                task.keep()
+        learned = [t for t, fingerprint in enumerate(given) if fingerprint]
+        before, after = (self.between(self.cumulated(tasks)) if tasks else None for tasks in (same, learned))
+        for name, p in self.shared.items():
+            value = torch.where(before(name), self.kept.value(name), p) if before else p
+            self.kept.write(name, value, after(name) if after else torch.tensor(False, device=p.device))
+        self.kept.fingerprints.copy_(self.fingerprints)
+
+    def cumulated(self, tasks):
+        """Cumulative attention of some learned tasks, (N,) for each gate."""
+        cumulative = None
+        for t in tasks:
+            a = attention(self.tasks[t].embedding(True), self.s_max)
+            cumulative = cumulate(a.round() if self.hard else a, cumulative)
+        return list(cumulative.split([len(units) for units in self.plan.units.of_gate]))
+
+    @torch.no_grad()
+    def restore(self, *_) -> None:
+        """Write what is kept into the parameters; for the learned tasks that makes no difference. state_dict() does it,
+        which has values that way, and no second copy of them."""
+        self.refresh()
+        for task, learned in zip(self.tasks, self.done, strict=True):
+            if learned:
+                task.restore()
+        for name in self.held:
+            p = self.shared[name]
+            p.copy_(torch.where(self.kept.bits(name).bool(), self.kept.value(name), p))
+
+    @torch.no_grad()
+    def start_from(self, net, *_) -> None:
+        """Tasks that are not learned start anew from what has been loaded into the network itself."""
+        for task, learned in zip(self.tasks, self.done, strict=True):
+            for name, tensor in named_tensors(task.own):
+                if not learned and tensor.shape == get_tensor(net, name).shape:
+                    tensor.copy_(get_tensor(net, name))
+
+    # Copies of all kinds
+
+    @torch.no_grad()
+    def agree(self) -> None:
+        """Processes that train the network together take over everything from the first of them."""
+        if self.group is not None and self.group.size() > 1:
+            for tensor in (*self.parameters(), *self.buffers()):
+                distributed.broadcast(tensor.detach(), distributed.get_global_rank(self.group, 0), self.group)
+            self.refresh()
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self):
+        """DistributedDataParallel need not send with every batch what agree() sends once a task."""
+        return [
+            name for name, _ in self.named_buffers() if 'kept' in name.split('.')[:3] and not name.startswith('net.')
+        ]
 
     def _apply(self, fn, recurse=True):
-        """To another device or type."""
-        self.settle()
         super()._apply(fn, recurse)
-        self.protect()
+        self.plan.to(self.fingerprints.device)
+        self.state = None
         return self
 
+    def __getstate__(self):
+        return {key: value for key, value in vars(self).items() if key != 'group'}
 
-def forget(network, task, generator=None):
+    def get_extra_state(self) -> Tensor:
+        """Settings that have to be the same where the weights are loaded, as the bytes of a JSON text."""
+        return torch.tensor(list(saving.settings(self)), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """before_loading() has looked at it."""
+
+
+def all_at_once(function, tensors, others):
+    """function(tensor, other) for some of the tensors, element by element: for those of a type together, as there are
+    many and small ones."""
+    results, types = {}, {}
+    for name in others:
+        types.setdefault(tensors[name].dtype, []).append(name)
+    for names in types.values():
+        parts = [tensors[name] for name in names]
+        flat = function(*(torch.cat([x.reshape(-1) for x in xs]) for xs in (parts, [others[name] for name in names])))
+        pieces = flat.split([part.numel() for part in parts])
+        results |= {name: piece.view(part.shape) for name, piece, part in zip(names, pieces, parts, strict=True)}
+    return results
+
+
+def forget(network: Network, task: int, generator=None) -> None:
     """The task is as if it had never been learned: its embeddings, head and norms start anew, and weights that it alone
     used are free for others, which find them with the values that they have. Outputs of other tasks stay bit-identical.
     An optimizer that is to train the task again has to be made after this."""
-    network.settle()
-    network.learned[network.check(task)] = False
-    old, network.current = network.tasks[task], None
-    network.tasks[task] = Task(network.net, network.plan, old.n_classes, network.init, network.frozen, generator)
-    network.protect()
-
-
-def gate_output(module, inputs, output):
-    return output * module.attention
-
-
-def before_saving(network, prefix, keep_vars):
-    network.settle()
-
-
-def after_loading(network, incompatible_keys):
-    for task in network.tasks:
-        for name, p in task.named_parameters():
-            p.requires_grad_(name.removeprefix('own.') not in network.frozen)
-    network.protect()
+    n_classes = network.tasks[network.index(task)].n_classes
+    network.restore()
+    network.fingerprints[task] = 0
+    network.tasks[task] = TaskParameters(network.net, network.plan, n_classes, network.init, network.frozen, generator)
+    network.watch.task = None
+    network.refresh()

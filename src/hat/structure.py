@@ -1,163 +1,168 @@
 """Which units of a network can only be cut out together, and which are needed."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.utils._pytree import tree_map_only
 
-from hat.graph import item, overwritten, record
-from hat.operations import (
-    CONVOLUTIONS,
-    LAYERS,
-    NARROWER,
-    along,
-    always,
-    arguments,
-    aten,
-    cropped,
-    is_move,
-    is_operation,
-    is_pointwise,
-    name_of,
-)
-from hat.probes import move, runner, try_numbers
-from hat.reader import make_plan
-from hat.task import find
-from hat.units import ALWAYS
+from hat import rules
+from hat.graph import item, overwritten
+from hat.layers import CONVOLUTIONS, LAYERS, arguments, aten, broadcast_units
+from hat.names import get_tensor
+from hat.reader import Reader, always_used
+from hat.unitsets import ALWAYS_USED
 
-FIXED = torch.tensor(ALWAYS)
+PINNED = torch.tensor(ALWAYS_USED)  # what a unit that has to stay is coupled with
+BASE = 2**31  # of pairs of units, as one number
 
 
 class Structure:
-    """Which units of a network can only go together. They have the numbers of the plan; ALWAYS are those that stay.
+    """Coupled channels. Units have the ids of the plan, one for each gate's unit; ALWAYS_USED are those that stay.
 
-    layers   name of a weight -> units that it reads, (N_in,); its own, (N_out,); whether it is depthwise
-    vectors  name of another parameter or buffer, with an element for each unit -> these units
+    layers: name of a weight -> units that it reads, (N_in,); its own, (N_out,); whether it is depthwise.
+    vectors: name of another parameter or buffer, with an element for each unit -> these units.
     """
 
-    def __init__(self, net, inputs):
-        self.net, self.plan = net, make_plan(net, inputs)
-        self.layers, self.vectors, self.ties, self.values = {}, {}, [], {}
-        for node in record(net, inputs).nodes:
+    def __init__(self, net: nn.Module, inputs: tuple[tuple, dict]):
+        reader = Reader(net, inputs)
+        self.net, self.plan = net, reader.plan
+        self.layers, self.vectors, self.pairs, self.values = {}, {}, [PINNED.view(1)], {}
+        self.n_units = 2 + sum(map(len, self.plan.units.of_gate))
+        for node in reader.nodes:
             self.values[node] = self.read(node)
+        self.pin(*[self.values[node] for node in reader.outputs if self.values[node] is not None])
 
     def read(self, node):
         """The units of a node's output, of its shape; None for parameters and constants."""
         if node.op == 'placeholder':
-            return always(node)
+            return always_used(node)
         given = [self.values[n] for n in node.all_input_nodes if self.values[n] is not None]
         if not given:
             return None
         if node.target is overwritten and not node.users:
-            return always(node)
+            return always_used(node)
         if node.target is item:
             return given[0][node.args[1]]
         if node.target in LAYERS and arguments(node)['weight'].target in self.plan.shared:
             return self.layer(node, given)
         if node.target in (aten.batch_norm.default, aten.instance_norm.default):
             return self.norm(node)
-        if is_operation(node) and isinstance(node.meta['shape'], torch.Size):
-            name = name_of(node.target)
-            if is_pointwise(node.target):
+        if isinstance(node.target, torch._ops.OpOverload) and isinstance(node.meta.get('shape'), torch.Size):
+            if rules.is_pointwise(node.target):
                 return self.elementwise(node, given)
-            crops = [(given[0] == given[0].narrow(d, 0, 1)).all() for d in cropped(node)]  # what holds no units
-            flattens = name in ('view', 'reshape') and list(node.args[1])[1:] == [-1]
-            if flattens or crops and all(crops) or name in NARROWER and node.target is not aten.squeeze.default:
+            if self.narrow(node, given):
                 return self.moved(node, given)
-        self.fix(*given)
-        return always(node)
+        self.pin(*given)
+        return always_used(node)
+
+    def narrow(self, node, given):
+        """Whether an operation does the same, with the same arguments, where some units are cut out."""
+        name = rules.name_of(node.target)
+        if name in ('view', 'reshape'):
+            return list(node.args[1])[1:] == [-1]
+        dims = [arguments(node)['dim']] if name == 'slice' else ()
+        if name in ('pad', 'constant_pad_nd'):
+            dims = range(-len(node.args[1]) // 2, 0)
+        if dims:  # which are cropped: there are no units along them
+            return all((given[0] == given[0].narrow(d, 0, 1)).all() for d in dims)
+        rule = rules.rule_of(node.target)
+        return rule is not None and rule.narrow and node.target is not aten.squeeze.default
 
     def layer(self, node, given):
         named = arguments(node)
         (x,), name, bias = given, named['weight'].target, named.get('bias')
-        writes = self.plan.units.of_gate[self.plan.shared[name].layer]
+        outs = self.plan.units.of_gate[self.plan.shared[name].layer]
         if node.target is aten.linear.default:
-            reads, depthwise = self.one(x, -1), False
+            ins, depthwise = self.along(x, -1), False
         elif node.target in CONVOLUTIONS:
-            reads, groups = self.one(x, 1), named['groups']
-            depthwise = groups > 1 and groups == len(reads) == len(writes)
+            ins, groups = self.along(x, 1), named['groups']
+            depthwise = groups > 1 and groups == len(ins) == len(outs)
             if depthwise:
-                self.tie(reads, writes)
+                self.couple(ins, outs)
             elif groups > 1:
-                self.fix(reads, writes)
-                return always(node)
+                self.pin(ins, outs)
+                return always_used(node)
         else:
-            self.fix(x, writes)
-            return always(node)
+            self.pin(x, outs)
+            return always_used(node)
         if not isinstance(self.net.get_submodule(name.rpartition('.')[0]), (nn.Linear, nn.modules.conv._ConvNd)):
-            self.fix(reads, writes)  # a module that may know its size otherwise
+            self.pin(ins, outs)  # a module that may know its size otherwise
         if name in self.layers:
-            self.tie(reads, self.layers[name][0])
-        self.layers[name] = reads, writes, depthwise
+            self.couple(ins, self.layers[name][0])
+        self.layers[name] = ins, outs, depthwise
         if bias is not None and bias.target in self.plan.shared:
-            self.vectors[bias.target] = writes
+            self.vectors[bias.target] = outs
         elif bias is not None:
-            self.fix(writes)
-        return along(writes, node)
+            self.pin(outs)
+        return broadcast_units(outs, node)
 
     def norm(self, node):
         given = arguments(node)
         x = self.values[given['input']]
-        units = self.one(x, 1)
+        units = self.along(x, 1)
         for part in (given[key] for key in ('weight', 'bias', 'running_mean', 'running_var')):
             if part is not None and part.op == 'get_attr' and part.target:
-                self.tie(units, self.vectors.setdefault(part.target, units))
+                self.couple(units, self.vectors.setdefault(part.target, units))
             elif part is not None:
-                self.fix(units)
+                self.pin(units)
         return x
 
     def elementwise(self, node, given):
         units = torch.broadcast_tensors(*given)
         for others in units[1:]:
-            self.tie(units[0], others)
+            self.couple(units[0], others)
         if any(self.values[n] is None and n.meta['shape'].numel() > 1 for n in node.all_input_nodes):
-            self.fix(*given)
+            self.pin(*given)
         return units[0].expand(node.meta['shape'])
 
     def moved(self, node, given):
-        places, run = runner(node)
-        places = {i: self.values[other] for i, other in places.items()}
-        if any(units is None for units in places.values()):
-            self.fix(*given)
-            return always(node)
-        units = move(run, places) if is_move(node.target) else try_numbers(run, places)[0]
-        there = torch.cat([u.unique() for u in given])
-        self.fix(there[~torch.isin(there, units)])
+        if any(self.values[n] is None for n in node.all_input_nodes):
+            self.pin(*given)
+            return always_used(node)
+        ids = tree_map_only(Node, self.values.get, arguments(node))
+        units = rules.apply(node.target, self.plan.units, ids, {}, [node.meta['shape']])[0]
+        units = torch.where(units < self.n_units, units, ALWAYS_USED)
+        left = torch.ones(self.n_units, dtype=torch.bool)
+        left[units.reshape(-1)] = False
+        for part in given:  # a list, of a concatenation, is flat here
+            self.pin(part[left[part]])
         return units
 
-    def one(self, units, dim):
+    def along(self, units, dim):
         """The units at each index of a dimension, (n,): a weight there reads all of them."""
         rows = units.movedim(dim, -1).reshape(-1, units.shape[dim])
-        self.tie(rows[0], rows)
+        self.couple(rows[0], rows)
         return rows[0]
 
-    def fix(self, *units):
+    def pin(self, *units):
         for some in units:
             for each in some if isinstance(some, list) else [some]:
-                self.tie(each, FIXED)
+                self.couple(each, PINNED)
 
-    def tie(self, units, others):
+    def couple(self, units: Tensor, others: Tensor):
         units, others = torch.broadcast_tensors(units, others)
-        self.ties.append(torch.unique(units * self.plan.units.count + others))
+        self.pairs.append(torch.unique(units * BASE + others))
 
     @torch.no_grad()
-    def keep(self):
-        """Which units are to stay, (units,) bool: what is not zero where it is read, and all that is tied to it."""
-        plan, ties = self.plan, torch.cat(self.ties).unique()
-        left, right = ties // plan.units.count, ties % plan.units.count
-        group, before = torch.arange(plan.units.count), None
-        while before is None or not torch.equal(group, before):  # the smallest number of those tied together
+    def kept_units(self) -> Tensor:
+        """Which units are to stay, (units,) bool: what is not zero where it is read, and what is coupled with it."""
+        plan, pairs = self.plan, torch.cat(self.pairs).unique()
+        left, right = pairs // BASE, pairs % BASE
+        group, before = torch.arange(self.n_units), None
+        while before is None or not torch.equal(group, before):  # the smallest number of those coupled
             low, before = torch.minimum(group[left], group[right]), group
             group = group.scatter_reduce(0, left, low, 'amin').scatter_reduce(0, right, low, 'amin')
             group = group[group]
         attention = plan.units.attention([on.float() for on in self.open_units()])
-        needed = torch.zeros(len(group), dtype=torch.bool)
-        needed[group[ALWAYS]] = True
-        for name, (reads, _, depthwise) in self.layers.items():
-            seen = (attention[plan.shared[name].reads] > 0).flatten(1)
-            seen = seen.flatten().expand(len(reads)) if depthwise else seen.any(0)
-            needed[group[reads[seen]]] = True
-        for _, writes, _ in self.layers.values():
-            if not needed[group[writes]].any():  # no layer can be empty
-                needed[group[writes[0]]] = True
+        needed = torch.zeros(self.n_units, dtype=torch.bool)
+        needed[group[ALWAYS_USED]] = True
+        for name, (ins, _, depthwise) in self.layers.items():
+            seen = (attention[plan.shared[name].in_units] > 0).flatten(1)
+            seen = seen.flatten().expand(len(ins)) if depthwise else seen.any(0)
+            needed[group[ins[seen]]] = True
+        for _, outs, _ in self.layers.values():
+            if not needed[group[outs]].any():  # no layer can be empty
+                needed[group[outs[0]]] = True
         return needed[group]
 
     def open_units(self):
@@ -170,9 +175,9 @@ class Structure:
                 scales.append((f'{name}.{leaf}', (gate, units.view(-1, *[1] * (p.ndim - 1)))))
         for name, (gate, units) in scales:
             others = [d for d, n in enumerate(units.shape) if n == 1]
-            nonzero = find(self.net, name) != 0
+            nonzero = get_tensor(self.net, name) != 0
             on[gate].append(nonzero.any(dim=others).view(-1) if others else nonzero)
         return [
-            torch.stack(parts).any(0) if parts else torch.ones(len(units), dtype=torch.bool)
+            torch.stack(parts).any(0).cpu() if parts else torch.ones(len(units), dtype=torch.bool)
             for parts, units in zip(on, plan.units.of_gate, strict=True)
         ]

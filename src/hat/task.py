@@ -1,22 +1,29 @@
-"""What each task has for itself, and where things are in a network."""
+"""What each task has of its own."""
+
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from hat.functional import HALF
+from hat.kept import Kept
+from hat.names import get_tensor, named_tensors, register_tensor
 
 
-class Task(nn.Module):
-    """What a task has for itself.
+class TaskParameters(nn.Module):
+    """What a task has of its own.
 
-    embeddings  of each gate, (N,)
-    own         parameters and statistics of norms, the head, and what else is no layer's (positions, tokens, scales),
-                by the names that they have in the network
+    embeddings: of each gate, (N,); never of less than 32 bits, whatever the network's type.
+    own: the head, parameters and statistics of norms, and what else is no layer's (positions, tokens, scales), by the
+        names that they have in the network.
+    kept: their values since the task was learned.
     """
 
     @torch.no_grad()
-    def __init__(self, net, plan, n_classes, init, frozen=(), generator=None):
+    def __init__(self, net: nn.Module, plan, n_classes: int | None, init: Callable, frozen=(), generator=None):
         """Starts from what the network has; a head of another size than the network's, as PyTorch starts layers.
 
-        frozen  names of parameters that are not trained
+        frozen: names of parameters that are not trained.
         """
         super().__init__()
         like = next(net.parameters())
@@ -24,35 +31,60 @@ class Task(nn.Module):
         self.embeddings = nn.ParameterList(torch.empty(len(units)) for units in plan.units.of_gate)
         for e in self.embeddings:
             init(e, generator=generator)
-        for name in plan.own:
-            tensor = find(net, name)
-            plant(self.own, name, tensor.detach().clone(), isinstance(tensor, nn.Parameter), name not in frozen)
+        for name in plan.task_specific:
+            tensor = get_tensor(net, name)
+            register_tensor(
+                self.own, name, tensor.detach().clone(), isinstance(tensor, nn.Parameter), name not in frozen
+            )
         for weight, bias, axis in plan.heads:
-            w = find(net, weight)
+            w = get_tensor(net, weight)
             if n_classes not in (None, w.shape[axis]):
                 bound = w[0].numel() ** -0.5
                 for name in filter(None, (weight, bias)):
-                    shape = list(find(net, name).shape)
+                    shape = list(get_tensor(net, name).shape)
                     shape[axis if name == weight else 0] = n_classes
                     fresh = torch.empty(shape).uniform_(-bound, bound, generator=generator)
-                    plant(self.own, name, fresh, True, name not in frozen)
+                    register_tensor(self.own, name, fresh, True, name not in frozen)
         self.to(like.device, like.dtype)
+        self.kept = nn.ModuleDict({part: Kept(named_tensors(getattr(self, part))) for part in ('embeddings', 'own')})
 
+    def keep(self) -> None:
+        """Keep the present values."""
+        for part, kept in self.kept.items():
+            for name, tensor in named_tensors(getattr(self, part)):
+                kept.write(name, tensor)
 
-def find(net, name):
-    """The parameter or buffer of that name."""
-    path, _, leaf = name.rpartition('.')
-    return getattr(net.get_submodule(path), leaf)
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Make the parameters and buffers what is kept."""
+        for part, kept in self.kept.items():
+            for name, tensor in named_tensors(getattr(self, part)):
+                tensor.copy_(kept.value(name))
 
+    def tensors(self, learned: bool) -> dict[str, Tensor]:
+        """What to put in the place of the network's, by name; of a learned task copies of what is kept."""
+        if learned:
+            return {name: self.kept['own'].value(name).clone() for name in self.kept['own'].keys}
+        return dict(named_tensors(self.own))
 
-def plant(root, name, tensor, parameter, trained):
-    """Make a tensor a parameter or buffer below `root`, under its dotted name."""
-    *path, leaf = name.split('.')
-    for part in path:
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        root = root._modules[part]
-    if parameter:
-        root.register_parameter(leaf, nn.Parameter(tensor, requires_grad=trained))
-    else:
-        root.register_buffer(leaf, tensor)
+    def embedding(self, learned: bool) -> Tensor:
+        """Of all gates, one after the other."""
+        kept = self.kept['embeddings']
+        return torch.cat([kept.value(name) for name in kept.keys] if learned else list(self.embeddings.parameters()))
+
+    def train(self, mode: bool = True):
+        """There is nothing inside that depends on it."""
+        self.training = mode
+        return self
+
+    def _apply(self, fn, recurse=True):
+        def exact(x):
+            changed = fn(x)
+            return x.to(changed.device) if changed.dtype in HALF else changed
+
+        self.own._apply(fn)
+        self.embeddings._apply(exact)
+        if 'kept' in self._modules:
+            self.kept['own']._apply(fn)
+            self.kept['embeddings']._apply(exact)
+        return self

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 import hat
+from hat.pruning import remove_zero_channels
 
 
 class Gated(nn.Module):
@@ -23,4 +24,4 @@ class Gated(nn.Module):
 
     def pruned(self, t):
         """The plain network of task t, cut down to what the task uses: the same outputs in evaluation."""
-        return hat.cut(nn.Sequential(hat.plain(self.hidden, t), self.heads[t]), self.hidden.plan.inputs)
+        return remove_zero_channels(nn.Sequential(hat.plain(self.hidden, t), self.heads[t]), self.hidden.plan.inputs)

@@ -9,7 +9,7 @@ import torch
 import hat
 from approaches.hat import HAT
 from files import ROOT
-from hat.functional import Compensated
+from hat.functional import CompensatedGate
 
 SIZES = (3, 5, 4)  # units of three layers
 
@@ -40,25 +40,25 @@ def test_eq_1_attention():
     e = torch.linspace(-6, 6, 25, dtype=torch.float64)
     for s in (1 / 400, 1, 30):
         expected = [sigmoid(s * x) for x in e.tolist()]
-        np.testing.assert_allclose(hat.attention(e, s), expected, rtol=1e-12)
+        np.testing.assert_allclose(hat.functional.attention(e, s), expected, rtol=1e-12)
 
 
 def test_cumulative_attention_is_the_maximum_over_all_tasks(masks):
     a, b = masks[0][0], masks[1][0]
-    assert hat.cumulate(a).tolist() == a.tolist()
-    assert hat.cumulate(a, b).tolist() == [max(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    assert hat.functional.cumulate(a).tolist() == a.tolist()
+    assert hat.functional.cumulate(a, b).tolist() == [max(x, y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
 
 
 def test_eq_2_share_of_the_gradient(masks):
     a_in, a_out, _ = masks[0]
-    share = hat.free_share(a_out.view(-1, 1), a_in.view(1, -1))
+    share = hat.functional.gradient_factor(a_out.view(-1, 1), a_in.view(1, -1))
     for i, j in np.ndindex(len(a_out), len(a_in)):
         assert share[i, j] == 1 - min(a_out[i], a_in[j])
 
 
 def test_eq_2_of_the_first_layer_and_of_biases_is_the_output_mask_alone(masks):
     a = masks[0][0]
-    assert hat.free_share(a).tolist() == [1 - x for x in a.tolist()]
+    assert hat.functional.gradient_factor(a).tolist() == [1 - x for x in a.tolist()]
 
 
 @pytest.mark.parametrize('s_max', [1, 25, 400, 800, 333.3])
@@ -66,9 +66,9 @@ def test_eq_3_annealing(s_max):
     batches = 117
     for b in range(1, batches + 1):
         expected = 1 / s_max + (s_max - 1 / s_max) * (b - 1) / (batches - 1)
-        assert hat.linear((b - 1) / (batches - 1), s_max) == pytest.approx(expected, rel=1e-12)
-    assert hat.linear(0.0, s_max) == 1 / s_max
-    assert hat.linear(1.0, s_max) == s_max
+        assert hat.schedules.linear((b - 1) / (batches - 1), s_max) == pytest.approx(expected, rel=1e-12)
+    assert hat.schedules.linear(0.0, s_max) == 1 / s_max
+    assert hat.schedules.linear(1.0, s_max) == s_max
 
 
 @pytest.mark.parametrize('s', [1 / 400, 0.3, 7.0, 400.0])
@@ -77,7 +77,7 @@ def test_section_2_5_embedding_gradient_compensation(s):
     s_max = 400
     e = torch.linspace(-6, 6, 41, dtype=torch.float64)
     q = torch.linspace(-1, 2, 41, dtype=torch.float64)
-    compensated = hat.compensate(q, e, s, s_max)
+    compensated = hat.functional.compensate(q, e, s, s_max)
     for i in range(len(e)):
         se = max(-50, min(50, s * e[i].item()))
         second = s_max * (math.cosh(se) + 1) / (s * (math.cosh(e[i]) + 1)) * q[i].item()
@@ -94,8 +94,8 @@ def test_section_2_5_compensated_gradient_is_that_of_smax_sigmoid_e():
     direction = torch.arange(9, dtype=torch.float64)
     expected = direction * 400 * torch.sigmoid(e) * (1 - torch.sigmoid(e))
     for s in (1 / 400, 1.0, 20.0):
-        (q,) = torch.autograd.grad((hat.attention(e, s) * direction).sum(), e)
-        torch.testing.assert_close(hat.compensate(q, e.detach(), s, 400), expected, rtol=1e-6, atol=0)
+        (q,) = torch.autograd.grad((hat.functional.attention(e, s) * direction).sum(), e)
+        torch.testing.assert_close(hat.functional.compensate(q, e.detach(), s, 400), expected, rtol=1e-6, atol=0)
 
 
 def test_eq_5_regularization(masks):
@@ -105,27 +105,27 @@ def test_eq_5_regularization(masks):
         for i in range(SIZES[layer]):
             attended += a[layer][i].item() * (1 - cumulative[layer][i].item())
             free += 1 - cumulative[layer][i].item()
-    assert hat.regularization(a, cumulative).item() == pytest.approx(attended / free, rel=1e-12)
+    assert hat.functional.regularization(a, cumulative).item() == pytest.approx(attended / free, rel=1e-12)
 
 
 def test_eq_5_of_the_first_task_is_the_mean_attention(masks):
     values = [x for a in masks[0] for x in a.tolist()]
-    assert hat.regularization(masks[0]).item() == pytest.approx(sum(values) / len(values), rel=1e-12)
+    assert hat.functional.regularization(masks[0]).item() == pytest.approx(sum(values) / len(values), rel=1e-12)
 
 
 def test_eq_5_of_a_full_network_is_zero(masks):
     full = [torch.ones_like(a) for a in masks[0]]
-    assert hat.regularization(masks[0], full).item() == 0
+    assert hat.functional.regularization(masks[0], full).item() == 0
 
 
 def test_section_2_5_is_what_the_gate_does_backward():
     e = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
     direction, s, s_max = torch.arange(9, dtype=torch.float64), 3.0, 400
-    (q,) = torch.autograd.grad((hat.attention(e, s) * direction).sum(), e)
-    a = Compensated.apply(e, s, s_max)
-    assert torch.equal(a, hat.attention(e, s))
+    (q,) = torch.autograd.grad((hat.functional.attention(e, s) * direction).sum(), e)
+    a = CompensatedGate.apply(e, s, s_max)
+    assert torch.equal(a, hat.functional.attention(e, s))
     (compensated,) = torch.autograd.grad((a * direction).sum(), e)
-    torch.testing.assert_close(compensated, hat.compensate(q, e.detach(), s, s_max), rtol=1e-12, atol=0)
+    torch.testing.assert_close(compensated, hat.functional.compensate(q, e.detach(), s, s_max), rtol=1e-12, atol=0)
 
 
 def test_eq_4_loss_and_the_gradients_of_the_approach(make_approach):

@@ -45,7 +45,7 @@ def by_loop(net, *tasks):
 
 def test_capacity_and_reuse_equal_a_loop_over_the_weights(net):
     a, b, c = (masks(net, seed) for seed in range(3))
-    usage = hat.usage(net.hidden, [hat.active(a) for a in (a, b, c)])
+    usage = hat.capacity.usage(net.hidden, [hat.capacity.active(a) for a in (a, b, c)])
     assert usage['weights'] == by_loop(net, [torch.ones(n) for n in net.units])
     assert usage['active'] == [by_loop(net, a), by_loop(net, b), by_loop(net, c)]
     together = [torch.maximum(*pair) for pair in zip(a, b, strict=True)]
@@ -58,12 +58,12 @@ def test_what_is_protected_is_what_equation_2_says(net):
     """Capacity counts the weights whose gradient Eq. 2 takes away, if masks are hard."""
     net.hidden.hard = True
     net.hidden.end_task(0)
-    active = hat.active(net.hidden.masks(0))
+    active = hat.capacity.active(net.hidden.masks(0))
     protected = [0] * len(active)
-    for name, share in net.hidden.shares.items():
-        protected[int(name.split('.')[1])] += int((share.expand(net.hidden.shared[name].shape) == 0).sum())
+    for name, part in net.hidden.protected().items():
+        protected[int(name.split('.')[1])] += int(part.sum())
     assert protected[0] == int(active[0].sum()) * (3 * 16 + 1)  # reads the images: protected by its own mask alone
-    assert hat.count_weights(net.hidden, active) == protected
+    assert hat.capacity.count_weights(net.hidden, active) == protected
 
 
 @pytest.mark.parametrize('batch_size, s', [(64, [50, 50]), (17, [0.02, 50])], ids=['one batch', 'three batches'])

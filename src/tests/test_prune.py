@@ -50,7 +50,7 @@ def test_the_small_network_is_plain_and_has_the_masked_outputs(family, kind):
     assert units == [*kept, 3]
     if kind == 'hard':  # what is left is what the paper counts
         weights = sum(p.numel() for p in small[0].parameters())
-        assert weights == sum(hat.count_weights(net.hidden, hat.active(masks)))
+        assert weights == sum(hat.capacity.count_weights(net.hidden, hat.capacity.active(masks)))
 
 
 def test_the_original_network_is_left_as_it_was():

@@ -210,8 +210,8 @@ def test_a_step_that_waits_for_a_value_is_found_out(taped):
             step()
 
 
-@pytest.mark.parametrize('schedule', hat.SCHEDULES)
-@pytest.mark.parametrize('regularizer', hat.REGULARIZERS)
+@pytest.mark.parametrize('schedule', hat.schedules.SCHEDULES)
+@pytest.mark.parametrize('regularizer', hat.regularizers.REGULARIZERS)
 def test_no_technique_of_hat_waits_for_the_device(pair, taped, schedule, regularizer):
     approach, _ = pair('hat', torch.float32, anneal=schedule, reg=regularizer, init='dense')
     approach.net.train()
@@ -222,7 +222,7 @@ def test_no_technique_of_hat_waits_for_the_device(pair, taped, schedule, regular
 
 
 def test_a_schedule_of_tensors_is_that_of_numbers():
-    for name, schedule in hat.SCHEDULES.items():
+    for name, schedule in hat.schedules.SCHEDULES.items():
         for progress in 0.0, 0.3, 1.0:
             given = schedule(torch.tensor(progress, dtype=torch.float64), 400.0)
             assert float(given) == pytest.approx(schedule(progress, 400.0), rel=1e-12), name

@@ -12,28 +12,28 @@ import run
 
 def test_initializations():
     e, generator = torch.empty(20000), torch.Generator().manual_seed(0)
-    hat.normal(e, generator)
+    hat.init.normal(e, generator)
     assert e.mean().item() == pytest.approx(0, abs=0.03) and e.std().item() == pytest.approx(1, abs=0.03)
-    hat.uniform(e, generator)
+    hat.init.uniform(e, generator)
     assert e.min() >= 0 and e.max() <= 2 and e.mean().item() == pytest.approx(1, abs=0.03)
-    hat.uniform(e, generator, low=-3, high=-1)
+    hat.init.uniform(e, generator, low=-3, high=-1)
     assert e.min() >= -3 and e.max() <= -1 and e.mean().item() == pytest.approx(-2, abs=0.03)
-    hat.dense(e)
+    hat.init.dense(e)
     assert (e == 1).all()
 
 
 @pytest.mark.parametrize('s_max', [25, 400])
 def test_schedules(s_max):
     p = np.linspace(0, 1, 11)
-    cosine = [hat.cosine(x, s_max) for x in p]
+    cosine = [hat.schedules.cosine(x, s_max) for x in p]
     assert cosine[0] == cosine[-1] == s_max and cosine[5] == pytest.approx(1 / s_max)
     assert cosine == pytest.approx([1 / s_max + (s_max - 1 / s_max) * (1 + math.cos(2 * math.pi * x)) / 2 for x in p])
-    exponential = [hat.exponential(x, s_max) for x in p]
+    exponential = [hat.schedules.exponential(x, s_max) for x in p]
     assert exponential[-1] == s_max and exponential[2] == pytest.approx(1)  # above 1 in the last 80 %
     factors = [b / a for a, b in zip(exponential, exponential[1:], strict=False)]
     assert factors == pytest.approx([factors[0]] * 10) and factors[0] > 1
-    assert {hat.constant(x, s_max) for x in p} == {s_max}
-    for schedule in hat.SCHEDULES.values():
+    assert {hat.schedules.constant(x, s_max) for x in p} == {s_max}
+    for schedule in hat.schedules.SCHEDULES.values():
         assert schedule(1.0, s_max) == s_max
 
 
@@ -50,14 +50,14 @@ def test_regularizers():
         by_layer.append(attended / free)
         quota.append(max(0, attended - n / n_tasks) / free)
     assert 0 in quota and max(quota) > 0
-    assert hat.by_layer(a, c, n_tasks).item() == pytest.approx(sum(by_layer) / 3)
-    assert hat.quota(a, c, n_tasks).item() == pytest.approx(sum(quota) / 3)
-    assert hat.by_network(a, c, n_tasks).item() == hat.regularization(a, c).item()
-    assert hat.by_layer(a, None, n_tasks).item() == pytest.approx(sum(x.mean().item() for x in a) / 3)
+    assert hat.regularizers.by_layer(a, c, n_tasks).item() == pytest.approx(sum(by_layer) / 3)
+    assert hat.regularizers.quota(a, c, n_tasks).item() == pytest.approx(sum(quota) / 3)
+    assert hat.regularizers.by_network(a, c, n_tasks).item() == hat.functional.regularization(a, c).item()
+    assert hat.regularizers.by_layer(a, None, n_tasks).item() == pytest.approx(sum(x.mean().item() for x in a) / 3)
     first = [max(0.0, x.mean().item() - 1 / n_tasks) for x in a]
-    assert hat.quota(a, None, n_tasks).item() == pytest.approx(sum(first) / 3)
+    assert hat.regularizers.quota(a, None, n_tasks).item() == pytest.approx(sum(first) / 3)
     full = [torch.ones_like(x) for x in c]
-    assert [regularizer(a, full, n_tasks).item() for regularizer in hat.REGULARIZERS.values()] == [0, 0, 0]
+    assert [regularizer(a, full, n_tasks).item() for regularizer in hat.regularizers.REGULARIZERS.values()] == [0, 0, 0]
 
 
 @pytest.mark.parametrize('parameter', ['init=dense,anneal=cosine', 'init=uniform,low=-1,high=1,reg=quota',
@@ -83,7 +83,19 @@ def test_the_approach_uses_what_was_chosen(make_approach):
 
 
 def test_ends_of_the_uniform_initialization_are_in_order(small_data, tmp_path, capsys):
-    arguments = ['--approach', 'hat', '--experiment', 'mixture', '--device', 'cpu', '--data', small_data, '--output',
-                 tmp_path / 'out.txt', '--parameter', 'init=uniform,low=3']
+    arguments = [
+        '--approach',
+        'hat',
+        '--experiment',
+        'mixture',
+        '--device',
+        'cpu',
+        '--data',
+        small_data,
+        '--output',
+        tmp_path / 'out.txt',
+        '--parameter',
+        'init=uniform,low=3',
+    ]
     assert run.cli(map(str, arguments)) == 2
     assert capsys.readouterr().err == 'run.py: error: --parameter: low=3 is above high=2\n'

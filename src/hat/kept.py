@@ -1,0 +1,62 @@
+"""The values that learned tasks compute with, out of reach of everything that writes to parameters."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
+
+
+class Kept(nn.Module):
+    """A store beside some tensors, of the same size: buffers, so that whatever copies a network copies them too, but of
+    bit patterns, integers: neither an optimizer nor noise nor an average of floats reaches them. They are not saved:
+    state_dict() has the values themselves, in the place of the parameters.
+
+    Where a bit pattern is 0, nothing is kept (a kept zero is stored as -0.0).
+    """
+
+    def __init__(self, tensors: Iterable[tuple[str, Tensor]]):
+        """tensors: what values are kept of, with their names."""
+        super().__init__()
+        self.keys, self.dtypes = {}, {}
+        for i, (name, tensor) in enumerate(tensors):
+            self.keys[name], self.dtypes[name] = str(i), tensor.dtype
+            bits = torch.zeros(tensor.shape, dtype=bits_type(tensor.dtype), device=tensor.device)
+            self.register_buffer(str(i), bits, persistent=False)
+
+    def bits(self, name: str) -> Tensor:
+        return self._buffers[self.keys[name]]
+
+    def value(self, name: str) -> Tensor:
+        """The values, a view: zero where nothing is kept."""
+        return self.bits(name).view(self.dtypes[name])
+
+    def no_zero(self, name: str) -> bool:
+        """Whether all that is kept are numbers other than 0 (or nearly so)."""
+        value = self.value(name)
+        return bool((self.bits(name).bool() == (value.abs() >= torch.finfo(value.dtype).tiny)).all())
+
+    @torch.no_grad()
+    def write(self, name: str, value: Tensor, protected: Tensor | None = None) -> None:
+        """Keep `value`: all of it, as it is, or where `protected`, a bool that broadcasts."""
+        if protected is not None:
+            value = torch.where(protected, torch.where(value == 0, -0.0, value), 0)
+        self.bits(name).copy_(value.detach().view(self.bits(name).dtype))
+
+    def _apply(self, fn, recurse=True):
+        """To another device or type: the values change as the parameters do."""
+        for name, key in self.keys.items():
+            bits, value = self.bits(name), self.value(name)
+            new = fn(value)
+            if new.dtype == value.dtype:
+                self._buffers[key] = new.view(bits.dtype)
+            else:
+                self.dtypes[name] = new.dtype
+                self._buffers[key] = torch.zeros_like(new, dtype=bits_type(new.dtype))
+                self.write(name, new, (bits != 0).to(new.device))
+        return self
+
+
+def bits_type(dtype: torch.dtype) -> torch.dtype:
+    return BITS[dtype.itemsize] if dtype.is_floating_point or dtype.is_complex else dtype

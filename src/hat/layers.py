@@ -1,0 +1,119 @@
+"""The operations that have weights, and what of them is a layer."""
+
+import itertools
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from hat.errors import CannotConvert
+from hat.unitsets import ZERO, UnitSets
+
+aten = torch.ops.aten
+CONVOLUTIONS = {op for n in '123' for op in (getattr(aten, f'conv{n}d').default, getattr(aten, f'conv{n}d').padding)}
+TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
+LAYERS = {aten.linear.default, aten.embedding.default} | CONVOLUTIONS | TRANSPOSED
+CHANNEL_NORMS = {aten.batch_norm.default, aten.instance_norm.default, aten.group_norm.default}  # affine along dim 1
+NORMS = {aten.layer_norm.default, aten.rms_norm.default} | CHANNEL_NORMS  # else: affine along the last dimensions
+
+
+def arguments(node: Node) -> dict:
+    """The arguments of an operation by name; those that are not given have their defaults."""
+    declared = node.target._schema.arguments
+    named = {a.name: a.default_value for a in declared if a.has_default_value()}
+    return named | dict(zip((a.name for a in declared), node.args, strict=False)) | node.kwargs
+
+
+def parameter(node: Node | None, parameters: dict) -> str | None:
+    """The name of the parameter that a node is, if it is one."""
+    return node.target if node is not None and node.op == 'get_attr' and node.target in parameters else None
+
+
+def refused(node: Node, why: str) -> CannotConvert:
+    return CannotConvert(f'{node.target} {node.meta["place"]}: {why}')
+
+
+def find_layers(nodes: list[Node], parameters: dict) -> dict[str, list[Node]]:
+    """Name of a weight -> the nodes of the layers that use it, or a part of it."""
+    calls, names = {}, {}
+    for node in nodes:
+        if parameter(node, parameters):
+            names[node] = node.target
+        elif node.target in LAYERS:
+            weight = arguments(node)['weight']
+            if weight not in names:
+                known = weight.op == 'get_attr' and not weight.target
+                raise refused(node, 'its weight is no parameter of the network' if known else 'its weight is computed')
+            calls.setdefault(names[weight], []).append(node)
+            if output_axis(node) != output_axis(calls[names[weight]][0]):
+                raise refused(node, f'{names[weight]} is the weight of another kind of layer, too')
+        elif len(node.all_input_nodes) == 1 and node.all_input_nodes[0] in names:
+            names[node] = names[node.all_input_nodes[0]]
+    return calls
+
+
+def last_layers(nodes: list[Node], calls: dict[str, list[Node]]) -> list[str]:
+    """Names of the weights of layers after which no other one comes."""
+    layers, before = set(itertools.chain(*calls.values())), set()
+    for node in reversed(nodes):
+        if any(user in layers or user in before for user in node.users):
+            before.add(node)
+    return [name for name, nodes in calls.items() if before.isdisjoint(nodes)]
+
+
+def norm_after(node: Node, parameters: dict) -> Node | None:
+    """The batch norm with affine parameters that alone uses the output of a whole layer, if there is one."""
+    for norm in node.users if parameter(arguments(node)['weight'], parameters) else ():
+        if len(node.users) == 1 and norm.target is aten.batch_norm.default:
+            given = arguments(norm)
+            if given['input'] is node and all(parameter(given[key], parameters) for key in ('weight', 'bias')):
+                return norm
+    return None
+
+
+def n_units(node: Node, weight: Tensor) -> int:
+    axis, groups = output_axis(node)
+    return weight.shape[axis] * groups
+
+
+def connections(weight: Tensor, node: Node, units: Tensor, reads: list, sets: UnitSets) -> tuple[Tensor, Tensor]:
+    """Ids of the units that the elements of a weight lead to, and of those they come from, in shapes that broadcast.
+
+    Args:
+        weight: of the layer; node: one of its calls; units: the layer's, (N,).
+        reads: of each call, the rows of the weight that it uses, and the ids that these read.
+    """
+    axis, groups = output_axis(node)
+    if axis:  # the groups' weights are one below the other, their units side by side
+        rows = len(weight) // groups if groups > 1 else 1
+        outs = units.view(groups, 1, -1).expand(groups, rows, -1).flatten(0, 1)
+    else:
+        outs = units.view(-1, 1)
+    ins = torch.full((1, 1), ZERO)
+    for rows, ids in reads:
+        if len(rows) == len(weight):
+            ins = sets.union(ins, ids)
+        else:
+            ins = ins.expand(len(weight), ids.shape[1]).clone()
+            ins[rows] = sets.union(ins[rows], ids)
+    if (ins == ins[0]).all():
+        ins = ins[:1]
+    return tuple(u.reshape(*u.shape, *[1] * (weight.ndim - 2)) for u in (outs, ins))
+
+
+def output_axis(node: Node) -> tuple[int, int]:
+    """Which dimension of a layer's weight its units are, and how many groups divide them."""
+    if node.target is aten.embedding.default:
+        return 1, 1
+    return (1, arguments(node)['groups']) if node.target in TRANSPOSED else (0, 1)
+
+
+def broadcast_units(units: Tensor, node: Node) -> Tensor:
+    """A layer's units, (N,), as ids of its output."""
+    shape = [1] * len(node.meta['shape'])
+    shape[1 if node.target in CONVOLUTIONS | TRANSPOSED | CHANNEL_NORMS else -1] = -1
+    return units.view(shape).expand(node.meta['shape'])
+
+
+def layer_name(weight: str) -> str:
+    return weight.removesuffix('.weight').removesuffix('_weight')

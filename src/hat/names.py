@@ -1,0 +1,53 @@
+"""Parameters and buffers of a network, by their names."""
+
+from torch import Tensor, nn
+
+
+def named_tensors(net: nn.Module, remove_duplicate: bool = True) -> list[tuple[str, Tensor]]:
+    """named_parameters() and named_buffers() in one pass; what has several names has the first, or all of them."""
+    parameters, buffers, seen = [], [], set()
+
+    def visit(module, prefix):
+        if remove_duplicate and id(module) in seen:
+            return
+        seen.add(id(module))
+        for found, tensors in (parameters, module._parameters), (buffers, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and not (remove_duplicate and id(tensor) in seen):
+                    seen.add(id(tensor))
+                    found.append((prefix + name, tensor))
+        for name, child in module._modules.items():
+            if child is not None:
+                visit(child, f'{prefix}{name}.')
+
+    visit(net, '')
+    return parameters + buffers
+
+
+def get_tensor(net: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of that name."""
+    path, _, leaf = name.rpartition('.')
+    return getattr(net.get_submodule(path), leaf)
+
+
+def register_tensor(root: nn.Module, name: str, tensor: Tensor, parameter: bool, trained: bool) -> None:
+    """Make a tensor a parameter or buffer below `root`, under its dotted name."""
+    *path, leaf = name.split('.')
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]
+    if parameter:
+        root.register_parameter(leaf, nn.Parameter(tensor, requires_grad=trained))
+    else:
+        root.register_buffer(leaf, tensor)
+
+
+def set_tensor(net: nn.Module, name: str, tensor: Tensor) -> None:
+    """Make a tensor the parameter, which is not trained, or the buffer of that name."""
+    path, _, leaf = name.rpartition('.')
+    module = net.get_submodule(path)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[leaf] = tensor

@@ -1,0 +1,252 @@
+"""Which gates make the output of an operation zero: one rule for each operation that is known.
+
+An operation without a rule is used by every task, which is safe, at the cost of some capacity: what reads its output is
+protected though it might be free. Layers and norms, which have weights, are the reader's (hat.reader).
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from hat.unitsets import ALWAYS_USED, ZERO, UnitSets
+
+
+@dataclass
+class Call:
+    """An operation as a rule sees it.
+
+    arguments: by name, as given; tensors are their ids (hat.unitsets), LongTensors of the tensor's shape.
+    index: values of the arguments that are constant indices, by name.
+    shape: of the (first) output.
+    """
+
+    operation: torch._ops.OpOverload
+    units: UnitSets
+    arguments: dict
+    index: dict
+    shape: torch.Size
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [x for x in tree_leaves(self.arguments) if isinstance(x, Tensor)]
+
+    def run(self, change: Callable):
+        """The operation itself, with `change` of the ids in the place of each tensor."""
+        arguments = tree_map_only(Tensor, change, self.arguments) | self.index
+        declared = [a for a in self.operation._schema.arguments if a.name in arguments]
+        named = {a.name: arguments[a.name] for a in declared if a.kwarg_only}
+        return self.operation(*[arguments[a.name] for a in declared if not a.kwarg_only], **named)
+
+
+class Rule(NamedTuple):
+    """`ids` gives the ids of the output, or a list of them for several outputs, from a Call; fewer than there are, or
+    None, where nothing is known. `narrow`: the operation does the same where some units are cut out."""
+
+    ids: Callable[[Call], Tensor | list | None]
+    narrow: bool = False
+
+
+def union(call):
+    """Zero if all arguments are."""
+    return functools.reduce(call.units.union, call.tensors)
+
+
+def product(call):
+    """Zero if a factor is."""
+    return functools.reduce(call.units.intersection, call.tensors)
+
+
+def first(call):
+    """Zero where the first argument is, element by element."""
+    return call.tensors[0]
+
+
+def move(call):
+    """Values are moved, and so are their ids; what is filled in has 0, which is ALWAYS_USED."""
+    try:
+        return call.run(lambda ids: ids.contiguous().view_as(ids))  # a view: an operation in place may turn it around
+    except RuntimeError:  # not made for integers
+        moved = call.run(lambda ids: ids.double())
+        return [part.long() for part in moved] if isinstance(moved, (list, tuple)) else moved.long()
+
+
+def pad(call):
+    """A move; zeros that are filled in are zero in every task."""
+    if call.arguments.get('mode', 'constant') != 'constant':
+        return move(call)
+    return F.pad(call.tensors[0], call.arguments['pad'], value=int(ids_of(call.arguments.get('value') or 0)))
+
+
+def choice(*names):
+    """One of several arguments, element by element: zero if all of them are."""
+
+    def ids(call):
+        return functools.reduce(call.units.union, [ids_of(call.arguments[name]) for name in names])
+
+    return ids
+
+
+def per_channel(n):
+    """Zero if a channel is, all along its last n dimensions."""
+
+    def ids(call):
+        return call.units.over(call.units.union, call.tensors[0], range(-n, 0))
+
+    return ids
+
+
+def over(combine):
+    """Zero if all values along `dim` are (union), or if one of them is (intersection)."""
+
+    def ids(call):
+        x, dim = call.tensors[0], call.arguments.get('dim')
+        if len(call.tensors) > 1:  # max and min of two tensors
+            return union(call)
+        dims = range(x.ndim) if dim in (None, []) else [dim] if isinstance(dim, int) else dim
+        return call.units.over(getattr(call.units, combine), x, dims)
+
+    return ids
+
+
+def attention(call):
+    """A weighted mean of the values, over the positions."""
+    value = call.arguments['value']
+    if value.shape[:-2] != call.shape[:-2]:
+        value = value.repeat_interleave(call.shape[-3] // value.shape[-3], -3)  # grouped queries
+    return call.units.over(call.units.union, value, [-2])
+
+
+def matrix_product(call):
+    """Zero if the whole row of the first factor is, or the whole column of the second."""
+    left, right = call.tensors[-2:]
+    left, right = left[None] if left.ndim == 1 else left, right[:, None] if right.ndim == 1 else right
+    over = functools.partial(call.units.over, call.units.union)
+    ids = call.units.intersection(over(left, [-1]), over(right, [-2]))
+    return call.units.union(ids, call.tensors[0]) if len(call.tensors) == 3 else ids  # and something is added
+
+
+def einsum(call):
+    """A sum of products: zero if one factor is, all along the letters that are summed over."""
+    inputs, _, output = call.arguments['equation'].replace(' ', '').partition('->')
+    if not output or '.' in inputs or any(len({*letters}) < len(letters) for letters in inputs.split(',')):
+        return None
+    result = torch.tensor(ALWAYS_USED)
+    for letters, ids in zip(inputs.split(','), call.tensors, strict=True):
+        summed = [d for d, letter in enumerate(letters) if letter not in output]
+        ids = call.units.over(call.units.union, ids, summed).permute(
+            *(letters.index(letter) for letter in output if letter in letters), *summed)  # fmt: skip
+        ids = ids.reshape(ids.shape[: ids.ndim - len(summed)])
+        ids = ids[tuple(slice(None) if letter in letters else None for letter in output)]
+        result = call.units.intersection(result, ids)
+    return result
+
+
+def gated_linear(call):
+    """The first half times the sigmoid of the second."""
+    x, dim = call.tensors[0], call.arguments['dim']
+    return x.narrow(dim, 0, x.shape[dim] // 2)
+
+
+def evaluated(call):
+    """Element by element: zero if all arguments are and f(0) is exactly 0, which is evaluated."""
+    try:
+        zero = call.run(lambda ids: torch.zeros(1))
+    except (RuntimeError, TypeError):  # not made for such numbers
+        return None
+    return union(call) if isinstance(zero, Tensor) and bool((zero == 0).all()) else None
+
+
+def ids_of(value):
+    """Of an argument that is a tensor or a number."""
+    return value if isinstance(value, Tensor) else torch.tensor(ZERO if value == 0 else ALWAYS_USED)
+
+
+def table(*rows):
+    return {name: rule for names, rule in rows for name in names.split()}
+
+
+RULES: dict[str, Rule] = table(
+    ('mul multiply', Rule(product, narrow=True)),
+    ('div divide true_divide prelu dropout feature_dropout', Rule(first, narrow=True)),
+    ('alias clone contiguous detach to _to_copy type_as lift_fresh', Rule(first, narrow=True)),
+    ('tril triu rms_norm', Rule(first)),
+    ('cat concat flatten movedim permute squeeze t transpose unsqueeze', Rule(move, narrow=True)),
+    ('adjoint broadcast_to channel_shuffle chunk diagonal expand expand_as flip gather im2col index index_select mT '
+     'narrow numpy_T pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat repeat_interleave '
+     'replication_pad1d replication_pad2d reshape roll rot90 select slice split split_with_sizes stack swapaxes '
+     'take_along_dim tensor_split tile unbind unflatten unfold unsafe_chunk unsafe_split view view_as _unsafe_view',
+     Rule(move)),
+    ('pad constant_pad_nd', Rule(pad)),
+    ('where', Rule(choice('self', 'other'))),
+    ('masked_fill', Rule(choice('self', 'value'))),
+    ('adaptive_avg_pool1d adaptive_max_pool1d avg_pool1d max_pool1d max_pool1d_with_indices upsample_linear1d '
+     'upsample_nearest1d', Rule(per_channel(1), narrow=True)),
+    ('adaptive_avg_pool2d adaptive_max_pool2d avg_pool2d max_pool2d max_pool2d_with_indices upsample_bicubic2d '
+     'upsample_bilinear2d upsample_nearest2d _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact2d',
+     Rule(per_channel(2), narrow=True)),
+    ('adaptive_avg_pool3d adaptive_max_pool3d avg_pool3d max_pool3d max_pool3d_with_indices upsample_nearest3d '
+     'upsample_trilinear3d', Rule(per_channel(3), narrow=True)),
+    ('grid_sampler', Rule(per_channel(2))),
+    ('mean sum', Rule(over('union'), narrow=True)),
+    ('amax amin cumsum linalg_vector_norm max median min nanmean nansum norm sort std topk var', Rule(over('union'))),
+    ('prod', Rule(over('intersection'))),
+    ('scaled_dot_product_attention', Rule(attention)),
+    ('addmm baddbmm bmm matmul mm', Rule(matrix_product)),
+    ('einsum', Rule(einsum)),
+    ('glu', Rule(gated_linear)),
+)  # fmt: skip
+ELEMENT_BY_ELEMENT = Rule(evaluated, narrow=True)
+POINTWISE = {'hardswish', 'prelu'}  # which PyTorch does not call so
+
+
+def apply(
+    operation: torch._ops.OpOverload, units: UnitSets, arguments: dict, index: dict, shapes: list
+) -> list[Tensor]:
+    """Ids of all outputs of an operation, in their shapes."""
+    rule, ids = rule_of(operation), None
+    if rule:
+        ids = rule.ids(Call(operation, units, arguments, index, shapes[0]))
+    ids = list(ids) if isinstance(ids, (list, tuple)) else [ids]
+    return [expanded(part, shape) for part, shape in zip(ids + [None] * (len(shapes) - len(ids)), shapes, strict=True)]
+
+
+def expanded(ids, shape):
+    if ids is not None and ids.numel() == shape.numel():
+        return ids.reshape(shape)
+    if ids is not None and ids.ndim <= len(shape):
+        return ids.expand(shape)
+    return torch.full(shape, ALWAYS_USED)
+
+
+def name_of(operation: torch._ops.OpOverload) -> str:
+    """'add' for aten.add.Tensor and aten.add_.Tensor; 'library::name' for what is not PyTorch's own."""
+    return operation._overloadpacket._qualified_op_name.removeprefix('aten::').rstrip('_')
+
+
+def rule_of(operation: torch._ops.OpOverload) -> Rule | None:
+    if operation is torch.ops.aten.view.dtype:
+        return None
+    if rule := RULES.get(name_of(operation)):
+        return rule
+    return ELEMENT_BY_ELEMENT if is_pointwise(operation) else None
+
+
+def is_pointwise(operation: torch._ops.OpOverload) -> bool:
+    random = torch.Tag.nondeterministic_seeded in operation.tags
+    return not random and (torch.Tag.pointwise in operation.tags or name_of(operation) in POINTWISE)
+
+
+def register(name: str, ids: Callable[[Call], Tensor | list | None]) -> None:
+    """Add a rule for an operation: 'add' for one of PyTorch's, 'library::name' for one of torch.library.
+
+    Args:
+        name: of the operation.
+        ids: as Rule.ids, e.g. hat.rules.union, hat.rules.first or hat.rules.per_channel(2).
+    """
+    RULES[name] = Rule(ids)

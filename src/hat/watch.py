@@ -1,0 +1,86 @@
+"""What would go wrong in silence while a task is trained, and is worth a warning."""
+
+import torch
+
+from hat.errors import warn
+from hat.graph import operations
+
+FREE = 0.05  # of a layer's units: a task that finds less is warned of
+FIRST = 8  # training batches of a task in which it is seen whether its optimizer moves it
+
+
+class Watch:
+    """Of the task in training: `task`, its number; `progress`, that of its last batch; `batches` so far.
+
+    check: in how many training batches of a task it is seen whether forward() does what it did for example_input.
+    """
+
+    def __init__(self, check: int):
+        self.check, self.task, self.progress, self.batches = check, None, None, 0
+
+    def begin_task(self, network, task):
+        last, self.task, self.batches, self.constant = self.task, task, 0, 0
+        network.refresh()
+        if last not in (None, task) and not network.done[last]:
+            warn(f'task {last} was trained, but end_task({last}) was not called: its weights are not protected')
+        if network.done[task]:
+            warn(f'task {task} is learned: nothing of it is trained; hat.forget(model, {task}) makes it new')
+            return
+        network.agree()
+        for name, a in zip(network.plan.gates, network.cumulative or (), strict=False):
+            free = float((a < 0.5).double().mean())
+            if free < FREE:
+                warn(f'only {100 * free:.1f} % of the units of layer {name!r} are free for task {task}')
+        self.start = present(network, task)
+
+    def before_batch(self, network, task, progress, inputs, named):
+        ddp = torch.nn.parallel.DistributedDataParallel._get_active_ddp_module()
+        network.group = ddp.process_group if ddp else network.group
+        before, self.progress = self.progress, checked(progress)
+        if task != self.task:
+            self.begin_task(network, task)
+        if network.done[task]:
+            return
+        network.clamp(task)
+        self.batches += 1
+        if 2 < self.batches <= FIRST and self.stuck(network):
+            self.batches = FIRST
+        if self.batches <= FIRST:
+            self.constant += before == self.progress
+            if self.constant == FIRST - 1:
+                warn(f'progress is {float(progress):g} in {FIRST} batches of task {task}: the gates are not annealed')
+        if self.batches <= self.check and operations(network, task, inputs, named) != network.plan.operations:
+            warn('forward() takes another way for this batch than for example_input, for which the gates are made')
+            self.check = 0
+
+    def end_task(self, network, task):
+        if self.task != task:
+            warn(f'task {task} ends, and has not been trained')
+            return
+        if self.batches > 1:
+            self.stuck(network)
+        self.task = self.progress = None
+
+    def stuck(self, network):
+        """Is the network trained, and the task's masks are not?"""
+        embedding, weights = present(network, self.task)
+        stuck = torch.equal(embedding, self.start[0]) and not torch.equal(weights, self.start[1])
+        if stuck:
+            warn(f'the masks of task {self.task} do not change: is its optimizer older than add_task() or forget()?')
+        return stuck
+
+
+@torch.no_grad()
+def present(network, task):
+    """What tells whether a task's embeddings, and the weights, have changed."""
+    return network.tasks[task].embedding(False).clone(), torch.stack([p.sum() for p in network.shared.values()])
+
+
+def checked(progress):
+    if progress is None:
+        raise ValueError(
+            'progress is missing: in training it anneals the gates, from 0 to 1 in each epoch (hat.annealed)'
+        )
+    if not 0 <= progress <= 1:
+        raise ValueError(f'progress must lie between 0 and 1, and is {float(progress):g}')
+    return progress

@@ -1,0 +1,689 @@
+"""Nothing reaches a learned task: no write of any kind, no copy of any kind, no thread and no process."""
+
+import copy
+import functools
+import io
+import pickle
+import random
+import re
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import same
+from nets import NETS
+from test_convert import OPTIMIZERS, answers, build, learn
+from test_properties import FLAT, STEPS, Random
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
+
+import hat
+
+
+def random_network(seed):
+    """A network of test_properties, without hypothesis: many of them, and fast."""
+    draw = random.Random(seed)
+
+    def steps(names, n):
+        return [(draw.choice(names), draw.choice((-1, -1, draw.randrange(20))), draw.randrange(20), draw.randint(1, 6))
+                for _ in range(draw.randrange(n))]  # fmt: skip
+
+    torch.manual_seed(seed)
+    net = Random([('conv', 0, 0, 4), *steps(STEPS, 8)], [('linear', 0, 0, 5), *steps(FLAT, 4)])
+    return hat.convert(net, 2, torch.randn(2, 2, 4, 4), check=0), draw
+
+
+@torch.no_grad()
+def outputs(model, task=0):
+    return model.eval()(torch.randn(5, 2, 4, 4, generator=torch.Generator().manual_seed(1)), task=task)
+
+
+def train(model, optimizer, steps=2):
+    for _ in range(steps):
+        model.train()(torch.randn(4, 2, 4, 4), task=1, progress=1.0).square().mean().backward()
+        optimizer.step()
+
+
+def with_optimizer(make):
+    return lambda model: train(model, make(model.parameters()))
+
+
+def others(model):
+    """All floating-point parameters and buffers that are not task 0's own."""
+    own = {id(t) for t in (*model.tasks[0].parameters(), *model.tasks[0].buffers())}
+    return [t for t in (*model.parameters(), *model.buffers()) if id(t) not in own and t.is_floating_point()]
+
+
+def new_data(model):
+    for p in model.parameters():
+        p.data = torch.randn_like(p)
+
+
+def each(write):
+    @torch.no_grad()
+    def to_all(model):
+        for tensor in others(model):
+            write(tensor)
+
+    return to_all
+
+
+def garbage(state):
+    return {name: torch.randn_like(v) if v.is_floating_point() else v for name, v in state.items()}
+
+
+@torch.no_grad()
+def in_place(model):
+    for value in model.state_dict().values():  # as timm's ModelEmaV3
+        if value.is_floating_point():
+            value.lerp_(torch.randn_like(value), 0.5)
+
+
+WRITES = {
+    'foreach AdamW': with_optimizer(lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.5, foreach=True)),
+    'fused AdamW': with_optimizer(lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.5, fused=True)),
+    'fused SGD': with_optimizer(lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.5, fused=True)),
+    'RMSprop': with_optimizer(lambda p: torch.optim.RMSprop(p, 0.1, weight_decay=0.5)),
+    'noise': each(lambda t: t.add_(torch.randn_like(t))),
+    'noise by .data': each(lambda t: t.data.add_(torch.randn_like(t))),
+    'copy_': each(lambda t: t.copy_(torch.randn_like(t))),
+    'nan': each(lambda t: t.fill_(torch.nan)),
+    'infinity': each(lambda t: t.fill_(torch.inf)),
+    'new data': new_data,
+    'vector_to_parameters': lambda m: nn.utils.vector_to_parameters(
+        torch.randn(sum(p.numel() for p in m.parameters())), m.parameters()),
+    'into the network': lambda m: m.net.load_state_dict(garbage(m.net.state_dict())),
+    'into all': lambda m: m.load_state_dict(garbage(m.state_dict())),
+    'into parameters': lambda m: m.load_state_dict(garbage(dict(m.named_parameters())), strict=False),
+    'into what state_dict() gives': in_place,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_no_write_of_any_kind_changes_a_learned_task_in_1000_random_networks():
+    done = different = 0
+    for seed in range(1100):
+        try:
+            model, draw = random_network(seed)
+        except hat.CannotConvert as error:
+            assert 'no layer that could have a gate' in str(error)
+            continue
+        one = torch.optim.AdamW(model.parameters(), 0.05, weight_decay=0.1)
+        model.train()(torch.randn(4, 2, 4, 4), task=0, progress=1.0).square().mean().backward()
+        one.step()  # which knows task 0, and goes on to move it
+        before = outputs(model)
+        model.end_task(0)
+        learned = outputs(model)
+        assert same(before, learned) or before.isnan().any()
+        for name in draw.sample(sorted(WRITES), 3):
+            WRITES[name](model)
+            different += not same(outputs(model), learned)
+        train(model, one, 1)
+        different += not same(outputs(model), learned)
+        done += 1
+    assert different == 0 and done >= 1000
+
+
+@pytest.mark.parametrize('name', WRITES)
+@pytest.mark.filterwarnings('ignore')
+def test_and_each_kind_of_write_does_change_a_task_that_is_not_learned(name):
+    """The control: without end_task() the same writes are seen."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
+    model = hat.convert(net, 2, torch.randn(2, 2, 4, 4), init=hat.init.dense)
+    before = outputs(model)
+    WRITES[name](model)
+    assert not same(outputs(model), before)
+
+
+# Copies of all kinds
+
+
+def tensor_by_tensor(model):
+    other = build('concatenated')[1]
+    with torch.no_grad():
+        for to, of in zip(
+            [*other.parameters(), *other.buffers()], [*model.parameters(), *model.buffers()], strict=True
+        ):
+            to.copy_(of)
+    return other
+
+
+def through_state_dict(model):
+    other = build('concatenated', init=hat.init.dense)[1]
+    other.load_state_dict({n: v.clone() for n, v in model.state_dict().items()})
+    return other
+
+
+def value_by_value(model):
+    other = build('concatenated')[1]
+    theirs = model.state_dict()
+    with torch.no_grad():
+        for name, value in other.state_dict().items():
+            value.copy_(theirs[name])
+    return other
+
+
+def saved(model):
+    file = io.BytesIO()
+    hat.save(model, file)
+    file.seek(0)
+    torch.manual_seed(5)
+    return hat.load(file, NETS['concatenated']())
+
+
+COPIES = {
+    'deepcopy': copy.deepcopy,
+    'pickle': lambda model: pickle.loads(pickle.dumps(model)),
+    'state_dict': through_state_dict,
+    'state_dict, value by value': value_by_value,
+    'tensor by tensor': tensor_by_tensor,
+    'hat.save and hat.load': saved,
+}
+
+
+@pytest.mark.parametrize('name', COPIES)
+def test_a_copy_made_in_the_middle_of_a_task_has_all_protection(name):
+    """Where the optimizer has just moved the parameters of the learned task, too."""
+    _, model = build('concatenated')
+    one = OPTIMIZERS['adamw'](model.parameters())
+    learn(model, 0, one)
+    learned = answers(model, 0)
+    F.cross_entropy(model.train()(torch.randn(4, 3, 8, 8), task=1, progress=1), torch.tensor([0, 1, 2, 3])).backward()
+    one.step()
+    other = COPIES[name](model)
+    assert other.learned.tolist() == [True, False, False]
+    assert same(answers(other, 0), learned) and same(answers(other, 1), answers(model, 1))
+    learn(other, 1, OPTIMIZERS['momentum'](other.parameters()))
+    assert same(answers(other, 0), learned) and same(answers(model, 0), learned)
+    assert not same(answers(other, 1), answers(model, 1))
+
+
+def averaged(model):
+    return (
+        AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9)),
+        lambda ema: ema.module,
+        AveragedModel.update_parameters,
+    )
+
+
+def timm_ema(model, **settings):
+    timm = pytest.importorskip('timm', reason='timm is not installed')
+    return timm.utils.ModelEmaV3(model, decay=0.9, **settings), lambda ema: ema.module, timm.utils.ModelEmaV3.update
+
+
+EMAS = {
+    'AveragedModel': averaged,
+    'ModelEmaV3': timm_ema,
+    'ModelEmaV3, one by one': lambda model: timm_ema(model, foreach=False),
+    'ModelEmaV3, buffers copied': lambda model: timm_ema(model, exclude_buffers=True),
+}
+
+
+@pytest.mark.parametrize('name', EMAS)
+def test_an_average_of_the_network_does_not_forget(name):
+    _, model = build('concatenated')
+    ema, network, update = EMAS[name](model)
+    one, learned = OPTIMIZERS['adamw'](model.parameters()), None
+    for task in range(3):
+        for b in range(4):
+            loss = F.cross_entropy(
+                model.train()(torch.randn(8, 3, 8, 8), task=task, progress=b / 3), torch.arange(8) % 4
+            )
+            one.zero_grad()
+            (loss + 0.1 * model.regularization()).backward()
+            one.step()
+            update(ema, model)
+            if task:
+                assert same(answers(network(ema), 0), learned)
+        model.end_task(task)
+        update(ema, model)
+        if task == 0:
+            learned = answers(network(ema), 0)
+    assert not same(answers(network(ema), 2), answers(model, 1))
+
+
+def test_an_average_of_what_is_kept_is_refused_in_one_sentence():
+    _, model = build('concatenated')
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    ema.update_parameters(model)
+    learn(model, 0, OPTIMIZERS['sgd'](model.parameters()))
+    ema.update_parameters(model)
+    with pytest.raises(RuntimeError, match='can be copied, not averaged'):
+        answers(ema.module, 0)
+
+
+@pytest.mark.parametrize(
+    'change', [nn.Module.half, nn.Module.bfloat16, nn.Module.double], ids=['half', 'bfloat16', 'double']
+)
+def test_another_type_takes_protection_along(change):
+    _, model = build('flatten')
+    learn(model, 0, OPTIMIZERS['momentum'](model.parameters()))
+    model = change(model)
+    x = torch.randn(9, 3, 8, 8).to(next(model.net.parameters()).dtype)
+    with torch.no_grad():
+        learned = model.eval()(x, task=0)
+    assert learned.isfinite().all() and {e.dtype for e in model.tasks[1].embeddings} <= {torch.float32, torch.float64}
+    one = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=0.1)
+    for b in range(3):
+        loss = model.train()(x, task=1, progress=b / 2).float().square().mean() + model.regularization()
+        loss.backward()
+        one.step()
+        assert all(e.grad.isfinite().all() for e in model.tasks[1].embeddings)
+    with torch.no_grad():
+        assert same(model.eval()(x, task=0), learned)
+
+
+def test_a_closed_unit_stays_closed_when_it_overflows():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    model = hat.convert(net, 1, torch.randn(2, 4)).half().eval()
+    with torch.no_grad():
+        model.tasks[0].embeddings[0][:3] = -1
+        model.net[0].weight[:3] = 6e4
+        assert model(torch.full((2, 4), 100.0).half(), task=0).isfinite().all()
+
+
+# Threads, checkpointing, aliases, processes
+
+
+def test_two_threads_do_not_disturb_each_other():
+    _, model = build('attention')
+    for task in 0, 1:
+        learn(model, task, OPTIMIZERS['adamw'](model.parameters()))
+    model.eval()
+    expected, wrong = [answers(model, t) for t in range(2)], [0, 0]
+
+    def serve(task):
+        for _ in range(60):
+            wrong[task] += not same(answers(model, task), expected[task])
+
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    threads = [threading.Thread(target=serve, args=(task,)) for task in (0, 1)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert wrong == [0, 0] and same(dict(model.state_dict()), before) and torch.backends.mha.get_fastpath_enabled()
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.one = nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 1)
+        self.two, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.reentrant = None
+
+    def block(self, h):
+        return F.relu(self.two((h + F.relu(self.norm(self.one(h)))).mean((2, 3))))
+
+    def again(self, h):
+        return h + self.one(F.relu(h))  # the same layer in another part
+
+    def forward(self, x):
+        h = F.relu(self.stem(x))
+        for part in self.again, self.block:
+            h = part(h) if self.reentrant is None else checkpoint(part, h, use_reentrant=self.reentrant)
+        return self.head(h)
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_activation_checkpointing_has_the_same_gradients(reentrant):
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 3, 6, 6), torch.randint(4, (6,))
+    model = hat.convert(Checkpointed(), 2, x)
+    model.end_task(0)
+    gradients = []
+    for model.net.reentrant in None, reentrant:
+        model.zero_grad()
+        F.cross_entropy(model.train()(x, task=1, progress=0.5), y).backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and 'tasks.1.embeddings.0' in gradients[0]
+    for name, grad in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], grad, rtol=1e-4, atol=1e-6)
+
+
+class Aliases(nn.Module):
+    """One module under two names, in a list and a dict, and a method that is kept as an attribute."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.shared, self.head = nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.again, self.listed, self.named = self.shared, [self.shared, self.stem], {'head': self.head}
+        self.function = self.first
+
+    def first(self, x):
+        return F.relu(self.listed[1](x))
+
+    def forward(self, x):
+        return self.named['head'](F.relu(self.again(F.relu(self.listed[0](self.function(x))))))
+
+
+def test_modules_are_found_by_whatever_name():
+    torch.manual_seed(0)
+    net, x = Aliases(), torch.randn(5, 12)
+    model = hat.convert(net, 2, x)
+    assert model.plan.gates == ['stem', 'shared'] and not model.plan.unused
+    with torch.no_grad():
+        opened = model.eval().run((x,), 0, [torch.ones_like(a) for a in model.masks(0)])
+        assert same(opened, net(x))
+        weights = {n: v.clone() for n, v in model.state_dict().items()}
+        model(x, task=0)
+    assert same(dict(model.state_dict()), weights) and isinstance(model.net.shared.weight, nn.Parameter)
+    copy.deepcopy(model)
+    model.end_task(0)
+    with torch.no_grad():
+        learned = model(x, task=0)
+        torch.testing.assert_close(hat.prune(model, 0)(x), learned)
+        for p in model.parameters():
+            p.add_(1)
+        assert same(model(x, task=0), learned)
+
+
+class Closure(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(12, 8), nn.Linear(8, 4)
+        layer = self.layer
+        self.function = lambda x: F.relu(layer(x))
+
+    def forward(self, x):
+        return self.head(self.function(x) + self.layer(x))
+
+
+def test_a_function_that_holds_on_to_a_module_is_refused():
+    """It would go on with the weights of the network that was given, and past all gates."""
+    with pytest.raises(hat.CannotConvert, match=r'aten.linear.default .*: its weight is no parameter of the network'):
+        hat.convert(Closure(), 2, torch.randn(5, 12))
+
+
+class Remembering(nn.Module):
+    """A tensor that is no buffer, a buffer that is assigned, and one that is changed in place; all matter."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head, self.memory = nn.Linear(12, 8), nn.Linear(8, 4), torch.ones(8)
+        self.register_buffer('assigned', torch.ones(8))
+        self.register_buffer('changed', torch.ones(8))
+
+    def forward(self, x):
+        h = F.relu(self.layer(x))
+        if self.training:
+            self.memory.mul_(0.9).add_(h.detach().mean(0))
+            self.assigned = 0.9 * self.assigned + h.detach().mean(0)
+            self.changed += h.detach().mean(0)
+        return self.head(h * self.memory * self.assigned * self.changed)
+
+
+def test_what_forward_remembers_is_the_tasks_own_or_a_constant_and_that_is_said():
+    torch.manual_seed(0)
+    x = torch.randn(5, 12)
+    with pytest.warns(UserWarning, match='forward.. changes memory, which is no buffer'):
+        model = hat.convert(Remembering(), 2, x)
+    learn_vectors(model, 0)
+    learned = model.eval()(x, task=0).detach()
+    own = model.tasks[0].own
+    assert not same(own.assigned, torch.ones(8)) and not same(own.changed, torch.ones(8))
+    assert same(model.net.memory, torch.ones(8)) and same(model.tasks[1].own.assigned, torch.ones(8))
+    learn_vectors(model, 1)
+    assert same(model.eval()(x, task=0).detach(), learned)
+
+
+def learn_vectors(model, task):
+    one = OPTIMIZERS['momentum'](model.parameters())
+    for b in range(3):
+        model.train()(torch.randn(8, 12), task=task, progress=b / 2).square().mean().backward()
+        one.step()
+    model.end_task(task)
+
+
+class Queries(nn.Module):
+    """Learned queries, as they are and normalized; a parameter that is returned; one that only some inputs reach."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.head = nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+        self.queries, self.offset, self.rare = (nn.Parameter(torch.randn(2, 8)) for _ in range(3))
+
+    def forward(self, x):
+        if bool((x > 9).any()):
+            x = x + self.rare.mean()
+        h = F.relu(self.layer(x))[:, None].expand(-1, 3, -1)
+        queries = self.norm(self.queries.expand(len(x), -1, -1))
+        out = F.scaled_dot_product_attention(queries, h, h) + F.scaled_dot_product_attention(self.queries[None], h, h)
+        return self.head(out.mean(1)), self.offset[:, :4]
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_every_parameter_is_shared_or_task_specific():
+    torch.manual_seed(0)
+    x = torch.randn(5, 12)
+    model = hat.convert(Queries(), 2, x)
+    assert set(dict(model.net.named_parameters())) == {*model.plan.shared, *model.plan.task_specific}
+    model.end_task(0)
+    rare = torch.full((5, 12), 10.0)
+    learned = [torch.cat(model.eval()(each, task=0)).detach() for each in (x, rare)]
+    for p in model.parameters():
+        p.data.add_(torch.randn_like(p))
+    assert all(same(torch.cat(model(each, task=0)).detach(), out) for each, out in zip((x, rare), learned, strict=True))
+
+
+def test_what_is_not_read_as_it_runs_is_warned_of():
+    torch.manual_seed(0)
+    x = torch.randn(5, 12)
+    with pytest.warns(UserWarning) as caught:
+        model = hat.convert(Queries(), 2, x, check=1)
+    said = ' '.join(str(warning.message) for warning in caught)
+    assert 'own: rare' in said and 'branches on values of its input (test_guarantee.py:' in said
+    with pytest.warns(UserWarning, match='another way for this batch than for example_input'):
+        model.train()(torch.full((5, 12), 10.0), task=0, progress=0)
+    model = hat.convert(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), 1, torch.randn(2, 4), check=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for b in range(4):
+            model.train()(torch.randn(3, 4), task=0, progress=b / 3)
+
+
+# Training that would not train
+
+
+def small(n_tasks=1):
+    torch.manual_seed(0)
+    return hat.convert(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3)), n_tasks, torch.randn(4, 8))
+
+
+def steps(model, optimizer, task, progress):
+    for each in progress:
+        optimizer.zero_grad()
+        F.cross_entropy(model(torch.randn(4, 8), task=task, progress=each), torch.tensor([0, 1, 2, 0])).backward()
+        optimizer.step()
+
+
+def test_an_optimizer_that_is_older_than_the_task_is_warned_of():
+    model = small()
+    one = torch.optim.Adam(model.parameters(), 1e-2)
+    steps(model.train(), one, 0, (0, 1))
+    model.end_task(0)
+    task = model.add_task()
+    with pytest.warns(UserWarning, match='masks of task 1 do not change: is its optimizer older than add_task'):
+        steps(model, one, task, (0, 0.3, 0.6, 1))
+    model, one = small(2), None
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # nothing moves while the learning rate is 0: that is no fault
+        steps(model.train(), torch.optim.SGD(model.parameters(), 0), 0, (0, 0.3, 0.6, 1))
+
+
+def test_training_in_evaluation_mode_and_without_annealing_is_warned_of():
+    model = small().eval()
+    with pytest.warns(UserWarning, match='in evaluation mode: the masks are rounded and get no gradient'):
+        model(torch.randn(4, 8), task=0).sum().backward()
+    with pytest.warns(UserWarning, match='progress is 1 in 8 batches of task 0: the gates are not annealed'):
+        steps(model.train(), torch.optim.SGD(model.parameters(), 0.1), 0, [1.0] * 8)
+    model.add_task()
+    with pytest.warns(UserWarning, match='task 1 ends, and has not been trained'):
+        model.end_task(1)
+
+
+def test_the_regularization_goes_by_the_last_batch():
+    model = small(2).train()
+    with pytest.raises(TypeError, match='which task'):
+        model.regularization()
+    model(torch.randn(4, 8), task=1, progress=0.25)
+    assert model.regularization().item() == model.regularization(1, 0.25).item() != model.regularization(1, 1.0).item()
+
+
+@pytest.mark.parametrize('n, expected', [(1, [1.0]), (3, [0.0, 0.5, 1.0])])
+def test_annealed_batches_go_from_0_to_1(n, expected):
+    assert list(hat.annealed(list('abc'[:n]))) == list(zip('abc', expected, strict=False))
+
+
+# Settings travel with the weights
+
+
+def test_a_state_of_other_settings_is_refused_with_their_names():
+    state = build('mlp')[1].state_dict()
+    for settings, name in (
+        ({'s_max': 50.0}, 's_max 400.0; here it is 50.0'),
+        ({'hard': False}, 'hard True; here it is False'),
+        ({'schedule': hat.schedules.cosine}, "schedule 'linear'; here it is 'cosine'"),
+        ({'gates': ['1']}, "gates ['1', '3']; here it is ['1']"),
+        ({'n_classes': [4, 9, 4]}, 'classes of task 1 4; here it is 9'),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f'the state was made with {name}')):
+            build('mlp', **settings)[1].load_state_dict(state)
+
+
+def test_a_state_of_more_or_fewer_tasks_can_be_loaded():
+    _, three = build('concatenated')
+    one = OPTIMIZERS['momentum'](three.parameters())
+    learn(three, 0, one)
+    learn(three, 1, one)
+    learned = [answers(three, t) for t in range(2)]
+    for n in 1, 5:
+        _, other = build('concatenated', n_tasks=n)
+        other.load_state_dict(three.state_dict())
+        assert len(other.tasks) == max(n, 3) and other.learned.tolist() == [
+            True,
+            True,
+            *[False] * (len(other.tasks) - 2),
+        ]
+        assert all(same(answers(other, t), learned[t]) for t in range(2))
+        learn(other, 2, OPTIMIZERS['adamw'](other.parameters()))
+        assert all(same(answers(other, t), learned[t]) for t in range(2))
+    _, one = build('concatenated', n_tasks=1)
+    _, other = build('concatenated', n_tasks=2)
+    other.end_task(1)
+    with pytest.raises(ValueError, match='task 1 is learned here, and is not in the state, which has 1 tasks'):
+        other.load_state_dict(one.state_dict())
+
+
+def test_a_learned_task_is_not_overwritten_by_a_state_and_that_is_said():
+    _, model = build('concatenated')
+    learn(model, 0, OPTIMIZERS['momentum'](model.parameters()))
+    learned = answers(model, 0)
+    with pytest.warns(UserWarning, match='task 0 is learned here already, and stays as it is'):
+        model.load_state_dict(garbage(model.state_dict()))
+    assert same(answers(model, 0), learned)
+    _, other = build('concatenated')
+    learn(other, 0, OPTIMIZERS['adamw'](other.parameters()))
+    model.load_state_dict(other.state_dict())  # but one of another run is what it has been there
+    assert same(answers(model, 0), answers(other, 0)) and not same(answers(model, 0), learned)
+
+
+def test_pretrained_weights_can_come_after_conversion():
+    net, model = build('concatenated')
+    torch.manual_seed(7)
+    other = NETS['concatenated']()
+    nn.init.normal_(other.norm.weight)
+    model.end_task(0)
+    learned = answers(model, 0)
+    model.net.load_state_dict(other.state_dict())
+    x = torch.randn(5, 3, 8, 8)
+    with torch.no_grad():
+        opened = model.eval().run((x,), 1, [torch.ones_like(a) for a in model.masks(1)])
+    protected = model.protected()
+    assert same(answers(model, 0), learned) and any(p.any() for p in protected.values())
+    assert same(model.tasks[1].own.norm.weight, other.norm.weight) and same(model.tasks[1].own.fc.bias, other.fc.bias)
+    _, fresh = build('concatenated')
+    fresh.net.load_state_dict(other.state_dict())
+    with torch.no_grad():
+        opened = fresh.eval().run((x,), 1, [torch.ones_like(a) for a in fresh.masks(1)])
+        torch.testing.assert_close(opened, other.eval()(x))
+
+
+def test_load_says_what_it_cannot_read(tmp_path):
+    _, model = build('mlp', schedule=functools.partial(hat.schedules.exponential, above_one=0.5))
+    hat.save(model, tmp_path / 'it.pt')
+    with pytest.raises(ValueError, match=r'its schedule is exponential\(above_one=0.5\); give it as schedule='):
+        hat.load(tmp_path / 'it.pt', NETS['mlp']())
+    other = hat.load(tmp_path / 'it.pt', NETS['mlp'](), schedule=model.schedule)
+    assert same(answers(other, 2), answers(model, 2))
+    torch.save({}, tmp_path / 'else.pt')
+    with pytest.raises(ValueError, match='else.pt: hat.save.. has not made it'):
+        hat.load(tmp_path / 'else.pt', NETS['mlp']())
+
+
+class Keywords(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x, scale=1.0):
+        return self.head(F.relu(self.one(x * scale)))
+
+
+def test_inputs_by_keyword():
+    x = torch.randn(4, 8)
+    for example in {'x': x}, (x,), x, ((x,), {'scale': 1.0}):
+        model = hat.convert(Keywords(), 1, example).eval()
+        model.end_task(0)
+        assert same(model(x=x, scale=1.0, task=torch.tensor(0)), model(x, task=0))
+        torch.testing.assert_close(hat.prune(model, 0)(x=x), model(x, task=0))
+
+
+RANK = """
+import sys, torch, torch.distributed as dist, torch.nn.functional as F, warnings
+sys.path[:0] = sys.argv[3:]
+import hat
+from nets import NETS
+from torch.nn.parallel import DistributedDataParallel
+warnings.simplefilter('ignore')
+rank = int(sys.argv[1])
+dist.init_process_group('gloo', init_method=f'file://{sys.argv[2]}', rank=rank, world_size=2)
+torch.manual_seed(0)
+model = hat.convert(NETS['concatenated'](), 2, torch.randn(2, 3, 8, 8))
+parallel = DistributedDataParallel(model, find_unused_parameters=True)
+one = torch.optim.AdamW(model.parameters(), 0.01, weight_decay=0.1)
+x, learned = torch.randn(9, 3, 8, 8, generator=torch.Generator().manual_seed(1)), []
+def answers():
+    with torch.no_grad():
+        return model.eval()(x, task=0)
+for task in 0, 1:
+    torch.manual_seed(10 * task + rank)  # each rank has batches of its own
+    for b in range(4):
+        out = parallel.train()(torch.randn(8, 3, 8, 8), task=task, progress=b / 3)
+        one.zero_grad()
+        F.cross_entropy(out, torch.arange(8) % 4).backward()
+        one.step()
+        if task:
+            learned.append(answers())
+    model.end_task(task)
+    learned.append(answers())
+both = [torch.empty_like(learned[0]) for _ in range(2)]
+dist.all_gather(both, learned[0])
+print(all(torch.equal(a, learned[0]) for a in learned), torch.equal(*both), model.fingerprints.tolist())
+"""
+
+
+def test_processes_that_train_together_agree_and_none_forgets(tmp_path):
+    """DistributedDataParallel with batch norm: the statistics of the ranks are not the same before a task ends."""
+    tests = Path(__file__).parent
+    command = [sys.executable, '-c', RANK]
+    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path / 'meet'), str(tests.parent), str(tests)],
+                              stdout=subprocess.PIPE, text=True) for rank in range(2)]  # fmt: skip
+    said = [process.communicate(timeout=120)[0] for process in ranks]
+    assert said[0] == said[1] and said[0].startswith('True True [')
