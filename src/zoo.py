@@ -3,18 +3,23 @@
 Each network, with random weights, is converted for three tasks. With all gates open its outputs are compared with the
 original's; then a task is learned, and two more, with one optimizer for all of them: are the first one's outputs still
 the same, bit for bit? Last, a training step of the third task is timed against one of the original, in turns.
+
+With --all: the survey of benchmarks/survey.py, of all that is in benchmarks/networks.py, on the CPU.
 """
 
 import statistics
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 import hat
-from arguments import Parser, count
+from arguments import Parser, count, positive
+from benchmarks import networks
+from benchmarks.survey import installed, survey
 from errors import UserError, exit_code
 from machine import choose_device, describe
 from tables import markdown
@@ -39,32 +44,44 @@ HEAD = ['network', 'converts', 'largest difference, gates open', *(f'same after 
         'protected, %', 'parameters added, %', 'step, ms', 'was', 'ratio']  # fmt: skip
 N_CLASSES, N_TASKS, STEPS = 10, 3, 4
 EXAMPLES = """\
-example:
+examples:
   python src/zoo.py --networks resnet18,efficientnet_b0
+  python src/zoo.py --all --source timm --output zoo.json
 """
 
 
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
-    parser.add_argument('--networks', default=','.join(NETWORKS), metavar='A,B,...', help='of %(default)s')
+    parser.add_argument('--networks', type=lambda text: text.split(','), metavar='A,B,...',
+                        help=f'(default {",".join(NETWORKS)}; with --all: all)')  # fmt: skip
     parser.add_argument('--size', type=count, default=32, metavar='N', help='of the images, N x N (default 32)')
     parser.add_argument('--batch-size', type=count, default=16, metavar='N', help='(default 16)')
     parser.add_argument('--rounds', type=count, default=15, metavar='N', help='steps that are timed (default 15)')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (default cpu)')
+    group = parser.add_argument_group('survey')
+    group.add_argument('--all', action='store_true', help='the survey, of --networks if they are given')
+    group.add_argument('--source', choices=networks.SOURCES, help='networks of this source only')
+    group.add_argument('--limit', type=positive, default=120.0, metavar='SECONDS', help='for each (default 120)')
+    group.add_argument('--output', type=Path, metavar='FILE.json', help='a record of each network; a second run with '
+                       'the same file goes on with those that are missing')  # fmt: skip
     args = parser.parse_args(argv)
-    if unknown := [name for name in args.networks.split(',') if name not in NETWORKS]:
-        raise UserError(f'--networks: {unknown[0]!r} is none of {", ".join(NETWORKS)}')
+    known = networks.NETWORKS if args.all else NETWORKS
+    if unknown := [name for name in args.networks or () if name not in known]:
+        raise UserError(f'--networks: {unknown[0]!r} is none of {", ".join(known)}')
+    args.networks = [name for name in args.networks or known if args.source in (None, known[name][0])]
     return args
 
 
 def main(argv=None):
     args = parse(argv)
+    warnings.simplefilter('ignore')  # tasks of a few steps close few gates
+    if args.all:
+        return survey(args.networks, args.limit, args.output)
     device = choose_device(args.device)
     torch.set_flush_denormal(True)
-    warnings.simplefilter('ignore')  # a task of four steps closes few gates
     print(f'{N_TASKS} tasks of {N_CLASSES} classes, {args.batch_size} images of {args.size}x{args.size}, '
           f'{describe(device)}\n', flush=True)  # fmt: skip
-    print(markdown(HEAD, [row(name, args, device) for name in args.networks.split(',')]))
+    print(markdown(HEAD, [row(name, args, device) for name in args.networks]))
 
 
 def row(name, args, device):
@@ -93,8 +110,8 @@ def row(name, args, device):
             if task == 0:
                 learned = answers(model, x)
         same.append('yes' if torch.equal(answers(model, x), learned) else 'no')
-    protected = sum(int((share == 0).expand(model.shared[n].shape).sum()) for n, share in model.shares.items())
-    protected /= sum(p.numel() for p in model.shared.values())
+    parts = model.protected().values()
+    protected = sum(int(part.sum()) for part in parts) / sum(part.numel() for part in parts)
     sizes = [sum(p.numel() for p in each.parameters()) for each in (net, model)]
     times = milliseconds([(net, {}), (model, {'task': N_TASKS - 1, 'progress': 0.5})], batch, args.rounds)
     return [name, 'yes', f'{difference:.1g}', *same, f'{100 * protected:.0f}', f'{100 * (sizes[1] / sizes[0] - 1):.1f}',
@@ -104,22 +121,17 @@ def row(name, args, device):
 def build(name, size):
     source, settings = NETWORKS[name]
     settings = {key: size if value == 'size' else value for key, value in settings.items()}
-    if source == 'torchvision':
-        import torchvision
-
-        return getattr(torchvision.models, name)(num_classes=N_CLASSES, **settings)
-    try:
-        import timm
-    except ImportError:
-        raise UserError(f'{name} needs timm: pip install timm') from None
-    return timm.create_model(name, num_classes=N_CLASSES, **settings)
+    if not installed(source):
+        raise UserError(f'{name} needs {source}: pip install {source}')
+    net, _ = networks.BUILDERS[source](name, settings)
+    return net
 
 
 def step(model, optimizer, x, y, **task):
     """One training step, of a converted network for a task, of the original without."""
     loss = F.cross_entropy(model.train()(x, **task), y)
     if task:
-        loss = hat.objective(loss, model.regularization(**task), 0.75)
+        loss = loss + 0.75 * model.regularization()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

@@ -49,7 +49,7 @@ class Network(nn.Module):
         super().__init__()
         self.net, self.plan, self.s_max, self.hard = net, plan, s_max, hard
         self.init, self.schedule, self.regularizer = init, schedule, regularizer
-        self.watch, self.state = Watch(check), None
+        self.watch, self.state, self.stamp = Watch(check), None, None
         self.frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
         for name in plan.task_specific:
             get_tensor(net, name).requires_grad_(False)
@@ -115,8 +115,9 @@ class Network(nn.Module):
             output = replica.network(*inputs, **(named or {}))
         if not self.done[task]:
             for buffers, key, tensor, _ in replica.buffers:
-                if buffers[key] is not tensor:  # forward() has assigned it
-                    tensor.copy_(buffers[key].detach())
+                assigned = buffers.get(key)
+                if assigned is not tensor and isinstance(assigned, Tensor) and assigned.shape == tensor.shape:
+                    tensor.copy_(assigned.detach())
         return output
 
     def tensors(self, task: int, masks: list[Tensor], outputs: bool = False) -> dict[str, Tensor]:
@@ -191,6 +192,7 @@ class Network(nn.Module):
     def begin_task(self, task: int) -> None:
         """What is to be seen of a task before it is trained: warns of layers with fewer than 5 % of the units free.
         The first training batch does it."""
+        self.stamp = None
         self.watch.begin_task(self, self.index(task))
 
     def end_task(self, task: int) -> None:
@@ -248,7 +250,11 @@ class Network(nn.Module):
     def refresh(self) -> None:
         """Bring what is kept in line with the fingerprints, whoever has written them: end_task(), forget(),
         load_state_dict(), or something that copies tensors one by one."""
-        given, held = self.fingerprints.tolist(), self.kept.fingerprints.tolist()
+        both = self.fingerprints, self.kept.fingerprints
+        before, self.stamp = self.stamp, ([(id(buffer), buffer._version) for buffer in both], self.hard, self.s_max)
+        if self.stamp == before and not both[0].is_cpu:
+            return  # not to wait for the device with every batch; begin_task() looks in any case
+        given, held = (buffer.tolist() for buffer in both)
         state = given, self.hard, self.s_max
         if given == held and state == self.state:
             return
@@ -289,7 +295,7 @@ class Network(nn.Module):
         """Cumulative attention of some learned tasks, (N,) for each gate."""
         cumulative = None
         for t in tasks:
-            a = attention(self.tasks[t].embedding(True), self.s_max)
+            a = attention(self.tasks[t].embedding(True), self.s_max).nan_to_num()  # one that has diverged uses nothing
             cumulative = cumulate(a.round() if self.hard else a, cumulative)
         return list(cumulative.split([len(units) for units in self.plan.units.of_gate]))
 
@@ -297,6 +303,7 @@ class Network(nn.Module):
     def restore(self, *_) -> None:
         """Write what is kept into the parameters; for the learned tasks that makes no difference. state_dict() does it,
         which has values that way, and no second copy of them."""
+        self.stamp = None
         self.refresh()
         for task, learned in zip(self.tasks, self.done, strict=True):
             if learned:
@@ -333,7 +340,7 @@ class Network(nn.Module):
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         self.plan.to(self.fingerprints.device)
-        self.state = None
+        self.state = self.stamp = None
         return self
 
     def __getstate__(self):

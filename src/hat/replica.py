@@ -18,8 +18,8 @@ SIMPLE = {bool, int, float, str, type(None), torch.dtype, torch.device, torch.Si
 
 
 class Replica:
-    """The copy is `network`. `buffers` and `attributes` say which tensor was given to each buffer, and to each tensor that
-    is none (a copy, so that what is written to it does not stay): lists of (dict, key, tensor, name)."""
+    """The copy is `network`. `buffers` and `attributes` say which tensor was given to each buffer, and to each tensor
+    that is none (a copy, so that what is written to it does not stay): lists of (dict, key, tensor, name)."""
 
     def __init__(self, net: nn.Module, tensors: dict[str, Tensor], hooks: dict[str, Callable] | None = None,
                  training: bool | None = None):  # fmt: skip

@@ -54,6 +54,8 @@ class Watch:
             self.check = 0
 
     def end_task(self, network, task):
+        if not network.tasks[task].embedding(False).isfinite().all():
+            warn(f'task {task} has diverged: its masks are not numbers, and nothing of it is protected')
         if self.task != task:
             warn(f'task {task} ends, and has not been trained')
             return

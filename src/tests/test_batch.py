@@ -27,7 +27,7 @@ from checkpoints import Checkpoint
 from dataloaders import mixture, task
 from errors import exit_code
 from files import ROOT
-from hat import INITS
+from hat.init import INITS
 
 KILLS = 24
 

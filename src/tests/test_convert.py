@@ -443,8 +443,13 @@ def test_a_task_that_diverges_does_not_spoil_learned_ones():
     model.end_task(0)
     learned = answers(model, 0)
     with torch.no_grad():
-        for p in model.shared.values():
+        for p in [*model.shared.values(), *model.tasks[1].parameters()]:
             p.fill_(torch.nan)
+    assert same(answers(model, 0), learned)
+    with pytest.warns(UserWarning, match='task 1 has diverged: its masks are not numbers'):
+        model.end_task(1)
+    assert same(answers(model, 0), learned)
+    learn(model, 2, OPTIMIZERS['sgd'](model.parameters()))
     assert same(answers(model, 0), learned)
 
 

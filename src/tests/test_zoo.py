@@ -1,5 +1,8 @@
-"""Networks of torchvision and timm, and the example."""
+"""Networks of torchvision and timm, the survey, and the example."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +15,7 @@ import hat
 import zoo
 from dataloaders.task import Images
 from errors import exit_code
+from files import ROOT
 
 
 def rows(capsys, networks):
@@ -37,12 +41,34 @@ def test_networks_of_timm_and_one_that_is_refused(capsys):
     table = rows(capsys, 'regnety_002,vit_tiny_patch16_224,resnetv2_50x1_bit')
     check(table['regnety_002'])
     check(table['vit_tiny_patch16_224'])
-    assert table['resnetv2_50x1_bit']['converts'].startswith('no: aten.conv2d.default: its weight is computed')
+    assert table['resnetv2_50x1_bit']['converts'].startswith('no: aten.conv2d.default in stem.conv (')
 
 
 def test_an_unknown_network_is_one_line(capsys):
     assert exit_code('zoo.py', zoo.main, ['--networks', 'resnet18,alexnet']) == 2
     assert capsys.readouterr().err.startswith("zoo.py: error: --networks: 'alexnet' is none of resnet18, ")
+
+
+def survey(networks, path, *more):
+    """In a process of its own, which starts others. Returns the rows of what it prints, and the records."""
+    command = [sys.executable, ROOT / 'src' / 'zoo.py', '--all', '--networks', networks, '--output', path, *more]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [[cell.strip() for cell in line.split('|')[1:-1]] for line in lines], json.loads(path.read_text())
+
+
+def test_the_survey_keeps_a_record_of_each_network_and_goes_on_with_what_is_missing(tmp_path):
+    lines, records = survey('residual,self_attention,a_head_alone', tmp_path / 'zoo.json')
+    for name in 'residual', 'self_attention':
+        record = records[name]
+        assert record['stage'] == 'done' and record['alive'] and record['finite'] and record['identical']
+        assert record['open'] <= 1e-5 and record['pruned'] <= 1e-5 and 0.1 < record['kept'] < 1
+        assert 0.1 < record['closed'] < 0.9 and 0.1 < record['protected'] < 0.9
+    assert records['a_head_alone']['refused'] and 'no layer that could have a gate' in records['a_head_alone']['why']
+    assert [line[:3] for line in lines[2:5]] == [
+        ['residual', 'hand', 'yes'], ['self_attention', 'hand', 'yes'], ['a_head_alone', 'hand', 'no']]  # fmt: skip
+    assert ['all', '3', '3', '2', '2', '2', '2', '2', '2', '1', '0', '0'] in lines
+    more = survey('residual,squeeze_and_excite', tmp_path / 'zoo.json', '--limit', '0.001')[1]
+    assert more.pop('squeeze_and_excite')['slow'] and more == records
 
 
 def test_dense_blocks_and_residual_streams_are_cut():
