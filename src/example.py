@@ -36,12 +36,9 @@ def learn(model, t, task):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     model.train()
     for _ in range(EPOCHS):
-        batches = torch.randperm(len(task.train.y)).split(BATCH)
-        for b, index in enumerate(batches):
-            progress = b / (len(batches) - 1)
+        for index, progress in hat.annealed(torch.randperm(len(task.train.y)).split(BATCH)):
             x, y = task.batch(task.train, index)
-            logits = model(x, task=t, progress=progress)
-            loss = hat.objective(F.cross_entropy(logits, y), model.regularization(t, progress), C)
+            loss = F.cross_entropy(model(x, task=t, progress=progress), y) + C * model.regularization()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -13,7 +13,7 @@ from hat import regularizers, schedules
 from hat.errors import CannotConvert, warn
 from hat.graph import changed_attributes, fast_path_differs
 from hat.network import Network
-from hat.reader import make_plan
+from hat.reader import Reader
 
 Gates = Callable[[str], bool] | Iterable[str]
 
@@ -77,7 +77,7 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
         return chosen(layer) if callable(chosen) else layer in chosen
 
     net, inputs = copy.deepcopy(net), example(example_input)
-    plan = make_plan(net, inputs, heads, gated)
+    plan = Reader(net, inputs, heads, gated).plan
     if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
         raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
     if plan.unused:

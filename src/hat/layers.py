@@ -61,6 +61,11 @@ def last_layers(nodes: list[Node], calls: dict[str, list[Node]]) -> list[str]:
     return [name for name, nodes in calls.items() if before.isdisjoint(nodes)]
 
 
+def head(name: str, node: Node, parameters: dict) -> tuple[str, str | None, int]:
+    """Of the last layer with that weight: the names of weight and bias, and the dimension of its units."""
+    return name, parameter(arguments(node).get('bias'), parameters), output_axis(node)[0]
+
+
 def norm_after(node: Node, parameters: dict) -> Node | None:
     """The batch norm with affine parameters that alone uses the output of a whole layer, if there is one."""
     for norm in node.users if parameter(arguments(node)['weight'], parameters) else ():

@@ -8,7 +8,9 @@ import copy
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from hat.errors import warn
 from hat.names import get_tensor, named_tensors, set_tensor
 from hat.network import Network
 from hat.structure import Structure
@@ -21,9 +23,30 @@ def prune(network: Network, task: int) -> nn.Module:
     """A plain network, without gates, that has the task's outputs in evaluation, cut down to what the task needs.
 
     It has the modules of the network that was converted, on the same device and of the same type, and needs nothing of
-    this library. Raises IndexError for a task that is none.
+    this library. Both are run on the example that the network was converted with; where the small one does not do the
+    same, as forward() goes by the size of something that is cut, the plain one is returned, with a warning.
+
+    Raises IndexError for a task that is none.
     """
-    return remove_zero_channels(plain(network, task), network.plan.inputs)
+    net = plain(network, task)
+    small = remove_zero_channels(net, network.plan.inputs)
+    if why := difference(net, small, network.plan.inputs):
+        warn(f'task {task} cannot be cut down, and stays as large as the network was: {why}')
+    return net if why else small
+
+
+def difference(net, small, inputs):
+    """What tells a network from a smaller one, in words, or ''."""
+    like = next(net.parameters())
+    args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to(like if x.is_floating_point() else like.device), inputs)
+    expected = tree_leaves(net(*args, **kwargs))
+    try:
+        pairs = [p for p in zip(tree_leaves(small(*args, **kwargs)), expected, strict=True) if torch.is_tensor(p[0])]
+    except Exception as error:
+        return f'{type(error).__name__}: {str(error).splitlines()[0]}'
+    tolerance = 1e-5 if torch.finfo(like.dtype).bits > 16 else 1e-2
+    largest = [float((a - b).abs().max()) / (float(b.abs().max()) or 1) for a, b in pairs if b.is_floating_point()]
+    return '' if all(each <= tolerance for each in largest) else f'its outputs would differ by {max(largest):.1g}'
 
 
 @torch.no_grad()

@@ -13,71 +13,36 @@ reads the unit has to know that it is zero, to leave its own weights free.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from hat import rules
+from hat import layers, rules
 from hat.errors import CannotConvert
 from hat.graph import SEEN, item, record
-from hat.layers import (
-    CHANNEL_NORMS,
-    LAYERS,
-    NORMS,
-    TRANSPOSED,
-    arguments,
-    aten,
-    broadcast_units,
-    connections,
-    find_layers,
-    last_layers,
-    layer_name,
-    n_units,
-    norm_after,
-    output_axis,
-    parameter,
-    refused,
-)
 from hat.plan import Gating, Plan, Shared
 from hat.unitsets import ALWAYS_USED, ZERO, UnitSets
+from hat.values import Constant, Weight, always_used, fetched, numbered, wrap
 
 INDICES = 'index', 'indices'  # arguments that say where values are moved to
 PRODUCTS = 'matmul', 'mm', 'bmm', 'addmm', 'baddbmm', 'einsum'  # a parameter in one would be a layer's weight
-
-
-class Weight(NamedTuple):
-    """A parameter, or what was moved out of it: `elements` says which of its elements; None: the whole."""
-
-    name: str
-    elements: Tensor | None = None
-
-
-class Constant(NamedTuple):
-    """A value that depends on neither inputs nor parameters."""
-
-    tensor: Tensor
-
-
-def make_plan(net: nn.Module, inputs: tuple[tuple, dict], heads: bool = False,
-              gated: Callable[[str, bool], bool] = lambda layer, last: True) -> Plan:  # fmt: skip
-    """The Plan for a network, from one run of it. Raises CannotConvert.
-
-    Args:
-        net: the network.
-        inputs: what it is run on, positional and by keyword.
-        heads: whether the last layers, after which no other one comes, are task-specific.
-        gated: whether a layer has a gate, by its name, and whether it is one of the last.
-    """
-    return Reader(net, inputs, heads, gated).plan
 
 
 class Reader:
     """Goes through the graph once. `values` has what is known of each node's output: ids of unit sets, a LongTensor of
     its shape, or a Weight, or a Constant; a list of them where there are several outputs."""
 
-    def __init__(self, net, inputs, heads=False, gated=lambda layer, last: True):
+    def __init__(self, net: nn.Module, inputs: tuple[tuple, dict], heads: bool = False,
+                 gated: Callable[[str, bool], bool] = lambda layer, last: True):  # fmt: skip
+        """Make the Plan for a network, from one run of it. Raises CannotConvert.
+
+        Args:
+            net: the network.
+            inputs: what it is run on, positional and by keyword.
+            heads: whether the last layers, after which no other one comes, are task-specific.
+            gated: whether a layer has a gate, by its name, and whether it is one of the last.
+        """
         self.parameters, self.buffers = dict(net.named_parameters()), dict(net.named_buffers())
         self.plan, self.values = Plan(inputs), {}
         self.reads = {}  # name of a weight -> of each call the rows that it uses, and the ids that these read
@@ -85,20 +50,15 @@ class Reader:
         recorder = record(net, inputs)
         nodes = self.nodes = list(recorder.graph.nodes)
         self.plan.operations = recorder.operations()
-        self.calls = find_layers(nodes, self.parameters)
-        last = last_layers(nodes, self.calls)
-        if heads:
-            if self.calls and not last:
-                raise CannotConvert('the last layer shares its weight with another one: it can only be left alone, '
-                                    'with heads=False')  # fmt: skip
-            for name in last:
-                node = self.calls[name][0]
-                self.plan.heads.append(
-                    (name, parameter(arguments(node).get('bias'), self.parameters), output_axis(node)[0])
-                )
-            for name in [name for weight, bias, _ in self.plan.heads for name in (weight, bias) if name]:
-                self.own(name)
-        self.choose_gates(lambda name: gated(layer_name(name), name in last))
+        self.calls = layers.find_layers(nodes, self.parameters)
+        last = layers.last_layers(nodes, self.calls)
+        if heads and self.calls and not last:
+            raise CannotConvert('the last layer shares its weight with another one: heads=False leaves it alone')
+        self.plan.heads = [layers.head(name, self.calls[name][0], self.parameters) for name in last if heads]
+        for weight, bias, _ in self.plan.heads:
+            self.own(weight)
+            self.own(bias)
+        self.choose_gates(lambda name: gated(layers.layer_name(name), name in last))
         for node in nodes:
             self.values[node] = self.read(node)
         self.outputs = recorder.outputs
@@ -122,13 +82,13 @@ class Reader:
         for name, nodes in self.calls.items():
             if name in plan.task_specific:
                 continue
-            plan.layers.append(layer_name(name))
+            plan.layers.append(layers.layer_name(name))
             if gated(name):
-                norms = [norm_after(node, self.parameters) for node in nodes]
+                norms = [layers.norm_after(node, self.parameters) for node in nodes]
                 if all(norms):
                     self.gate_of_norm |= dict.fromkeys(norms, len(plan.gates))
                 plan.gates.append(plan.layers[-1])
-                sizes.append(n_units(self.calls[name][0], self.parameters[name]))
+                sizes.append(layers.n_units(self.calls[name][0], self.parameters[name]))
         plan.units = UnitSets(sizes)
 
     # Then node by node
@@ -140,9 +100,9 @@ class Reader:
             if node.target in self.buffers and node.meta['dtype'].is_floating_point:
                 return always_used(node)  # training may change it
             return Constant(node.meta['value'])
-        if node.target in LAYERS:
+        if node.target in layers.LAYERS:
             return self.layer(node)
-        if node.target in NORMS:
+        if node.target in layers.NORMS:
             return self.norm(node)
         if node.target is item:
             outputs, i = node.args
@@ -150,10 +110,10 @@ class Reader:
         return self.other(node) if isinstance(node.target, torch._ops.OpOverload) else always_used(node)
 
     def layer(self, node):
-        given, plan = arguments(node), self.plan
+        given, plan = layers.arguments(node), self.plan
         weight, bias = self.values[given['weight']], self.values.get(given.get('bias'))
         if not isinstance(weight, Weight):
-            raise refused(node, 'its weight is computed')
+            raise layers.refused(node, 'its weight is computed')
         if weight.name in plan.task_specific:
             return always_used(node)
         p = self.parameters[weight.name]
@@ -161,41 +121,42 @@ class Reader:
         if weight.elements is not None:
             rows = weight.elements.flatten(1)[:, 0] // p[0].numel()
             if not torch.equal(weight.elements, numbered(p)[rows]):
-                raise refused(node, f'it uses a part of {weight.name} that is not whole rows')
+                raise layers.refused(node, f'it uses a part of {weight.name} that is not whole rows')
         self.reads.setdefault(weight.name, []).append((rows, self.inputs(node, given, p)))
         units = self.units(weight.name)
-        outputs = rows if output_axis(node) == (0, 1) else torch.arange(len(units))
+        outputs = rows if layers.output_axis(node) == (0, 1) else torch.arange(len(units))
         units = units[outputs]
-        of_layer = isinstance(bias, Weight) and self.parameters[bias.name].numel() == n_units(node, p)
+        of_layer = isinstance(bias, Weight) and self.parameters[bias.name].numel() == layers.n_units(node, p)
         if of_layer and torch.equal(self.elements(bias), outputs):
             if self.biases.setdefault(bias.name, weight.name) != weight.name:
-                raise refused(node, f'{bias.name} is the bias of two layers')
+                raise layers.refused(node, f'{bias.name} is the bias of two layers')
         elif bias is not None:  # some other vector: what comes out is zero in no task
             units = torch.full_like(units, ALWAYS_USED)
             self.ids(given['bias'])
-        return broadcast_units(units, node)
+        return layers.broadcast_units(units, node)
 
     def inputs(self, node, given, weight):
         """Ids of the units that a weight's elements read; broadcasts to its first two dimensions."""
-        if node.target is aten.embedding.default:
+        if node.target is layers.aten.embedding.default:
             return torch.full((1, 1), ALWAYS_USED)
         x = self.ids(given['input'])
-        if node.target is aten.linear.default:
+        if node.target is layers.aten.linear.default:
             return self.plan.units.along(x, -1).view(1, -1)
         units, groups = self.plan.units.along(x, 1 if x.ndim > weight.ndim - 1 else 0), given['groups']
-        if node.target in TRANSPOSED:
+        if node.target in layers.TRANSPOSED:
             return units.view(-1, 1)
         return units.view(groups, -1).repeat_interleave(len(weight) // groups if groups > 1 else 1, 0)
 
     def norm(self, node):
-        given, plan = arguments(node), self.plan
-        names = [parameter(given[key], self.parameters) for key in ('weight', 'bias') if given.get(key) is not None]
+        given, plan = layers.arguments(node), self.plan
+        affine = [given[key] for key in ('weight', 'bias') if given.get(key) is not None]
+        names = [layers.parameter(part, self.parameters) for part in affine]
         if not names or not all(names):
             return self.other(node)
         gate, x = self.gate_of_norm.get(node), self.ids(given['input'])
         if gate is not None:
             units = plan.units.of_gate[gate]
-        elif node.target in CHANNEL_NORMS:
+        elif node.target in layers.CHANNEL_NORMS:
             units = plan.units.along(x, 1)
         else:
             shape = given['normalized_shape']
@@ -204,23 +165,25 @@ class Reader:
         for name in names:
             self.own(name)
             if gated and not torch.equal(plan.gating.setdefault(name, Gating(gate, units)).units, units):
-                raise refused(node, f'{name} is used for different units')
+                raise layers.refused(node, f'{name} is used for different units')
         if not gated:
             return always_used(node)
-        return broadcast_units(units, node) if node.target in CHANNEL_NORMS else units.expand(node.meta['shape'])
+        by_channel = node.target in layers.CHANNEL_NORMS
+        return layers.broadcast_units(units, node) if by_channel else units.expand(node.meta['shape'])
 
     def other(self, node):
         """An operation without weights; its parameters, if it has any, are data."""
-        given, name, rule = arguments(node), rules.name_of(node.target), rules.rule_of(node.target)
+        given, name, rule = layers.arguments(node), rules.name_of(node.target), rules.rule_of(node.target)
         values = [self.values[n] for n in node.all_input_nodes]
         weights = [v for v in values if isinstance(v, Weight)]
         if all(isinstance(v, Constant) for v in values) and torch.Tag.nondeterministic_seeded not in node.target.tags:
             return wrap(Constant, node.target(*fetched(node.args, self.values), **fetched(node.kwargs, self.values)))
         if name in SEEN:
             self.plan.branches.append(node.meta['place'])
-        if weights and (rule is None or name in PRODUCTS):
-            raise refused(node, f'no gating rule for a parameter ({weights[0].name}) in this operation')
-        if len(values) == 1 and weights and rule.ids is rules.move:
+        alone = all(isinstance(v, (Weight, Constant)) for v in values)
+        if weights and (name in PRODUCTS or rule is None and not alone):
+            raise layers.refused(node, f'no gating rule for a parameter ({weights[0].name}) in this operation')
+        if len(values) == 1 and weights and rule and rule.ids is rules.move:
             elements = {node.all_input_nodes[0]: Constant(self.elements(weights[0]))}
             moved = node.target(*fetched(node.args, elements), **fetched(node.kwargs, elements))
             return wrap(lambda part: Weight(weights[0].name, part), moved)
@@ -231,11 +194,12 @@ class Reader:
                 if not all(isinstance(part, Constant) for part in parts):
                     rule = None  # data say where values go
                 index[key] = fetched(given.pop(key), self.values)
+        given = tree_map_only(torch.fx.Node, self.ids, given)
         if rule is None or 'shape' not in node.meta:
             return always_used(node)
         shape = node.meta['shape']
-        ids = rules.apply(node.target, self.plan.units, tree_map_only(torch.fx.Node, self.ids, given), index,
-                          shape if isinstance(shape, list) else [shape])  # fmt: skip
+        shapes = shape if isinstance(shape, list) else [shape]
+        ids = rules.apply(node.target, self.plan.units, given, index, shapes)
         return ids if isinstance(shape, list) else ids[0]
 
     # Last: what is known of a weight after all its calls
@@ -243,8 +207,8 @@ class Reader:
     def share(self, name):
         """What is to be known of a layer's weight and biases."""
         plan, weight, nodes, units = self.plan, self.parameters[name], self.calls[name], self.units(name)
-        layer, biases = layer_name(name), [b for b, w in self.biases.items() if w == name]
-        outs, ins = connections(weight, nodes[0], units, self.reads[name], plan.units)
+        layer, biases = layers.layer_name(name), [b for b, w in self.biases.items() if w == name]
+        outs, ins = layers.connections(weight, nodes[0], units, self.reads[name], plan.units)
         plan.shared[name] = Shared(plan.layers.index(layer), outs, ins)
         plan.shared |= {bias: Shared(plan.layers.index(layer), units, None) for bias in biases}
         gate = plan.gates.index(layer) if layer in plan.gates else None
@@ -273,31 +237,11 @@ class Reader:
         return numbered(self.parameters[weight.name]) if weight.elements is None else weight.elements
 
     def own(self, name):
-        if name not in self.plan.task_specific:
+        if name is not None and name not in self.plan.task_specific:
             self.plan.task_specific.append(name)
 
     def units(self, name):
         """Their ids, (N,)."""
-        if layer_name(name) in self.plan.gates:
-            return self.plan.units.of_gate[self.plan.gates.index(layer_name(name))]
-        return torch.full((n_units(self.calls[name][0], self.parameters[name]),), ALWAYS_USED)
-
-
-def always_used(node):
-    shape = node.meta.get('shape', ())
-    if isinstance(shape, list):
-        return [torch.full(s or (), ALWAYS_USED) for s in shape]
-    return torch.full(shape, ALWAYS_USED)
-
-
-def numbered(p):
-    return torch.arange(p.numel()).view(p.shape)
-
-
-def fetched(arguments, values):
-    """Arguments of a node with the tensors of constants in the place of nodes."""
-    return tree_map_only(torch.fx.Node, lambda node: getattr(values[node], 'tensor', None), arguments)
-
-
-def wrap(kind, outputs):
-    return [kind(o) for o in outputs] if isinstance(outputs, (tuple, list)) else kind(outputs)
+        if layers.layer_name(name) in self.plan.gates:
+            return self.plan.units.of_gate[self.plan.gates.index(layers.layer_name(name))]
+        return torch.full((layers.n_units(self.calls[name][0], self.parameters[name]),), ALWAYS_USED)

@@ -9,8 +9,9 @@ from hat import rules
 from hat.graph import item, overwritten
 from hat.layers import CONVOLUTIONS, LAYERS, arguments, aten, broadcast_units
 from hat.names import get_tensor
-from hat.reader import Reader, always_used
+from hat.reader import Reader
 from hat.unitsets import ALWAYS_USED
+from hat.values import always_used
 
 PINNED = torch.tensor(ALWAYS_USED)  # what a unit that has to stay is coupled with
 BASE = 2**31  # of pairs of units, as one number
