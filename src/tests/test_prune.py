@@ -14,6 +14,7 @@ import plot_results
 import prune
 import run
 from errors import UserError, exit_code
+from hat import pruning
 from networks import alexnet_hat, gated, mlp_hat
 
 NETWORKS = {
@@ -275,3 +276,74 @@ def test_what_is_cropped_along_its_sides_can_be_cut(name):
     small, x = hat.prune(model, 0), torch.randn(5, 3, 9, 9)
     torch.testing.assert_close(small(x), model(x, task=0), rtol=1e-5, atol=1e-5)
     assert (len(small.first.weight) < 12) == cut
+
+
+class Looks(torch.nn.Module):
+    """Operations that return no tensor, and a product of halves that are cut by the same sizes as the input."""
+
+    def __init__(self, by_size):
+        super().__init__()
+        self.first, self.second, self.head = torch.nn.Linear(6, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 3)
+        self.by_size = by_size
+
+    def forward(self, x, mask):
+        if not bool(mask.all()) or mask.sum().item() > 100:
+            x = x * mask[:, None]
+        h = torch.relu(self.first(x))
+        if self.by_size:  # what is reshaped is not what is cut
+            return self.head(torch.relu(self.second(h)).reshape(len(x), h.shape[1]))
+        return self.head(torch.relu(self.second(h)))
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('by_size', [False, True])
+@torch.no_grad()
+def test_a_network_that_looks_at_values_and_sizes_is_cut_or_left_as_it_is(by_size):
+    torch.manual_seed(0)
+    mask = torch.tensor([1.0, 1, 1, 0, 1])
+    model = hat.convert(Looks(by_size), 1, (torch.randn(5, 6), mask)).eval()
+    model.end_task(0)
+    x, small = torch.randn(5, 6), hat.prune(model, 0)
+    torch.testing.assert_close(small(x, mask), model(x, mask, task=0), rtol=1e-5, atol=1e-5)
+    assert (small.second.weight.numel() < 64) != by_size
+
+
+def test_what_cannot_be_cut_stays_whole_and_is_said(monkeypatch):
+    torch.manual_seed(0)
+    model = hat.convert(
+        torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)), 1, torch.randn(5, 6)
+    )
+    model.end_task(0)
+
+    def wrong(net, inputs):
+        small = pruning_cut(net, inputs)
+        small[2].bias.data += 1
+        return small
+
+    pruning_cut = pruning.remove_zero_channels
+    monkeypatch.setattr(pruning, 'remove_zero_channels', wrong)
+    with pytest.warns(
+        UserWarning, match='task 0 cannot be cut down, and stays as large as the network was: its outputs'
+    ):
+        net = hat.prune(model, 0)
+    assert net[0].weight.shape == (8, 6)
+
+
+def test_padding_in_a_transformer_encoder_is_the_same_when_pruned():
+    torch.manual_seed(0)
+
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = torch.nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+            self.encoder, self.head = torch.nn.TransformerEncoder(layer, 2), torch.nn.Linear(16, 3)
+
+        def forward(self, x, padding):
+            return self.head(self.encoder(x, src_key_padding_mask=padding).mean(1))
+
+    x, padding = torch.randn(4, 6, 16), torch.arange(6).expand(4, 6) > torch.tensor([[5], [4], [3], [5]])
+    with pytest.warns(UserWarning, match='TransformerEncoder puts zeros at padded positions'):
+        model = hat.convert(Encoder(), 1, (x, padding)).eval()
+    model.end_task(0)
+    with torch.no_grad():
+        torch.testing.assert_close(hat.prune(model, 0)(x, padding), model(x, padding, task=0), rtol=1e-5, atol=1e-5)
