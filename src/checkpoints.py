@@ -11,7 +11,7 @@ from errors import UserError
 from files import ROOT, atomic, lock, pack, sweep
 
 FOLDER = ROOT / 'tmp'
-FORMAT = 3  # of `state`: what an older version has saved is refused
+FORMAT = 4  # of `state`: what an older version has saved is refused
 ADVICE = 'go on with the command that made it; or delete it, or start over with --fresh'
 
 

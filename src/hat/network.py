@@ -128,16 +128,16 @@ class Network(nn.Module):
         `outputs`: then it is put into the weights there, too.
         """
         self.refresh()
-        frozen = self.hard and self.done[task]
+        kept_only = self.hard and self.done[task]
         tensors = self.tasks[task].tensors(self.done[task])
-        if frozen:
+        if kept_only:
             used = self.between([a.detach() for a in masks])
             tensors |= {name: torch.where(used(name), self.kept.value(name), 0) for name in self.plan.shared}
         else:
             tensors |= self.protected_weights()
         values = self.plan.units.attention(masks)
         for name, (gate, units) in (self.plan.gating | (self.output_gates() if outputs else {})).items():
-            if name in self.plan.shared and not frozen:  # else it is zero already where a unit is closed
+            if name in self.plan.shared and not kept_only:  # else it is zero already where a unit is closed
                 a = values[units] if gate is None else masks[gate].view(units.shape)
                 tensors[name] = Gate.apply(tensors[name], a)
         norms = {name: gating.units for name, gating in self.plan.gating.items() if name not in self.plan.shared}

@@ -56,8 +56,8 @@ class Reader:
             raise CannotConvert('the last layer shares its weight with another one: heads=False leaves it alone')
         self.plan.heads = [layers.head(name, self.calls[name][0], self.parameters) for name in last if heads]
         for weight, bias, _ in self.plan.heads:
-            self.own(weight)
-            self.own(bias)
+            self.mark_task_specific(weight)
+            self.mark_task_specific(bias)
         self.choose_gates(lambda name: gated(layers.layer_name(name), name in last))
         for node in nodes:
             self.values[node] = self.read(node)
@@ -72,7 +72,7 @@ class Reader:
                             and name not in self.plan.shared and name not in self.plan.task_specific]  # fmt: skip
         for name in (*self.buffers, *self.parameters):
             if name not in self.plan.shared:
-                self.own(name)
+                self.mark_task_specific(name)
 
     # First: where gates are
 
@@ -141,8 +141,8 @@ class Reader:
             return torch.full((1, 1), ALWAYS_USED)
         x = self.ids(given['input'])
         if node.target is layers.aten.linear.default:
-            return self.plan.units.along(x, -1).view(1, -1)
-        units, groups = self.plan.units.along(x, 1 if x.ndim > weight.ndim - 1 else 0), given['groups']
+            return self.plan.units.per_index(x, -1).view(1, -1)
+        units, groups = self.plan.units.per_index(x, 1 if x.ndim > weight.ndim - 1 else 0), given['groups']
         if node.target in layers.TRANSPOSED:
             return units.view(-1, 1)
         return units.view(groups, -1).repeat_interleave(len(weight) // groups if groups > 1 else 1, 0)
@@ -157,13 +157,13 @@ class Reader:
         if gate is not None:
             units = plan.units.of_gate[gate]
         elif node.target in layers.CHANNEL_NORMS:
-            units = plan.units.along(x, 1)
+            units = plan.units.per_index(x, 1)
         else:
             shape = given['normalized_shape']
-            units = plan.units.along(x.flatten(-len(shape)), -1).view(shape)
+            units = plan.units.per_index(x.flatten(-len(shape)), -1).view(shape)
         gated = bool((units != ALWAYS_USED).any())
         for name in names:
-            self.own(name)
+            self.mark_task_specific(name)
             if gated and not torch.equal(plan.gating.setdefault(name, Gating(gate, units)).units, units):
                 raise layers.refused(node, f'{name} is used for different units')
         if not gated:
@@ -227,7 +227,7 @@ class Reader:
         """Of a node's output, used as data: a parameter is task-specific then."""
         value = self.values[node]
         if isinstance(value, Weight):
-            self.own(value.name)
+            self.mark_task_specific(value.name)
             return always_used(node)
         if isinstance(value, Constant):
             return torch.where(value.tensor == 0, ZERO, ALWAYS_USED)
@@ -236,7 +236,7 @@ class Reader:
     def elements(self, weight):
         return numbered(self.parameters[weight.name]) if weight.elements is None else weight.elements
 
-    def own(self, name):
+    def mark_task_specific(self, name):
         if name is not None and name not in self.plan.task_specific:
             self.plan.task_specific.append(name)
 

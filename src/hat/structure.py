@@ -74,9 +74,9 @@ class Structure:
         (x,), name, bias = given, named['weight'].target, named.get('bias')
         outs = self.plan.units.of_gate[self.plan.shared[name].layer]
         if node.target is aten.linear.default:
-            ins, depthwise = self.along(x, -1), False
+            ins, depthwise = self.units_at(x, -1), False
         elif node.target in CONVOLUTIONS:
-            ins, groups = self.along(x, 1), named['groups']
+            ins, groups = self.units_at(x, 1), named['groups']
             depthwise = groups > 1 and groups == len(ins) == len(outs)
             if depthwise:
                 self.couple(ins, outs)
@@ -100,7 +100,7 @@ class Structure:
     def norm(self, node):
         given = arguments(node)
         x = self.values[given['input']]
-        units = self.along(x, 1)
+        units = self.units_at(x, 1)
         for part in (given[key] for key in ('weight', 'bias', 'running_mean', 'running_var')):
             if part is not None and part.op == 'get_attr' and part.target:
                 self.couple(units, self.vectors.setdefault(part.target, units))
@@ -129,7 +129,7 @@ class Structure:
             self.pin(part[left[part]])
         return units
 
-    def along(self, units, dim):
+    def units_at(self, units, dim):
         """The units at each index of a dimension, (n,): a weight there reads all of them."""
         rows = units.movedim(dim, -1).reshape(-1, units.shape[dim])
         self.couple(rows[0], rows)

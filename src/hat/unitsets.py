@@ -53,7 +53,7 @@ class UnitSets:
             result = result.unsqueeze(d)
         return result
 
-    def along(self, ids: Tensor, dim: int) -> Tensor:
+    def per_index(self, ids: Tensor, dim: int) -> Tensor:
         """Ids of what depends on all values at an index of `dim`, (n,)."""
         return self.over(self.union, ids, set(range(ids.ndim)) - {dim % ids.ndim}).reshape(-1)
 
