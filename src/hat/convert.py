@@ -77,7 +77,9 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
         return chosen(layer) if callable(chosen) else layer in chosen
 
     net, inputs = copy.deepcopy(net), example(example_input)
-    plan = Reader(net, inputs, heads, gated).plan
+    with torch.device('cpu'):  # whatever the default device is
+        plan = Reader(net, inputs, heads, gated).plan
+        changed = changed_attributes(net, inputs)
     if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
         raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
     if plan.unused:
@@ -87,7 +89,7 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
         )
     if any(isinstance(module, nn.TransformerEncoder) for module in net.modules()) and fast_path_differs(net, inputs):
         warn('nn.TransformerEncoder puts zeros at padded positions in evaluation; here, as in training, it does not')
-    if changed := changed_attributes(net, inputs):
+    if changed:
         warn(f'forward() changes {", ".join(changed)}, which is no buffer: each batch starts with what it is now')
     if plan.branches:
         warn(f'forward() branches on values of its input {plan.branches[0]}: it is read as it is for example_input')

@@ -76,8 +76,9 @@ def remove_zero_channels(net: nn.Module, inputs: tuple[tuple, dict]) -> nn.Modul
     inputs: what it is run on, positional and by keyword.
     """
     net = copy.deepcopy(net).eval()
-    structure = Structure(net, inputs)
-    keep = structure.kept_units()
+    with torch.device('cpu'):  # whatever the default device is
+        structure = Structure(net, inputs)
+        keep = structure.kept_units()
     for name, (ins, outs, depthwise) in structure.layers.items():
         weight = get_tensor(net, name)[keep[outs]]
         weight = weight if depthwise else weight[:, keep[ins]]

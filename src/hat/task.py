@@ -28,7 +28,7 @@ class TaskParameters(nn.Module):
         super().__init__()
         like = next(net.parameters())
         self.n_classes, self.own = n_classes, nn.Module()
-        self.embeddings = nn.ParameterList(torch.empty(len(units)) for units in plan.units.of_gate)
+        self.embeddings = nn.ParameterList(torch.empty(len(units), device='cpu') for units in plan.units.of_gate)
         for e in self.embeddings:
             init(e, generator=generator)
         for name in plan.task_specific:
@@ -43,7 +43,7 @@ class TaskParameters(nn.Module):
                 for name in filter(None, (weight, bias)):
                     shape = list(get_tensor(net, name).shape)
                     shape[axis if name == weight else 0] = n_classes
-                    fresh = torch.empty(shape).uniform_(-bound, bound, generator=generator)
+                    fresh = torch.empty(shape, device='cpu').uniform_(-bound, bound, generator=generator)
                     register_tensor(self.own, name, fresh, True, name not in frozen)
         self.to(like.device, like.dtype)
         self.kept = nn.ModuleDict({part: Kept(named_tensors(getattr(self, part))) for part in ('embeddings', 'own')})

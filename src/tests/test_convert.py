@@ -599,6 +599,19 @@ def test_bad_arguments_are_told():
         model(x, task=1, progress=0)
 
 
+@pytest.mark.parametrize('name', NETS)
+def test_the_default_device_makes_no_difference(name):
+    """On 'meta' a tensor that is made there by mistake has no values."""
+    net, x, y = NETS[name](), torch.randn(4, 3, 8, 8), torch.randint(4, (4,))
+    with torch.device('meta'):
+        model = hat.convert(net, 2, x, n_classes=[4, 5])
+        (F.cross_entropy(model.train()(x, task=0, progress=0.5), y) + model.regularization()).backward()
+        model.end_task(0)
+        torch.testing.assert_close(hat.prune(model, 0)(x), model.eval()(x, task=0))
+        hat.forget(model, 0)
+        assert hat.used(model) == {} and model.add_task() == 2
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 @pytest.mark.parametrize('name', NETS)
