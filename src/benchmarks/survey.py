@@ -275,9 +275,10 @@ def counts(records):
 
 
 def reasons(records):
-    """What is wrong, without names of parameters; how often, and where."""
+    """What is wrong, without places and names of parameters; how often, and where."""
     where = {}
     for name, record in records.items():
         for fault in faults(record):
+            fault = re.sub(r'( in \S+)? \(\S+\.py:\d+\)', '', fault)
             where.setdefault(re.sub(r'(?<![\w.])(?!aten\.)\w+(\.\w+)+', '*', fault), []).append(name)
     return [[why, str(len(names)), ', '.join(names)] for why, names in sorted(where.items(), key=lambda w: -len(w[1]))]

@@ -38,8 +38,14 @@ def record(net: nn.Module, inputs: tuple[tuple, dict]) -> 'Recorder':
         if module.__dict__['_parameters'] or module._modules:
             recorder.watch(name, module)
     # In inference mode nothing is taken apart for autograd: a linear layer arrives as aten.linear.
-    with torch.inference_mode(), no_attention_fast_path(), recorder:
-        output = replica.network(*args, **kwargs)
+    try:
+        with torch.inference_mode(), no_attention_fast_path(), recorder:
+            output = replica.network(*args, **kwargs)
+    except CannotConvert:
+        raise
+    except Exception as error:
+        why = f'{type(error).__name__}: {" ".join(str(error).split())}'
+        raise ValueError(f'the network fails on example_input (several inputs are a tuple): {why}') from error
     recorder.outputs = [recorder.node(x) for x in tree_leaves(output) if isinstance(x, Tensor)]
     return recorder
 

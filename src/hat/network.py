@@ -168,8 +168,8 @@ class Network(nn.Module):
         return self.regularizer(self.masks(task, self.schedule(progress, self.s_max)), self.cumulative, len(self.tasks))
 
     def index(self, task):
-        if task is None:
-            raise TypeError('which task? model(x, task=0)')
+        if isinstance(task, (str, bytes, float)) or task is None:
+            raise TypeError(f'task must be a number, as in model(x, task=0), not {task!r}')
         task = operator.index(task)
         if not 0 <= task < len(self.tasks):
             raise IndexError(f'task {task}: there are {len(self.tasks)}, numbered from 0')

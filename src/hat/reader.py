@@ -121,7 +121,7 @@ class Reader:
         if weight.elements is not None:
             rows = weight.elements.flatten(1)[:, 0] // p[0].numel()
             if not torch.equal(weight.elements, numbered(p)[rows]):
-                raise layers.refused(node, f'it uses a part of {weight.name} that is not whole rows')
+                raise layers.refused(node, f'it uses {weight.name} otherwise than by whole rows')
         self.reads.setdefault(weight.name, []).append((rows, self.inputs(node, given, p)))
         units = self.units(weight.name)
         outputs = rows if layers.output_axis(node) == (0, 1) else torch.arange(len(units))

@@ -587,8 +587,11 @@ def test_bad_arguments_are_told():
         model.train()(x, task=0, progress=5)
     with pytest.raises(ValueError, match='progress is missing'):
         model(x, task=0)
-    with pytest.raises(TypeError, match='which task'):
-        model(x, progress=0)
+    for task in None, 'a', 1.5:
+        with pytest.raises(TypeError, match=f'task must be a number, as in .* not {task!r}'):
+            model(x, task=task, progress=0)
+    with pytest.raises(ValueError, match=r'fails on example_input .several inputs are a tuple.: AttributeError: .list'):
+        hat.convert(NETS['mlp'](), 2, [x])
     with pytest.raises(TypeError, match='converted already'):
         hat.convert(model, 2, x)
     model(x, task=0, progress=0)
