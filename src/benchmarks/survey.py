@@ -6,6 +6,7 @@ the first task's outputs still those it had when it ended, bit for bit? And has 
 down to the same ones?
 """
 
+import copy
 import importlib
 import json
 import multiprocessing
@@ -186,12 +187,13 @@ def make_lively(net, inputs):
     then there would be little to compare."""
     for p in net.parameters():
         p.add_(torch.randn_like(p) * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.1))
-    momentum = {m: m.momentum for m in net.modules() if getattr(m, 'momentum', None)}
-    for norm in momentum:
+    other = copy.deepcopy(net)  # networks may keep what they work out in a run
+    norms = [module for module in other.modules() if getattr(module, 'momentum', None)]
+    for norm in norms:
         norm.momentum = 0.9
-    net.train()(*inputs)
-    for norm, usual in momentum.items():
-        norm.momentum = usual
+    if norms:
+        other.train()(*inputs)
+        net.load_state_dict(other.state_dict())
 
 
 def size(net):

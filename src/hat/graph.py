@@ -37,9 +37,8 @@ def record(net: nn.Module, inputs: tuple[tuple, dict]) -> 'Recorder':
     for name, module in replica.network.named_modules():
         if module.__dict__['_parameters'] or module._modules:
             recorder.watch(name, module)
-    # In inference mode nothing is taken apart for autograd: a linear layer arrives as aten.linear.
     try:
-        with torch.inference_mode(), no_attention_fast_path(), recorder:
+        with whole_operations(), no_attention_fast_path(), recorder:
             output = replica.network(*args, **kwargs)
     except CannotConvert:
         raise
@@ -54,7 +53,7 @@ def operations(network, task: int, inputs: tuple, named: dict) -> list[str]:
     """What a task does in evaluation for a batch: names of operations, as Recorder.operations()."""
     tensors = network.tensors(task, network.masks(task), outputs=True)
     replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tree_leaves((inputs, named)))
-    with torch.inference_mode(), no_attention_fast_path(), recorder:
+    with whole_operations(), no_attention_fast_path(), recorder:
         replica.network(*inputs, **named)
     return recorder.operations()
 
@@ -62,7 +61,7 @@ def operations(network, task: int, inputs: tuple, named: dict) -> list[str]:
 def fast_path_differs(net: nn.Module, inputs: tuple[tuple, dict]) -> bool:
     """Whether the network has other outputs than without PyTorch's fast path for attention."""
     replica, _, (args, kwargs) = copied(net, inputs)
-    with torch.inference_mode():
+    with torch.no_grad():
         usual = replica.network(*args, **kwargs)
         with no_attention_fast_path():
             output = replica.network(*args, **kwargs)
@@ -86,6 +85,14 @@ def copied(net, inputs, training=False):
 
 def to_float32(x):
     return x.cpu().float() if x.is_floating_point() else x.cpu()
+
+
+@contextlib.contextmanager
+def whole_operations():
+    """Without what autograd takes operations apart for: a linear layer arrives as aten.linear. As in inference mode,
+    but with ordinary tensors, which the network may keep in a cache of its own."""
+    with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
+        yield
 
 
 class no_attention_fast_path:  # noqa: N801

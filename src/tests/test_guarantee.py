@@ -384,6 +384,28 @@ def test_modules_are_found_by_whatever_name():
         assert same(model(x, task=0), learned)
 
 
+class Cached(nn.Module):
+    """What it works out in its first run, which is the one that is recorded, it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head, self.cache = nn.Linear(12, 8), nn.Linear(8, 4), {}
+
+    def forward(self, x):
+        if 'scale' not in self.cache:
+            self.cache['scale'] = torch.linspace(0.5, 1, 8) * torch.ones(8)
+        return self.head(F.relu(self.layer(x)) * self.cache['scale'])
+
+
+def test_a_cache_that_is_filled_while_the_network_is_read_can_be_trained_with():
+    torch.manual_seed(0)
+    model = hat.convert(Cached(), 2, torch.randn(5, 12))
+    learn_vectors(model, 0)
+    learned = model.eval()(torch.ones(2, 12), task=0).detach()
+    learn_vectors(model, 1)
+    assert same(model.eval()(torch.ones(2, 12), task=0).detach(), learned)
+
+
 class Closure(nn.Module):
     def __init__(self):
         super().__init__()
