@@ -129,19 +129,21 @@ class Protected(Function):
     @staticmethod
     def forward(ctx, p, bits, no_zero):
         ctx.bits, ctx.no_zero = bits, no_zero
-        return where_free(p, bits, no_zero).add_(bits.view(p.dtype))
+        return where_free(p, bits, no_zero, torch.empty_like(p)).add_(bits.view(p.dtype))
 
     @staticmethod
     def backward(ctx, grad):
-        return where_free(grad, ctx.bits, ctx.no_zero), None, None
+        if torch.is_grad_enabled() or 0 in grad.stride():
+            return grad.masked_fill(ctx.bits.bool(), 0), None, None
+        return where_free(grad, ctx.bits, ctx.no_zero, grad), None, None  # a weight's gradient is a tensor of its own
 
 
-def where_free(x, bits, no_zero):
-    """x where nothing is kept, and 0 elsewhere."""
+def where_free(x, bits, no_zero, out):
+    """x where nothing is kept, and 0 elsewhere, written to `out`, which may be x."""
     if no_zero:  # hardtanh's backward pass selects where values are next to 0, several times as fast as masked_fill
         tiny = torch.finfo(x.dtype).tiny
-        return torch.ops.aten.hardtanh_backward(x, bits.view(x.dtype), -tiny, tiny)
-    return x.masked_fill(bits.bool(), 0)
+        return torch.ops.aten.hardtanh_backward.grad_input(x, bits.view(x.dtype), -tiny, tiny, grad_input=out)
+    return out.copy_(x).masked_fill_(bits.bool(), 0)
 
 
 class Conditioned(Function):

@@ -510,6 +510,34 @@ def test_what_is_not_read_as_it_runs_is_warned_of():
             model.train()(torch.randn(3, 4), task=0, progress=b / 3)
 
 
+def test_gradients_of_gradients():
+    """Against the plain network that computes the same: a gradient penalty's gradient."""
+    torch.manual_seed(0)
+    net, x = (
+        nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 3)),
+        torch.randn(4, 8),
+    )
+    model = hat.convert(net, 2, x)
+    model.end_task(0)
+    model.eval()
+    model.tasks[1].requires_grad_(False)
+    plain = hat.plain(model, 1).requires_grad_()
+
+    def penalty(outputs, parameters):
+        inputs = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(outputs(inputs).square().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(slope.square().sum(), parameters)
+
+    weights = [model.shared[f'{i}.weight'] for i in (0, 2)]
+    actual = penalty(lambda inputs: model(inputs, task=1), weights)
+    expected = penalty(plain, [plain[0].weight, plain[2].weight])
+    masks, protected = model.masks(1), model.protected()
+    for i, a, e in zip((0, 2), actual, expected, strict=True):
+        e = e * masks[i // 2][:, None]
+        torch.testing.assert_close(a, e.masked_fill(protected[f'{i}.weight'], 0))
+        assert a.abs().sum() > 0
+
+
 # Training that would not train
 
 
