@@ -27,6 +27,7 @@ from hat.replica import Replica
 from hat.task import TaskParameters
 from hat.watch import Watch, checked
 
+SMALL = 2**14  # elements of a parameter that is protected together with others
 PRIME = 2**31 - 1  # fingerprints are multiples of it; an average of two is not
 
 
@@ -148,10 +149,10 @@ class Network(nn.Module):
         shared = self.shared
         if self.factors:
             return {name: Conditioned.apply(p, self.factors[name]) for name, p in shared.items()}
-        biases = {name: self.kept.bits(name) for name in self.held if shared[name].ndim == 1}
+        small = {name: self.kept.bits(name) for name in self.held if shared[name].numel() <= SMALL}
         weights = {name: Protected.apply(shared[name], self.kept.bits(name), no_zero)
-                   for name, no_zero in self.held.items() if name not in biases}  # fmt: skip
-        return shared | weights | all_at_once(lambda p, bits: Protected.apply(p, bits, False), shared, biases)
+                   for name, no_zero in self.held.items() if name not in small}  # fmt: skip
+        return shared | weights | all_at_once(lambda p, bits: Protected.apply(p, bits, False), shared, small)
 
     def output_gates(self):
         """Of the weights and biases of layers whose output is multiplied."""
