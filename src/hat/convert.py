@@ -57,8 +57,9 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
     Example:
         model = hat.convert(torchvision.models.resnet18(), n_tasks=5, example_input=torch.zeros(2, 3, 32, 32))
     """
-    if isinstance(net, Network):
-        raise TypeError('the network is converted already: model.add_task() gives it more tasks')
+    check_network(net)
+    if not isinstance(n_tasks, Integral) or not s_max > 0:
+        raise ValueError(f'n_tasks must be a whole number and s_max above 0, not {n_tasks!r} and {s_max!r}')
     classes = [n_classes] * n_tasks if n_classes is None or isinstance(n_classes, Integral) else list(n_classes)
     for name, function in ('init', init), ('schedule', schedule), ('regularizer', regularizer):
         if not callable(function):
@@ -100,6 +101,22 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
     return Network(
         net, plan, classes, s_max, hard, init, schedule, regularizer, int(1e18 if check is True else check), generator
     )
+
+
+def check_network(net) -> None:
+    """Raises an error for what cannot be read at all."""
+    if not isinstance(net, nn.Module):
+        raise TypeError(f'net must be an nn.Module, not {type(net).__name__}')
+    for name, module in net.named_modules():
+        if isinstance(module, Network):
+            raise TypeError('the network is converted already: model.add_task() gives it more tasks')
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CannotConvert(f'{name or "the network"} is TorchScript: convert what it was made from')
+    for name, p in net.named_parameters():
+        if nn.parameter.is_lazy(p):
+            raise ValueError(f'{name} has no shape yet: run the network once before')
+        if p.is_complex():
+            raise CannotConvert(f'{name} holds complex numbers')
 
 
 HOMES = {'init': 'init', 'schedule': 'schedules', 'regularizer': 'regularizers'}

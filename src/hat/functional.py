@@ -133,6 +133,7 @@ class Protected(Function):
 
     @staticmethod
     def backward(ctx, grad):
+        grad = grad.to_dense() if grad.is_sparse else grad
         if torch.is_grad_enabled() or 0 in grad.stride():
             return grad.masked_fill(ctx.bits.bool(), 0), None, None
         return where_free(grad, ctx.bits, ctx.no_zero, grad), None, None  # a weight's gradient is a tensor of its own

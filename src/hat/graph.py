@@ -19,6 +19,7 @@ from hat.errors import CannotConvert
 from hat.names import named_tensors
 from hat.replica import Replica
 
+CONTAINERS = list, dict, set
 PASSED_ON = {'alias', 'clone', 'contiguous', 'copy', 'detach', 'lift_fresh', 'to', '_to_copy'}
 SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that tell Python values of a tensor
 
@@ -34,6 +35,7 @@ def record(net: nn.Module, inputs: tuple[tuple, dict]) -> 'Recorder':
     replica, copies, (args, kwargs) = copied(net, inputs)
     recorder = Recorder({id(tensor): name for name, tensor in copies.items()}, tree_leaves((args, kwargs)))
     recorder.replaced = {id(tensor): name for name, tensor in named_tensors(net)}
+    recorder.constants = {id(tensor) for tensor in replica.tensors.values()}
     for name, module in replica.network.named_modules():
         if module.__dict__['_parameters'] or module._modules:
             recorder.watch(name, module)
@@ -52,8 +54,9 @@ def record(net: nn.Module, inputs: tuple[tuple, dict]) -> 'Recorder':
 def operations(network, task: int, inputs: tuple, named: dict) -> list[str]:
     """What a task does in evaluation for a batch: names of operations, as Recorder.operations()."""
     tensors = network.tensors(task, network.masks(task), outputs=True)
+    tensors |= {name: tensors[name].clone() for name, _ in network.net.named_buffers()}  # forward() may change them
     replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tree_leaves((inputs, named)))
-    with whole_operations(), no_attention_fast_path(), recorder:
+    with torch.random.fork_rng(devices=[]), whole_operations(), no_attention_fast_path(), recorder:
         replica.network(*inputs, **named)
     return recorder.operations()
 
@@ -70,11 +73,24 @@ def fast_path_differs(net: nn.Module, inputs: tuple[tuple, dict]) -> bool:
 
 
 def changed_attributes(net: nn.Module, inputs: tuple[tuple, dict]) -> list[str]:
-    """Names of tensors, attributes of modules that are neither parameters nor buffers, to which forward() writes."""
+    """Names of attributes of modules, other than parameters and buffers, that forward() changes in training: tensors,
+    numbers, and the length of lists and the like."""
     replica, _, (args, kwargs) = copied(net, inputs, training=True)
+    before = {id(module): dict(vars(module)) for module in replica.copies.values()}
+    lengths = {id(v): len(v) for state in before.values() for v in state.values() if isinstance(v, CONTAINERS)}
     with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):  # such as a single image
         replica.network(*args, **kwargs)
-    return [name for state, key, tensor, name in replica.attributes if state.get(key) is not tensor or tensor._version]
+
+    def changed(old, new):
+        if isinstance(old, Tensor):
+            return new is not old or bool(old._version)
+        if isinstance(old, CONTAINERS):
+            return len(old) != lengths[id(old)]
+        return type(old) in (int, float, bool) and (type(new) is not type(old) or new != old)
+
+    return [f'{name}.{key}'.lstrip('.') for name, module in replica.network.named_modules()
+            for key, old in before[id(module)].items()
+            if not key.startswith('_') and changed(old, vars(module).get(key))]  # fmt: skip
 
 
 def copied(net, inputs, training=False):
@@ -116,9 +132,10 @@ class no_attention_fast_path:  # noqa: N801
 
 
 class Recorder(TorchDispatchMode):
-    """names: of parameters and buffers, by id. replaced: of those of the network itself, which must not be used."""
+    """names: of parameters and buffers, by id. replaced: of those of the network itself, which must not be used.
+    constants: ids of the network's other tensors."""
 
-    replaced = {}
+    replaced, constants = {}, ()
 
     def __init__(self, names, inputs):
         super().__init__()
@@ -161,6 +178,7 @@ class Recorder(TorchDispatchMode):
                 )
             node = self.graph.create_node('get_attr', self.names.get(id(tensor), ''))
             node.meta['value'], node.meta['place'] = tensor.detach(), self.place()
+            node.meta['constant'] = id(tensor) in self.constants  # else forward() has made it, perhaps of its input
             self.note(tensor, node)
         return self.known[id(tensor)][1]
 

@@ -43,7 +43,12 @@ def find_layers(nodes: list[Node], parameters: dict) -> dict[str, list[Node]]:
             weight = arguments(node)['weight']
             if weight not in names:
                 known = weight.op == 'get_attr' and not weight.target
-                raise refused(node, 'its weight is no parameter of the network' if known else 'its weight is computed')
+                raise refused(
+                    node,
+                    'its weight is no parameter of the network'
+                    if known
+                    else 'its weight is computed, or changed in place',
+                )
             calls.setdefault(names[weight], []).append(node)
             if output_axis(node) != output_axis(calls[names[weight]][0]):
                 raise refused(node, f'{names[weight]} is the weight of another kind of layer, too')
@@ -96,7 +101,7 @@ def connections(weight: Tensor, node: Node, units: Tensor, reads: list, sets: Un
         outs = units.view(-1, 1)
     ins = torch.full((1, 1), ZERO)
     for rows, ids in reads:
-        if len(rows) == len(weight):
+        if torch.equal(rows, torch.arange(len(weight))):
             ins = sets.union(ins, ids)
         else:
             ins = ins.expand(len(weight), ids.shape[1]).clone()

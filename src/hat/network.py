@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from hat import saving
+from hat.errors import warn
 from hat.functional import (
     E_MAX,
     CompensatedGate,
@@ -111,14 +112,20 @@ class Network(nn.Module):
         if not (self.hard and self.done[task]):  # else weights are zero where a unit is closed
             for name, (gate, _) in self.plan.outputs.items():
                 hooks[name] = lambda module, inputs, output, a=masks[gate]: Gate.apply(output, a)
-        replica = Replica(self.net, self.tensors(task, masks), hooks)
+        tensors = self.tensors(task, masks)
+        if not torch.is_grad_enabled():  # PyTorch may multiply otherwise what needs a gradient
+            tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        replica = Replica(self.net, tensors, hooks)
         with no_attention_fast_path():
             output = replica.network(*inputs, **(named or {}))
         if not self.done[task]:
-            for buffers, key, tensor, _ in replica.buffers:
+            for buffers, key, tensor, name in replica.buffers:
                 assigned = buffers.get(key)
-                if assigned is not tensor and isinstance(assigned, Tensor) and assigned.shape == tensor.shape:
-                    tensor.copy_(assigned.detach())
+                if assigned is not tensor and tensor is not None:  # forward() has assigned it
+                    if isinstance(assigned, Tensor) and assigned.shape == tensor.shape:
+                        tensor.copy_(assigned.detach())
+                    else:
+                        warn(f'forward() gives {name} another shape: a buffer keeps the shape it has at conversion')
         return output
 
     def tensors(self, task: int, masks: list[Tensor], outputs: bool = False) -> dict[str, Tensor]:
@@ -164,6 +171,8 @@ class Network(nn.Module):
     def regularization(self, task: int | None = None, progress: float | Tensor | None = None) -> Tensor:
         """Eq. 5, or what was chosen in its place, of the masks that forward() uses in training: a scalar. Without
         arguments: those of the last training batch."""
+        if task is None and self.watch.task is None:
+            raise ValueError('regularization: there has been no training batch since the last task ended; which task?')
         task = self.index(self.watch.task if task is None else task)
         progress = checked(self.watch.progress if progress is None else progress)
         return self.regularizer(self.masks(task, self.schedule(progress, self.s_max)), self.cumulative, len(self.tasks))

@@ -39,6 +39,7 @@ def difference(net, small, inputs):
     """What tells a network from a smaller one, in words, or ''."""
     like = next(net.parameters())
     args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to(like if x.is_floating_point() else like.device), inputs)
+    net, small = copy.deepcopy(net), copy.deepcopy(small)  # forward() may change them
     expected = tree_leaves(net(*args, **kwargs))
     try:
         pairs = [p for p in zip(tree_leaves(small(*args, **kwargs)), expected, strict=True) if torch.is_tensor(p[0])]

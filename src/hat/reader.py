@@ -58,7 +58,7 @@ class Reader:
         for weight, bias, _ in self.plan.heads:
             self.mark_task_specific(weight)
             self.mark_task_specific(bias)
-        self.choose_gates(lambda name: gated(layers.layer_name(name), name in last))
+        self.choose_gates(lambda name: gated(self.layer_name(name), name in last))
         for node in nodes:
             self.values[node] = self.read(node)
         self.outputs = recorder.outputs
@@ -82,7 +82,7 @@ class Reader:
         for name, nodes in self.calls.items():
             if name in plan.task_specific:
                 continue
-            plan.layers.append(layers.layer_name(name))
+            plan.layers.append(self.layer_name(name))
             if gated(name):
                 norms = [layers.norm_after(node, self.parameters) for node in nodes]
                 if all(norms):
@@ -97,9 +97,10 @@ class Reader:
         if node.op == 'get_attr':
             if node.target in self.parameters:
                 return Weight(node.target)
-            if node.target in self.buffers and node.meta['dtype'].is_floating_point:
-                return always_used(node)  # training may change it
-            return Constant(node.meta['value'])
+            buffer = node.target in self.buffers  # which training may change; integers are mostly indices
+            if buffer and node.meta['dtype'].is_floating_point or not (buffer or node.meta['constant']):
+                return always_used(node)
+            return Constant(node.meta['value'], kept=not buffer)
         if node.target in layers.LAYERS:
             return self.layer(node)
         if node.target in layers.NORMS:
@@ -113,7 +114,7 @@ class Reader:
         given, plan = layers.arguments(node), self.plan
         weight, bias = self.values[given['weight']], self.values.get(given.get('bias'))
         if not isinstance(weight, Weight):
-            raise layers.refused(node, 'its weight is computed')
+            raise layers.refused(node, 'its weight is computed, or changed in place')
         if weight.name in plan.task_specific:
             return always_used(node)
         p = self.parameters[weight.name]
@@ -122,7 +123,7 @@ class Reader:
             rows = weight.elements.flatten(1)[:, 0] // p[0].numel()
             if not torch.equal(weight.elements, numbered(p)[rows]):
                 raise layers.refused(node, f'it uses {weight.name} otherwise than by whole rows')
-        self.reads.setdefault(weight.name, []).append((rows, self.inputs(node, given, p)))
+        self.reads.setdefault(weight.name, []).append((rows, self.inputs(node, given, p, len(rows))))
         units = self.units(weight.name)
         outputs = rows if layers.output_axis(node) == (0, 1) else torch.arange(len(units))
         units = units[outputs]
@@ -135,7 +136,7 @@ class Reader:
             self.ids(given['bias'])
         return layers.broadcast_units(units, node)
 
-    def inputs(self, node, given, weight):
+    def inputs(self, node, given, weight, n_rows):
         """Ids of the units that a weight's elements read; broadcasts to its first two dimensions."""
         if node.target is layers.aten.embedding.default:
             return torch.full((1, 1), ALWAYS_USED)
@@ -145,7 +146,7 @@ class Reader:
         units, groups = self.plan.units.per_index(x, 1 if x.ndim > weight.ndim - 1 else 0), given['groups']
         if node.target in layers.TRANSPOSED:
             return units.view(-1, 1)
-        return units.view(groups, -1).repeat_interleave(len(weight) // groups if groups > 1 else 1, 0)
+        return units.view(groups, -1).repeat_interleave(n_rows // groups if groups > 1 else 1, 0)
 
     def norm(self, node):
         given, plan = layers.arguments(node), self.plan
@@ -177,7 +178,8 @@ class Reader:
         values = [self.values[n] for n in node.all_input_nodes]
         weights = [v for v in values if isinstance(v, Weight)]
         if all(isinstance(v, Constant) for v in values) and torch.Tag.nondeterministic_seeded not in node.target.tags:
-            return wrap(Constant, node.target(*fetched(node.args, self.values), **fetched(node.kwargs, self.values)))
+            made = node.target(*fetched(node.args, self.values), **fetched(node.kwargs, self.values))
+            return wrap(lambda part: Constant(part, all(v.kept for v in values)), made)
         if name in SEEN:
             self.plan.branches.append(node.meta['place'])
         alone = all(isinstance(v, (Weight, Constant)) for v in values)
@@ -207,7 +209,7 @@ class Reader:
     def share(self, name):
         """What is to be known of a layer's weight and biases."""
         plan, weight, nodes, units = self.plan, self.parameters[name], self.calls[name], self.units(name)
-        layer, biases = layers.layer_name(name), [b for b, w in self.biases.items() if w == name]
+        layer, biases = self.layer_name(name), [b for b, w in self.biases.items() if w == name]
         outs, ins = layers.connections(weight, nodes[0], units, self.reads[name], plan.units)
         plan.shared[name] = Shared(plan.layers.index(layer), outs, ins)
         plan.shared |= {bias: Shared(plan.layers.index(layer), units, None) for bias in biases}
@@ -230,8 +232,13 @@ class Reader:
             self.mark_task_specific(value.name)
             return always_used(node)
         if isinstance(value, Constant):
-            return torch.where(value.tensor == 0, ZERO, ALWAYS_USED)
+            return torch.where(value.tensor == 0, ZERO, ALWAYS_USED) if value.kept else always_used(node)
         return value if isinstance(value, Tensor) else always_used(node)
+
+    def layer_name(self, weight):
+        """Without '.weight', if that tells it from other layers."""
+        names = [layers.layer_name(name) for name in self.calls]
+        return layers.layer_name(weight) if names.count(layers.layer_name(weight)) == 1 else weight
 
     def elements(self, weight):
         return numbered(self.parameters[weight.name]) if weight.elements is None else weight.elements
@@ -242,6 +249,6 @@ class Reader:
 
     def units(self, name):
         """Their ids, (N,)."""
-        if layers.layer_name(name) in self.plan.gates:
-            return self.plan.units.of_gate[self.plan.gates.index(layers.layer_name(name))]
+        if self.layer_name(name) in self.plan.gates:
+            return self.plan.units.of_gate[self.plan.gates.index(self.layer_name(name))]
         return torch.full((layers.n_units(self.calls[name][0], self.parameters[name]),), ALWAYS_USED)

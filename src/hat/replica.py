@@ -4,16 +4,19 @@ The network itself is not touched: several threads can run several tasks, and wh
 in the backward pass finds the tensors that it ran with. A module, or a parameter, with two names stays one.
 """
 
+import copy
 import functools
 import types
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 LEFT = vars(nn.Module()).keys()  # what every module has, and is the network's; but for these:
-HELD, HOOKS = ('_parameters', '_buffers', '_modules'), ('_forward_hooks', '_forward_pre_hooks')
+TENSORS, HOOKS = ('_parameters', '_buffers'), ('_forward_hooks', '_forward_pre_hooks')
+UNREGISTERED = '?.'  # in the place of the name of a module that is no part of the network
+ANEW = 'what is changed in it after conversion has no gates: convert it anew'
 SIMPLE = {bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size}  # what refers to nothing
 
 
@@ -30,9 +33,11 @@ class Replica:
             hooks: a forward hook for modules, by name, called before those that they have.
             training: the mode; None: as each module of the network has it.
         """
-        self.given, self.tensors = tensors, {}  # by name; by the id of what they stand for
+        self.given, self.tensors, self.left = tensors, {}, set(tensors)
         self.copies, self.buffers, self.attributes, self.changing, self.training = {}, [], [], [], training
         self.network = self.copy(net, '')
+        if self.left:
+            raise RuntimeError(f'the network has no {sorted(self.left)[0]} any more, as when it was converted; {ANEW}')
         for state, key, name in self.changing:  # when all modules have a copy
             state[key] = self.value(state[key])
             if isinstance(state[key], Tensor):
@@ -43,53 +48,51 @@ class Replica:
 
     def copy(self, module, prefix):
         old = module.__dict__
-        parameters, buffers, modules = (old[key] for key in HELD)
-        changing = [key for key, value in old.items() if key not in LEFT and type(value) not in SIMPLE]
-        changing += [key for key in HOOKS if old[key]]
-        if not (changing or parameters or buffers or modules) and self.training in (None, old['training']):
-            self.copies[id(module)] = module  # there is nothing to be changed in it
-            return module
         copied = self.copies[id(module)] = object.__new__(type(module))
         state = copied.__dict__
         state.update(old)
-        state['_parameters'] = {name: self.tensor(tensor, prefix + name) for name, tensor in parameters.items()}
-        state['_buffers'] = {name: self.tensor(tensor, prefix + name) for name, tensor in buffers.items()}
-        state['_modules'] = {name: self.value(child, f'{prefix}{name}.') for name, child in modules.items()}
+        for key in TENSORS:
+            state[key] = {name: self.tensor(tensor, prefix, name) for name, tensor in old[key].items()}
+        state['_modules'] = {name: self.value(child, f'{prefix}{name}.') for name, child in old['_modules'].items()}
         if self.training is not None:
             state['training'] = self.training
         self.buffers += [(state['_buffers'], name, tensor, prefix + name) for name, tensor in state['_buffers'].items()]
-        self.changing += [(state, key, prefix + key) for key in changing]
+        self.changing += [(state, key, prefix + key) for key, value in old.items()
+                          if key in HOOKS and value or key not in LEFT and type(value) not in SIMPLE]  # fmt: skip
         return copied
 
-    def tensor(self, tensor, name):
+    def tensor(self, tensor, prefix, name):
         """What stands in its place; what has several names goes by the first."""
-        if id(tensor) not in self.tensors:
-            self.tensors[id(tensor)] = self.given.get(name, tensor)
-        return self.tensors[id(tensor)]
+        if tensor is not None and id(tensor) not in self.tensors:
+            if prefix != UNREGISTERED and prefix + name not in self.left:
+                raise RuntimeError(f'the network has had no {prefix + name} when it was converted; {ANEW}')
+            self.left.discard(prefix + name)
+            self.tensors[id(tensor)] = self.given.get(prefix + name, tensor)
+        return None if tensor is None else self.tensors[id(tensor)]
 
     def value(self, value, prefix=None):
-        """Of an attribute: what refers to modules and tensors of the network refers to the copies."""
+        """Of an attribute: what refers to modules and tensors of the network refers to the copies. Containers are
+        copied, so that what forward() writes to them does not stay."""
         if type(value) in SIMPLE:
             return value
         if isinstance(value, nn.Module):
-            return self.copies.get(id(value)) or self.copy(value, prefix or '?')
+            return self.copies[id(value)] if id(value) in self.copies else self.copy(value, prefix or UNREGISTERED)
         if isinstance(value, Tensor):
             if id(value) not in self.tensors:
                 self.tensors[id(value)] = value.clone()
             return self.tensors[id(value)]
-        if isinstance(value, dict):
-            return self.container(value, value.values(), lambda items: zip(value, items, strict=True))
-        if isinstance(value, (list, tuple, set)):
-            return self.container(value, value, iter)
+        if isinstance(value, tuple):
+            return getattr(type(value), '_make', type(value))(self.value(item) for item in value)  # of a named tuple
+        if isinstance(value, (dict, list, set, deque)):
+            copied = copy.copy(value)
+            copied.clear()
+            if isinstance(value, dict):
+                copied.update({key: self.value(item) for key, item in value.items()})
+            else:
+                (copied.update if isinstance(value, set) else copied.extend)(self.value(item) for item in value)
+            return copied
         if isinstance(value, types.MethodType):
             return types.MethodType(value.__func__, self.value(value.__self__))
         if type(value) is functools.partial:
             return functools.partial(self.value(value.func), *self.value(value.args), **self.value(value.keywords))
         return value
-
-    def container(self, old, items, content):
-        new = [self.value(item) for item in items]
-        if all(a is b for a, b in zip(new, items, strict=True)):
-            return old
-        make = getattr(type(old), '_make', type(old))  # of a named tuple
-        return make(content(new))

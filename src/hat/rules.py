@@ -4,7 +4,9 @@ An operation without a rule is used by every task, which is safe, at the cost of
 protected though it might be free. Layers and norms, which have weights, are the reader's (hat.reader).
 """
 
+import contextlib
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -72,7 +74,10 @@ def move(call):
     try:
         return call.run(lambda ids: ids.contiguous().view_as(ids))  # a view: an operation in place may turn it around
     except RuntimeError:  # not made for integers
-        moved = call.run(lambda ids: ids.double())
+        try:
+            moved = call.run(lambda ids: ids.double())
+        except RuntimeError:  # its other arguments are tensors, too
+            return None
         return [part.long() for part in moved] if isinstance(moved, (list, tuple)) else moved.long()
 
 
@@ -87,6 +92,8 @@ def choice(*names):
     """One of several arguments, element by element: zero if all of them are."""
 
     def ids(call):
+        if not all(name in call.arguments for name in names):
+            return None
         return functools.reduce(call.units.union, [ids_of(call.arguments[name]) for name in names])
 
     return ids
@@ -155,11 +162,15 @@ def gated_linear(call):
 
 def evaluated(call):
     """Element by element: zero if all arguments are and f(0) is exactly 0, which is evaluated."""
-    try:
-        zero = call.run(lambda ids: torch.zeros(1))
-    except (RuntimeError, TypeError):  # not made for such numbers
-        return None
-    return union(call) if isinstance(zero, Tensor) and bool((zero == 0).all()) else None
+    for signs in itertools.product((0.0, -0.0), repeat=min(len(call.tensors), 4)):  # a closed unit may be -0, too
+        values = itertools.cycle(signs)
+        try:
+            zero = call.run(lambda ids, values=values: torch.full((1,), next(values)))
+        except (RuntimeError, TypeError):  # not made for such numbers
+            return None
+        if not isinstance(zero, Tensor) or bool((zero != 0).any()):
+            return None
+    return union(call)
 
 
 def ids_of(value):
@@ -220,7 +231,8 @@ def expanded(ids, shape):
     if ids is not None and ids.numel() == shape.numel():
         return ids.reshape(shape)
     if ids is not None and ids.ndim <= len(shape):
-        return ids.expand(shape)
+        with contextlib.suppress(RuntimeError):  # of another shape: not as the rule has it
+            return ids.expand(shape)
     return torch.full(shape, ALWAYS_USED)
 
 

@@ -32,6 +32,8 @@ def before_loading(network, state, prefix, *_) -> None:
     """Compare the settings, and make the tasks the same: a state of more tasks adds them, and one of fewer leaves the
     others as they are. Raises ValueError."""
     if f'{prefix}_extra_state' not in state:
+        if f'{prefix}fingerprints' in state:
+            raise ValueError('the state says which tasks are learned, and not with which settings: it is not whole')
         return
     ours, theirs = json.loads(settings(network)), json.loads(bytes(state[f'{prefix}_extra_state'].tolist()))
     classes, fingerprints = theirs.pop('classes'), state[f'{prefix}fingerprints']
@@ -52,20 +54,18 @@ def before_loading(network, state, prefix, *_) -> None:
         [fingerprints, network.fingerprints[len(fingerprints) :].to(fingerprints)]
     )
     state[f'{prefix}_extra_state'] = network.get_extra_state()
-    for t in range(len(classes)):
-        if network.done[t] and fingerprints[t] == network.fingerprints[t] and not same(network, t, state, prefix):
-            warn(f'task {t} is learned here already, and stays as it is; what the state has for it is not loaded '
-                 f'(hat.forget(model, {t}) first)')  # fmt: skip
+    stay = [t for t in range(len(classes)) if network.done[t] and fingerprints[t] == network.fingerprints[t]]
+    if stay and not same(network, stay, state, prefix):
+        warn(f'task {", ".join(map(str, stay))} is learned here already, and stays as it is: what the state has for it '
+             'is not loaded (hat.forget first)')  # fmt: skip
 
 
-def same(network, t, state, prefix):
-    """Whether a state has for a learned task what is kept here."""
-    kept = network.tasks[t].kept
-    pairs = [
-        (state[f'{prefix}tasks.{t}.{part}.{name}'], kept[part].value(name)) for part in kept for name in kept[part].keys
-    ]
+def same(network, tasks, state, prefix):
+    """Whether a state has for learned tasks what is kept here."""
+    pairs = [(state[f'{prefix}tasks.{t}.{part}.{name}'], kept.value(name))
+             for t in tasks for part, kept in network.tasks[t].kept.items() for name in kept.keys]  # fmt: skip
     if network.hard:
-        used = network.between(network.masks(t))
+        used = network.between(network.cumulated(tasks))
         for name in network.plan.shared:
             held = network.kept.value(name)
             here = used(name).expand(held.shape)

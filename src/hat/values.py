@@ -18,9 +18,10 @@ class Weight(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """A value that depends on neither inputs nor parameters."""
+    """A value that depends on neither inputs nor parameters. `kept`: it will not change; a buffer may, in training."""
 
     tensor: Tensor
+    kept: bool = True
 
 
 def always_used(node: Node):

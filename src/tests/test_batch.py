@@ -109,7 +109,7 @@ def children(pid):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_batch_that_is_stopped_stops_its_runs(arguments, tmp_path, number):
     """run_multi.py alone gets the signal; the same command goes on."""
-    mine = arguments('sgd', '0', '--nepochs', '50', '--tasks', 'mnist,cifar10,svhn,notmnist')
+    mine = arguments('sgd', '0', '--nepochs', '30', '--batch-size', '2', '--tasks', 'mnist,cifar10,svhn,notmnist')
     process = shell(mine)
     while not Checkpoint(results.Output(tmp_path / 'mixture_sgd_0.txt')).path.exists():
         assert process.poll() is None, process.communicate()
@@ -291,7 +291,7 @@ def processes(*words):
 
 def test_a_ray_cluster_that_loses_a_node_brings_all_results(arguments, tmp_path, two_nodes):
     address, (first, second) = two_nodes
-    mine = arguments('hat,sgd,ewc', '0,1', '--nepochs', '10')
+    mine = arguments('hat,sgd,ewc', '0,1', '--nepochs', '15', '--batch-size', '2')  # so that they take a while
     process = shell(['--engine', 'ray', '--address', address, *mine])
     while not (works(first) and works(second)):
         assert process.poll() is None, process.communicate()

@@ -580,7 +580,7 @@ def test_training_in_evaluation_mode_and_without_annealing_is_warned_of():
 
 def test_the_regularization_goes_by_the_last_batch():
     model = small(2).train()
-    with pytest.raises(TypeError, match='task must be a number'):
+    with pytest.raises(ValueError, match='there has been no training batch since the last task ended'):
         model.regularization()
     model(torch.randn(4, 8), task=1, progress=0.25)
     assert model.regularization().item() == model.regularization(1, 0.25).item() != model.regularization(1, 1.0).item()
