@@ -20,6 +20,7 @@ from nets import NETS
 from test_convert import OPTIMIZERS, answers, build, learn
 from test_properties import FLAT, STEPS, Random
 from torch import nn
+from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
@@ -737,3 +738,187 @@ def test_processes_that_train_together_agree_and_none_forgets(tmp_path):
                               stdout=subprocess.PIPE, text=True) for rank in range(2)]  # fmt: skip
     said = [process.communicate(timeout=120)[0] for process in ranks]
     assert said[0] == said[1] and said[0].startswith('True True [')
+
+
+# What a review found: each was silent
+
+
+class Small(nn.Module):
+    """Two layers, something between them that a subclass says, and a head."""
+
+    def __init__(self, **more):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        for name, value in more.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        return self.head(self.b(self.between(F.relu(self.a(x)), x)).relu())
+
+
+class BiasCache(Small):
+    """As timm's LeViT has it: computed from a parameter, in evaluation once for all batches."""
+
+    def train(self, mode=True):
+        self.cache = {}
+        return super().train(mode)
+
+    def between(self, h, x):
+        if self.training:
+            return h + self.bias.repeat(2)
+        if 'bias' not in self.cache:
+            self.cache['bias'] = self.bias.repeat(2)
+        return h + self.cache['bias']
+
+
+class Counting(Small):
+    def between(self, h, x):
+        if self.training:
+            self.count += 1
+        return torch.where(self.count > 0, h + 1, h * self.count)
+
+
+class Listed(Small):
+    def between(self, h, x):
+        return h * torch.tensor(x.sum(1).tolist())[:, None] + torch.tensor(x.abs().sum(1).tolist())[:, None]
+
+
+class Lazy(Small):
+    def between(self, h, x):
+        if self.mask is None:
+            self.mask = torch.ones(8)
+        return h * self.mask
+
+
+def between(function):
+    """A Small network with a function of two arguments between its layers."""
+    return type('Between', (Small,), {'between': lambda self, h, x: function(h, x)})
+
+
+def buffered(cls, **buffers):
+    def make():
+        net = cls()
+        for name, value in buffers.items():
+            net.register_buffer(name, value)
+        return net
+
+    return make
+
+
+SILENT = {
+    'a cache of what a parameter gives': lambda: BiasCache(bias=nn.Parameter(torch.zeros(4)), cache={}),
+    'a buffer that counts': buffered(Counting, count=torch.zeros((), dtype=torch.long)),
+    'values by way of Python': Listed,
+    'the sign of zero': between(lambda h, x: torch.atan2(h, -h) + torch.signbit(h) * 1.0),
+    'a buffer that is None at first': buffered(Lazy, mask=None),
+    'copied rows': between(lambda h, x: h[:, torch.tensor([0, 1, 1, 3, 3, 5, 6, 7])]),
+    'a matrix turned around': between(lambda h, x: (h.mT.mT[:, None].expand(-1, 3, -1).mT).sum(2)),
+}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', SILENT)
+def test_outputs_are_the_same_before_and_after_the_task_ends_and_ever_after(name):
+    torch.manual_seed(0)
+    x = torch.randn(5, 6)
+    model = hat.convert(SILENT[name](), 2, torch.zeros(4, 6), check=0)
+    one = OPTIMIZERS['momentum'](model.parameters())
+    train_small(model, one, 0)
+    with torch.no_grad():
+        before = model.eval()(x, task=0)
+        model.end_task(0)
+        assert same(model(x, task=0), before)
+        model.train().eval()(x + 1, task=1)
+        assert same(model(x, task=0), before)
+    train_small(model, one, 1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p))
+        model.eval()(x, task=1)
+        assert same(model(x, task=0), before)
+
+
+def train_small(model, optimizer, task):
+    for b in range(3):
+        model.train()(torch.randn(5, 6), task=task, progress=b / 2).square().mean().backward()
+        optimizer.step()
+
+
+class Permuted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.w, self.head = nn.Conv1d(2, 8, 1), nn.Parameter(torch.randn(6, 4, 1)), nn.Conv1d(6, 3, 1)
+
+    def forward(self, x):
+        return self.head(F.conv1d(F.relu(self.a(x)), self.w.flip(0), groups=2))
+
+
+def test_rows_of_a_grouped_weight_in_another_order():
+    torch.manual_seed(0)
+    model = hat.convert(Permuted(), 1, torch.randn(2, 2, 5)).eval()
+    x = torch.randn(3, 2, 5)
+    before = model(x, task=0).detach()
+    model.end_task(0)
+    assert same(model(x, task=0).detach(), before)
+
+
+@pytest.mark.parametrize('change', [
+    lambda net: setattr(net, 'a', nn.Sequential(net.a)),
+    lambda net: nn.utils.parametrizations.weight_norm(net.a),
+    lambda net: prune.random_unstructured(net.a, 'weight', 0.5),
+    lambda net: setattr(net, 'more', nn.Linear(2, 2)),
+], ids=['wrapped', 'weight norm', 'pruned', 'added to'])  # fmt: skip
+def test_a_network_that_is_changed_after_conversion_is_refused(change):
+    model = hat.convert(between(lambda h, x: h)(), 2, torch.randn(4, 6))
+    model.end_task(0)
+    change(model.net)
+    with pytest.raises(RuntimeError, match='convert it anew'):
+        model.eval()(torch.randn(4, 6), task=0)
+
+
+def test_what_forward_changes_in_python_is_dropped_and_said():
+    class Warming(Small):
+        def between(self, h, x):
+            self.step += 1
+            self.seen.append(h)
+            return h if self.step > 3 else 0.1 * h
+
+    with pytest.warns(UserWarning, match=r'forward\(\) changes .*step, .*which is no buffer|changes .*seen, .*'):
+        model = hat.convert(Warming(step=0, seen=[]), 2, torch.randn(4, 6))
+    model.train()(torch.randn(4, 6), task=0, progress=0)
+    assert model.net.step == 0 and model.net.seen == [] and hat.plain(model, 0).seen == []
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_checking_and_pruning_leave_no_traces():
+    torch.manual_seed(0)
+    model = hat.convert(SILENT['a buffer that counts'](), 1, torch.randn(4, 6), check=True)
+    train_small(model, OPTIMIZERS['sgd'](model.parameters()), 0)
+    assert model.tasks[0].own.count == 3
+    model.end_task(0)
+    assert hat.prune(model, 0).count == hat.plain(model, 0).count == 3
+
+
+def test_what_cannot_be_read_at_all_is_said_in_one_line():
+    x = torch.randn(4, 6)
+    for net, kind, message in (
+        (torch.jit.script(nn.Linear(6, 3)), hat.CannotConvert, 'the network is TorchScript'),
+        (nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 3)), ValueError, '0.weight has no shape yet'),
+        (nn.Sequential(nn.Linear(6, 3, dtype=torch.complex64)), hat.CannotConvert, '0.weight holds complex numbers'),
+        (nn.Sequential(small()), TypeError, 'converted already'),
+        (torch.relu, TypeError, 'net must be an nn.Module'),
+    ):
+        with pytest.raises(kind, match=message):
+            hat.convert(net, 2, x)
+    for settings in {'n_tasks': 'a'}, {'s_max': 0}:
+        with pytest.raises(ValueError, match='n_tasks must be a whole number and s_max above 0'):
+            hat.convert(**{'net': nn.Linear(6, 3), 'n_tasks': 2, 'example_input': x} | settings)
+
+
+def test_layers_whose_names_differ_in_weight_alone():
+    class Named(Small):
+        def between(self, h, x):
+            return h + F.linear(x, self.a_weight)
+
+    model = hat.convert(Named(a_weight=nn.Parameter(torch.randn(8, 6))), 1, torch.randn(4, 6))
+    assert model.plan.gates == ['a.weight', 'a_weight', 'b']
