@@ -125,5 +125,8 @@ def broadcast_units(units: Tensor, node: Node) -> Tensor:
     return units.view(shape).expand(node.meta['shape'])
 
 
-def layer_name(weight: str) -> str:
-    return weight.removesuffix('.weight').removesuffix('_weight')
+def layer_names(weights) -> dict[str, str]:
+    """Of each layer by its weight's name, without '.weight' where that tells it from the others."""
+    names = {weight: weight.removesuffix('.weight').removesuffix('_weight') for weight in weights}
+    several = list(names.values())
+    return {weight: name if several.count(name) == 1 else weight for weight, name in names.items()}

@@ -51,14 +51,14 @@ class Reader:
         nodes = self.nodes = list(recorder.graph.nodes)
         self.plan.operations = recorder.operations()
         self.calls = layers.find_layers(nodes, self.parameters)
-        last = layers.last_layers(nodes, self.calls)
+        self.names, last = layers.layer_names(self.calls), layers.last_layers(nodes, self.calls)
         if heads and self.calls and not last:
             raise CannotConvert('the last layer shares its weight with another one: heads=False leaves it alone')
         self.plan.heads = [layers.head(name, self.calls[name][0], self.parameters) for name in last if heads]
         for weight, bias, _ in self.plan.heads:
             self.mark_task_specific(weight)
             self.mark_task_specific(bias)
-        self.choose_gates(lambda name: gated(self.layer_name(name), name in last))
+        self.choose_gates(lambda name: gated(self.names[name], name in last))
         for node in nodes:
             self.values[node] = self.read(node)
         self.outputs = recorder.outputs
@@ -82,7 +82,7 @@ class Reader:
         for name, nodes in self.calls.items():
             if name in plan.task_specific:
                 continue
-            plan.layers.append(self.layer_name(name))
+            plan.layers.append(self.names[name])
             if gated(name):
                 norms = [layers.norm_after(node, self.parameters) for node in nodes]
                 if all(norms):
@@ -209,7 +209,7 @@ class Reader:
     def share(self, name):
         """What is to be known of a layer's weight and biases."""
         plan, weight, nodes, units = self.plan, self.parameters[name], self.calls[name], self.units(name)
-        layer, biases = self.layer_name(name), [b for b, w in self.biases.items() if w == name]
+        layer, biases = self.names[name], [b for b, w in self.biases.items() if w == name]
         outs, ins = layers.connections(weight, nodes[0], units, self.reads[name], plan.units)
         plan.shared[name] = Shared(plan.layers.index(layer), outs, ins)
         plan.shared |= {bias: Shared(plan.layers.index(layer), units, None) for bias in biases}
@@ -235,11 +235,6 @@ class Reader:
             return torch.where(value.tensor == 0, ZERO, ALWAYS_USED) if value.kept else always_used(node)
         return value if isinstance(value, Tensor) else always_used(node)
 
-    def layer_name(self, weight):
-        """Without '.weight', if that tells it from other layers."""
-        names = [layers.layer_name(name) for name in self.calls]
-        return layers.layer_name(weight) if names.count(layers.layer_name(weight)) == 1 else weight
-
     def elements(self, weight):
         return numbered(self.parameters[weight.name]) if weight.elements is None else weight.elements
 
@@ -249,6 +244,6 @@ class Reader:
 
     def units(self, name):
         """Their ids, (N,)."""
-        if self.layer_name(name) in self.plan.gates:
-            return self.plan.units.of_gate[self.plan.gates.index(self.layer_name(name))]
+        if self.names[name] in self.plan.gates:
+            return self.plan.units.of_gate[self.plan.gates.index(self.names[name])]
         return torch.full((layers.n_units(self.calls[name][0], self.parameters[name]),), ALWAYS_USED)
