@@ -140,7 +140,7 @@ class Network(nn.Module):
         tensors = self.tasks[task].tensors(self.done[task])
         if kept_only:
             used = self.between([a.detach() for a in masks])
-            tensors |= {name: torch.where(used(name), self.kept.value(name), 0) for name in self.plan.shared}
+            tensors |= {name: self.kept_weight(name, used) for name in self.plan.shared}
         else:
             tensors |= self.protected_weights()
         values = self.plan.units.attention(masks)
@@ -150,6 +150,15 @@ class Network(nn.Module):
                 tensors[name] = Gate.apply(tensors[name], a)
         norms = {name: gating.units for name, gating in self.plan.gating.items() if name not in self.plan.shared}
         return tensors | all_at_once(lambda p, units: Gate.apply(p, values[units]), tensors, norms)
+
+    def kept_weight(self, name, used):
+        """What is kept, where it is used; 0 elsewhere. A product is several times as fast as a choice."""
+        outs, ins = used(name)
+        kept = self.kept.value(name)
+        if name not in self.finite:
+            return torch.where(both((outs, ins)), kept, 0)
+        weight = kept * outs.to(kept.dtype)
+        return weight if ins is None else weight.mul_(ins.to(kept.dtype))
 
     def protected_weights(self):
         """Of a task that is not learned."""
@@ -246,12 +255,13 @@ class Network(nn.Module):
                 for name, p in self.shared.items()}  # fmt: skip
 
     def between(self, masks):
-        """A function: which elements of a parameter lie between open units, by its name; a bool that broadcasts."""
+        """A function: to which of its units that are open a parameter leads, and from which it comes (None for a bias),
+        by its name; bools that broadcast."""
         values = self.plan.units.attention(masks) > 0.5
 
         def used(name):
             _, outs, ins = self.plan.shared[name]
-            return values[outs] if ins is None else values[outs] & values[ins]
+            return values[outs], None if ins is None else values[ins]
 
         return used
 
@@ -284,6 +294,7 @@ class Network(nn.Module):
             values = self.plan.units.attention(self.cumulative)
             self.factors = {name: gradient_factor(values[outs], None if ins is None else values[ins])
                             for name, (_, outs, ins) in self.plan.shared.items()}  # fmt: skip
+        self.finite = {name for name in self.plan.shared if self.kept.value(name).isfinite().all()}
         self.held = {
             name: self.kept.no_zero(name) for name in self.plan.shared if self.hard and self.kept.bits(name).any()
         }
@@ -297,8 +308,8 @@ class Network(nn.Module):
         learned = [t for t, fingerprint in enumerate(given) if fingerprint]
         before, after = (self.between(self.cumulated(tasks)) if tasks else None for tasks in (same, learned))
         for name, p in self.shared.items():
-            value = torch.where(before(name), self.kept.value(name), p) if before else p
-            self.kept.write(name, value, after(name) if after else torch.tensor(False, device=p.device))
+            value = torch.where(both(before(name)), self.kept.value(name), p) if before else p
+            self.kept.write(name, value, both(after(name)) if after else torch.tensor(False, device=p.device))
         self.kept.fingerprints.copy_(self.fingerprints)
 
     def cumulated(self, tasks):
@@ -362,6 +373,11 @@ class Network(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """before_loading() has looked at it."""
+
+
+def both(used):
+    outs, ins = used
+    return outs if ins is None else outs & ins
 
 
 def all_at_once(function, tensors, others):

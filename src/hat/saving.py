@@ -68,7 +68,8 @@ def same(network, tasks, state, prefix):
         used = network.between(network.cumulated(tasks))
         for name in network.plan.shared:
             held = network.kept.value(name)
-            here = used(name).expand(held.shape)
+            outs, ins = used(name)
+            here = (outs if ins is None else outs & ins).expand(held.shape)
             pairs.append((state[f'{prefix}net.{name}'].to(held.device)[here], held[here]))
     return all(torch.equal(a.to(b.device), b) for a, b in pairs)
 
