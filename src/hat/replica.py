@@ -21,8 +21,8 @@ SIMPLE = {bool, int, float, str, type(None), torch.dtype, torch.device, torch.Si
 
 
 class Replica:
-    """The copy is `network`. `buffers` and `attributes` say which tensor was given to each buffer, and to each tensor
-    that is none (a copy, so that what is written to it does not stay): lists of (dict, key, tensor, name)."""
+    """The copy is `network`. `copies`: of each module, by its id; `buffers`: which tensor each of the copy's buffers
+    was given, a list of (dict, key, tensor, name)."""
 
     def __init__(self, net: nn.Module, tensors: dict[str, Tensor], hooks: dict[str, Callable] | None = None,
                  training: bool | None = None):  # fmt: skip
@@ -34,14 +34,12 @@ class Replica:
             training: the mode; None: as each module of the network has it.
         """
         self.given, self.tensors, self.left = tensors, {}, set(tensors)
-        self.copies, self.buffers, self.attributes, self.changing, self.training = {}, [], [], [], training
+        self.copies, self.buffers, self.changing, self.training = {}, [], [], training
         self.network = self.copy(net, '')
         if self.left:
             raise RuntimeError(f'the network has no {sorted(self.left)[0]} any more, as when it was converted; {ANEW}')
-        for state, key, name in self.changing:  # when all modules have a copy
+        for state, key in self.changing:  # when all modules have a copy
             state[key] = self.value(state[key])
-            if isinstance(state[key], Tensor):
-                self.attributes.append((state, key, state[key], name))
         for name, hook in (hooks or {}).items():
             module = self.copies[id(net.get_submodule(name))]
             module._forward_hooks = OrderedDict([(-1, hook), *module._forward_hooks.items()])
@@ -57,7 +55,7 @@ class Replica:
         if self.training is not None:
             state['training'] = self.training
         self.buffers += [(state['_buffers'], name, tensor, prefix + name) for name, tensor in state['_buffers'].items()]
-        self.changing += [(state, key, prefix + key) for key, value in old.items()
+        self.changing += [(state, key) for key, value in old.items()
                           if key in HOOKS and value or key not in LEFT and type(value) not in SIMPLE]  # fmt: skip
         return copied
 
