@@ -42,13 +42,8 @@ def find_layers(nodes: list[Node], parameters: dict) -> dict[str, list[Node]]:
         elif node.target in LAYERS:
             weight = arguments(node)['weight']
             if weight not in names:
-                known = weight.op == 'get_attr' and not weight.target
-                raise refused(
-                    node,
-                    'its weight is no parameter of the network'
-                    if known
-                    else 'its weight is computed, or changed in place',
-                )
+                found = 'no parameter of the network' if weight.op == 'get_attr' else 'computed, or changed in place'
+                raise refused(node, f'its weight is {found}')
             calls.setdefault(names[weight], []).append(node)
             if output_axis(node) != output_axis(calls[names[weight]][0]):
                 raise refused(node, f'{names[weight]} is the weight of another kind of layer, too')

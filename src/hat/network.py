@@ -108,11 +108,10 @@ class Network(nn.Module):
 
     def run(self, inputs: tuple, task: int, masks: list[Tensor], named: dict | None = None):
         """Output of a task for `inputs`, positional, and `named`, by keyword, under given masks."""
-        hooks = {}
+        tensors, hooks = self.tensors(task, masks), {}
         if not (self.hard and self.done[task]):  # else weights are zero where a unit is closed
             for name, (gate, _) in self.plan.outputs.items():
                 hooks[name] = lambda module, inputs, output, a=masks[gate]: Gate.apply(output, a)
-        tensors = self.tensors(task, masks)
         if not torch.is_grad_enabled():  # PyTorch may multiply otherwise what needs a gradient
             tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         replica = Replica(self.net, tensors, hooks)
@@ -138,12 +137,11 @@ class Network(nn.Module):
         self.refresh()
         kept_only = self.hard and self.done[task]
         tensors = self.tasks[task].tensors(self.done[task])
+        values = self.plan.units.attention(masks)
         if kept_only:
-            used = self.between([a.detach() for a in masks])
-            tensors |= {name: self.kept_weight(name, used) for name in self.plan.shared}
+            tensors |= {name: self.kept_weight(name, values.detach() > 0.5) for name in self.plan.shared}
         else:
             tensors |= self.protected_weights()
-        values = self.plan.units.attention(masks)
         for name, (gate, units) in (self.plan.gating | (self.output_gates() if outputs else {})).items():
             if name in self.plan.shared and not kept_only:  # else it is zero already where a unit is closed
                 a = values[units] if gate is None else masks[gate].view(units.shape)
@@ -151,14 +149,15 @@ class Network(nn.Module):
         norms = {name: gating.units for name, gating in self.plan.gating.items() if name not in self.plan.shared}
         return tensors | all_at_once(lambda p, units: Gate.apply(p, values[units]), tensors, norms)
 
-    def kept_weight(self, name, used):
-        """What is kept, where it is used; 0 elsewhere. A product is several times as fast as a choice."""
-        outs, ins = used(name)
+    def kept_weight(self, name, is_open):
+        """What is kept between units that are open, (ids,) bool; 0 elsewhere, and never -0, whose sign would be that of
+        what another task has there. A product is several times as fast as a choice."""
         kept = self.kept.value(name)
         if name not in self.finite:
-            return torch.where(both((outs, ins)), kept, 0)
-        weight = kept * outs.to(kept.dtype)
-        return weight if ins is None else weight.mul_(ins.to(kept.dtype))
+            return torch.where(self.between(name, is_open), kept, 0).add_(0.0)
+        _, outs, ins = self.plan.shared[name]
+        weight = kept * is_open[outs].to(kept.dtype)
+        return (weight if ins is None else weight.mul_(is_open[ins].to(kept.dtype))).add_(0.0)
 
     def protected_weights(self):
         """Of a task that is not learned."""
@@ -254,27 +253,25 @@ class Network(nn.Module):
         return {name: self.factors[name].expand(p.shape) == 0 if name in self.factors else self.kept.bits(name) != 0
                 for name, p in self.shared.items()}  # fmt: skip
 
-    def between(self, masks):
-        """A function: to which of its units that are open a parameter leads, and from which it comes (None for a bias),
-        by its name; bools that broadcast."""
-        values = self.plan.units.attention(masks) > 0.5
+    def between(self, name, is_open):
+        """Which elements of a parameter lie between units that are open, (ids,) bool; a bool that broadcasts."""
+        _, outs, ins = self.plan.shared[name]
+        return is_open[outs] if ins is None else is_open[outs] & is_open[ins]
 
-        def used(name):
-            _, outs, ins = self.plan.shared[name]
-            return values[outs], None if ins is None else values[ins]
-
-        return used
+    def open_units(self, tasks):
+        """Which ids of units are open in one of some learned tasks, (ids,) bool."""
+        return self.plan.units.attention(self.cumulated(tasks)) > 0.5
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring what is kept in line with the fingerprints, whoever has written them: end_task(), forget(),
         load_state_dict(), or something that copies tensors one by one."""
-        both = self.fingerprints, self.kept.fingerprints
-        before, self.stamp = self.stamp, ([(id(buffer), buffer._version) for buffer in both], self.hard, self.s_max)
-        if self.stamp == before and not both[0].is_cpu:
+        stores = self.fingerprints, self.kept.fingerprints
+        before, self.stamp = self.stamp, ([(id(store), store._version) for store in stores], self.hard, self.s_max)
+        if self.stamp == before and not stores[0].is_cpu:
             return  # not to wait for the device with every batch; begin_task() looks in any case
-        given, held = (buffer.tolist() for buffer in both)
+        given, held = (store.tolist() for store in stores)
         state = given, self.hard, self.s_max
         if given == held and state == self.state:
             return
@@ -306,10 +303,11 @@ class Network(nn.Module):
             if given[t] != held[t] and given[t]:
                 task.keep()
         learned = [t for t, fingerprint in enumerate(given) if fingerprint]
-        before, after = (self.between(self.cumulated(tasks)) if tasks else None for tasks in (same, learned))
+        before, after = (self.open_units(tasks) if tasks else None for tasks in (same, learned))
         for name, p in self.shared.items():
-            value = torch.where(both(before(name)), self.kept.value(name), p) if before else p
-            self.kept.write(name, value, both(after(name)) if after else torch.tensor(False, device=p.device))
+            value = p if before is None else torch.where(self.between(name, before), self.kept.value(name), p)
+            protected = p.new_zeros((), dtype=torch.bool) if after is None else self.between(name, after)
+            self.kept.write(name, value, protected)
         self.kept.fingerprints.copy_(self.fingerprints)
 
     def cumulated(self, tasks):
@@ -373,11 +371,6 @@ class Network(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """before_loading() has looked at it."""
-
-
-def both(used):
-    outs, ins = used
-    return outs if ins is None else outs & ins
 
 
 def all_at_once(function, tensors, others):

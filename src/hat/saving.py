@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
 
 from hat import schedules
 from hat.errors import warn
@@ -47,9 +46,9 @@ def before_loading(network, state, prefix, *_) -> None:
     for n in classes[len(network.tasks) :]:
         network.add_task(n)
     for t in range(len(classes), len(network.tasks)):
-        for name, tensor in (*named_tensors(network.tasks[t].embeddings), *named_tensors(network.tasks[t].own)):
-            part = 'embeddings' if name.isdigit() else 'own'
-            state[f'{prefix}tasks.{t}.{part}.{name}'] = tensor.detach()
+        for part in network.tasks[t].kept:
+            for name, tensor in named_tensors(getattr(network.tasks[t], part)):
+                state[f'{prefix}tasks.{t}.{part}.{name}'] = tensor.detach()
     state[f'{prefix}fingerprints'] = torch.cat(
         [fingerprints, network.fingerprints[len(fingerprints) :].to(fingerprints)]
     )
@@ -65,11 +64,10 @@ def same(network, tasks, state, prefix):
     pairs = [(state[f'{prefix}tasks.{t}.{part}.{name}'], kept.value(name))
              for t in tasks for part, kept in network.tasks[t].kept.items() for name in kept.keys]  # fmt: skip
     if network.hard:
-        used = network.between(network.cumulated(tasks))
+        is_open = network.open_units(tasks)
         for name in network.plan.shared:
             held = network.kept.value(name)
-            outs, ins = used(name)
-            here = (outs if ins is None else outs & ins).expand(held.shape)
+            here = network.between(name, is_open).expand(held.shape)
             pairs.append((state[f'{prefix}net.{name}'].to(held.device)[here], held[here]))
     return all(torch.equal(a.to(b.device), b) for a, b in pairs)
 
@@ -85,8 +83,7 @@ def save(network, file) -> None:
         network: a hat.Network.
         file: a path, or a file that is open for writing bytes.
     """
-    zeros = tree_map_only(torch.Tensor, lambda x: x.cpu(), network.plan.inputs)
-    content = {'settings': settings(network).decode(), 'heads': bool(network.plan.heads), 'inputs': zeros}
+    content = {'settings': settings(network).decode(), 'heads': bool(network.plan.heads), 'inputs': network.plan.inputs}
     torch.save(content | {'state': network.state_dict()}, file)
 
 

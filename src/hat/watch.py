@@ -38,7 +38,7 @@ class Watch:
         network.group = ddp.process_group if ddp else network.group
         before, self.progress = self.progress, checked(progress)
         if task != self.task:
-            self.begin_task(network, task)
+            network.begin_task(task)
         if network.done[task]:
             return
         network.clamp(task)

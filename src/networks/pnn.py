@@ -63,7 +63,7 @@ class Lateral(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator=None):
-        """ "A random small value" each (Rusu et al. 2016)."""
+        """Each starts from a small random value (Rusu et al. 2016)."""
         nn.init.uniform_(self.alpha, 0, 0.1, generator=generator)
 
     def forward(self, others):
