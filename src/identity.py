@@ -1,0 +1,87 @@
+"""What a result is of, beside its arguments and its data: the code that computed it."""
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+import dataloaders
+import networks
+from approaches import APPROACHES
+
+SRC = Path(__file__).parent
+TABLES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ imports all there is: not followed
+APART = 'errors', 'files', 'dataloaders.sources'  # say, write and fetch things: the data have a fingerprint of their own
+LOOP = {'run.py': ('learn', 'build'), 'machine.py': ('choose_device',)}  # functions that all runs go through
+SILENT = 'print', 'warn'
+IMPORTS = ast.Import, ast.ImportFrom
+TYPES = 'annotation', 'returns', 'ctx'  # fields without a say
+
+
+@functools.cache
+def code(approach, experiment):
+    """A fingerprint of what computes the runs of an approach on an experiment: the syntax trees of its statements.
+
+    Comments, docstrings, annotations of arguments, formatting, texts of errors, and in which file a statement stands do
+    not count.
+    """
+    method, data = APPROACHES[approach], dataloaders.EXPERIMENTS[experiment]
+    network = networks.NETWORKS['_'.join(filter(None, (data.FAMILY, method.variant)))]
+    waiting, seen, found = [method.__module__, network.__module__, data.__name__, *TABLES], set(), set()
+    while waiting:
+        if (path := locate(name := waiting.pop())) and name not in seen:
+            seen.add(name)
+            statements, imported = read(path)
+            found |= {mark for function, mark in statements if function or name not in TABLES}
+            waiting += [other for other in imported if name not in TABLES and other not in APART]
+    for path, names in LOOP.items():
+        found |= {mark for function, mark in read(SRC / path)[0] if function in names}
+    return digest(sorted(found))
+
+
+def locate(module):
+    """The file of a module of this project, or None."""
+    path = SRC / module.replace('.', '/')
+    return next((p for p in (path.with_suffix('.py'), path / '__init__.py') if p.is_file()), None)
+
+
+@functools.cache
+def read(path):
+    """Of a file, (name if it is a function, fingerprint) of each statement, and the modules that it may import."""
+    tree = ast.parse(path.read_bytes())
+    imported = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imported += [node.module, *(f'{node.module}.{alias.name}' for alias in node.names)]
+    statements = [(getattr(s, 'name', '') if isinstance(s, ast.FunctionDef) else '', form(s)) for s in tree.body]
+    return [(name, digest(content)) for name, content in statements if content], imported
+
+
+def form(node):
+    """Of a syntax tree what computes, as nested tuples; None where nothing does."""
+    if isinstance(node, ast.AST):
+        kind = type(node)
+        if kind in IMPORTS or kind is ast.Expr and says(node):
+            return None
+        if kind is ast.Raise:
+            return 'Raise'
+        return kind.__name__, *[
+            (name, form(value))
+            for name in node._fields
+            if name not in TYPES and (value := getattr(node, name, None)) is not None and value != []
+        ]
+    if isinstance(node, list):
+        return [part for each in node if (part := form(each)) is not None]
+    return node
+
+
+def says(node):
+    """A docstring, or a call that only says something?"""
+    called = node.value.func if isinstance(node.value, ast.Call) else None
+    return isinstance(node.value, ast.Constant) or isinstance(called, ast.Name) and called.id in SILENT
+
+
+def digest(content):
+    return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
