@@ -25,6 +25,7 @@ from board import Board
 from checkpoints import Checkpoint
 from errors import Busy, UserError
 from files import ROOT
+from identity import Identity
 from machine import choose_device
 from results import Output
 
@@ -38,7 +39,9 @@ OURS = ('--approach', '--experiment', '--seed', '--parameter', '--device', '--ou
 class Run:
     argv: list  # of run.py, without --device
     output: Output
-    arguments: dict  # as results have them
+    checkpoint: Checkpoint
+    identity: Identity
+    stale: str | None  # of run.py
 
     @classmethod
     def plan(cls, approach, experiment, seed, parameter, txt, rest):
@@ -48,7 +51,8 @@ class Run:
         argv = ['--approach', approach, '--experiment', experiment, '--seed', str(seed), '--output', str(txt), *rest]
         args = run.parse([*argv, '--parameter', parameter] if parameter else argv)
         argv = [*argv, '--data', os.path.abspath(args.data), *(['--parameter', parameter] if parameter else [])]
-        return cls(argv, Output(txt, args.save), run.settings(args))
+        output = Output(txt, args.save)
+        return cls(argv, output, Checkpoint(output, args.tmp), Identity(args), args.stale)
 
     @property
     def name(self):
@@ -63,25 +67,24 @@ class Run:
 
     def finished(self):
         """Is its result there?"""
-        return self.output.finished(self.arguments)
+        return self.output.finished(self.identity, self.stale)
 
     def taken(self):
         """Is another process at it?"""
         try:
-            with Checkpoint(self.output).lock():
+            with self.checkpoint.lock():
                 return False
         except Busy:
             return True
 
     def tidy(self):
         """Nothing of a finished run stays in tmp/, even if it was killed on its last line."""
-        checkpoint = Checkpoint(self.output)
-        with contextlib.suppress(Busy), checkpoint.lock():
-            checkpoint.remove()
+        with contextlib.suppress(Busy), self.checkpoint.lock():
+            self.checkpoint.remove()
 
     def progress(self):
         """Something else after each epoch."""
-        path = Checkpoint(self.output).path
+        path = self.checkpoint.path
         return path.stat().st_mtime_ns if path.exists() else None
 
 

@@ -3,34 +3,49 @@
 import hashlib
 import io
 import json
+import os
 import time
+from pathlib import Path
 
 import torch
 
 from errors import UserError
-from files import ROOT, atomic, lock, pack, sweep
+from files import ROOT, atomic, digest, lock, pack, sweep
+from identity import differences
 
-FOLDER = ROOT / 'tmp'
-FORMAT = 4  # of `state`: what an older version has saved is refused
+TMP = 'HAT_TMP'  # environment variable: the folder for checkpoints and locks
+FORMAT = 5  # of `state`: what an older version has saved is refused
 ADVICE = 'go on with the command that made it; or delete it, or start over with --fresh'
+
+
+def folder(output, tmp=None):
+    """Where the checkpoint of the run that writes `output` is: run.py --tmp, $HAT_TMP or tmp/ of the repository; beside
+    the output where that cannot be written."""
+    if tmp := tmp or os.environ.get(TMP):
+        return Path(tmp)
+    own = ROOT / 'tmp'
+    return own if os.access(own if own.exists() else ROOT, os.W_OK) else output.txt.parent
 
 
 class Checkpoint:
     """Of the run that writes `output` (results.Output): one file, guarded by a lock file beside it."""
 
-    def __init__(self, output):
-        key = hashlib.blake2b(str(output.txt.parent.resolve() / output.txt.name).encode(), digest_size=4).hexdigest()
+    def __init__(self, output, tmp=None):
+        key = hashlib.blake2b(os.fsencode(output.txt.parent.resolve() / output.txt.name), digest_size=4).hexdigest()
         self.output = output
-        self.path = FOLDER / f'{output.txt.stem}-{key}.checkpoint'
+        self.path = folder(output, tmp) / f'{output.txt.stem}-{key}.checkpoint'
         self.saved_at, self.took = time.perf_counter(), 0.0
 
     def lock(self):
         """For the whole run: one process at a time writes the output. Raises Busy."""
-        FOLDER.mkdir(exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'--tmp: cannot make the folder {self.path.parent}: {error.strerror}') from error
         return lock(self.path.with_suffix('.lock'), f'{self.output.txt}: another process is at this run')
 
     def save(self, identity, state):
-        """identity: what a run must agree in to go on from here: a dict that JSON can hold, with a dict `arguments`.
+        """identity: what a run must agree in to go on from here, the head of a record (identity.facts) and its code.
         state: tensors, numbers, texts, lists, dicts."""
         start = time.perf_counter()
         content = pack({'identity': json.dumps(identity | {'format': FORMAT}), 'state': state})
@@ -44,8 +59,11 @@ class Checkpoint:
         """Whether saving now takes no more than a tenth of the time."""
         return time.perf_counter() - self.saved_at >= 10 * self.took
 
-    def load(self, identity, device):
-        """The state, or None where there is no checkpoint. Raises UserError: damaged, or another run's."""
+    def load(self, identity, device, stale=None):
+        """The state and the code that computed it; None where there is no checkpoint.
+
+        Raises UserError: damaged, another run's, or, unless stale is 'keep', of other code.
+        """
         sweep(self.path)
         if not self.path.exists():
             return None
@@ -55,23 +73,21 @@ class Checkpoint:
             if content[:size] != digest(content[size:]):
                 raise ValueError
             saved = torch.load(io.BytesIO(content[size:]), map_location=device, weights_only=True)
-            old, new = json.loads(saved['identity']), json.loads(json.dumps(identity | {'format': FORMAT}))
+            old = json.loads(saved['identity'])
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a damaged or hostile file may bring about
             raise UserError(f'{self.path}: damaged checkpoint; delete it, or start over with --fresh') from error
-        if old != new:
-            old, new = (identity | identity['arguments'] for identity in (old, new))
-            differ = ', '.join(
-                f'{k} {old.get(k)} there, {v} here' for k, v in new.items() if old.get(k) != v and k != 'arguments'
-            )
-            raise UserError(f'{self.path}: checkpoint of another run: {differ}; {ADVICE}')
-        return saved['state']
+        if differ := differences(old, identity | {'format': FORMAT}):
+            raise UserError(f'{self.path}: checkpoint of another run: {"; ".join(differ)}; {ADVICE}')
+        if old['code'].split('+')[-1] != identity['code']:
+            if stale == 'redo':
+                return None
+            if stale != 'keep':
+                advice = '--stale keep goes on from it, --stale redo starts over'
+                raise UserError(f'{self.path}: checkpoint of other code; {advice}')
+        return saved['state'], old['code']
 
     def remove(self):
         self.path.unlink(missing_ok=True)
         sweep(self.path)
-
-
-def digest(content):
-    return hashlib.blake2b(content, digest_size=16).digest()

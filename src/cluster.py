@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import run
-from checkpoints import Checkpoint
 from errors import Busy, UserError
 from files import ROOT, atomic
 from results import Output
@@ -53,11 +52,11 @@ def follow(ray, runs, submit, board):
             for r in waiting[: MOST - len(going)]:
                 with contextlib.suppress(Busy):
                     held = contextlib.ExitStack()
-                    held.enter_context(Checkpoint(r.output).lock())
+                    held.enter_context(r.checkpoint.lock())
                     all_locks.enter_context(held)
                     waiting.remove(r)
                     if r.finished():
-                        Checkpoint(r.output).remove()
+                        r.checkpoint.remove()
                         held.close()
                         board.end(r, 0)
                     else:
@@ -82,12 +81,12 @@ def follow(ray, runs, submit, board):
 
 
 def collect(r, files):
-    r.output.make_way()
+    r.output.make_way(r.identity)
     for path, content in zip(r.output.files[:-1], files[:-1], strict=True):
         with atomic(path) as part:
             part.write_bytes(content)
-    r.output.save_record(json.loads(files[-1]) | {'arguments': r.arguments})  # paths as seen from here
-    Checkpoint(r.output).remove()
+    r.output.save_record(json.loads(files[-1]))
+    r.checkpoint.remove()
 
 
 def on_node(argv, folder):

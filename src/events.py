@@ -3,22 +3,20 @@
 import shutil
 
 from errors import UserError
-from files import ROOT
-
-FOLDER = ROOT / 'tmp' / 'tensorboard'
 
 
 class Events:
     """Starts over with the folder: the epochs of a run that goes on are written again."""
 
-    def __init__(self, name, tasks):
-        """tasks: their names."""
+    def __init__(self, checkpoint, tasks):
+        """checkpoint: of the run; tasks: their names."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError('--tensorboard needs TensorBoard: pip install tensorboard') from None
-        shutil.rmtree(FOLDER / name, ignore_errors=True)
-        self.writer, self.tasks, self.written, self.tested = SummaryWriter(FOLDER / name), tasks, 0, 0
+        folder = checkpoint.path.parent / 'tensorboard' / checkpoint.path.stem
+        shutil.rmtree(folder, ignore_errors=True)
+        self.writer, self.tasks, self.written, self.tested = SummaryWriter(folder), tasks, 0, 0
 
     def write(self, epochs, accuracy):
         """What is new. epochs: for each task so far the records of its epochs; accuracy: a row after each task."""

@@ -2,6 +2,7 @@
 
 import fcntl
 import glob
+import hashlib
 import io
 import os
 import uuid
@@ -41,6 +42,11 @@ def pack(state):
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getbuffer()
+
+
+def digest(content):
+    """16 bytes by which to know the content of a file."""
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _sync(path):

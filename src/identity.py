@@ -1,4 +1,4 @@
-"""What a result is of, beside its arguments and its data: the code that computed it."""
+"""What a result is of: the arguments that matter, the data, the code. In what are two runs not the same?"""
 
 import ast
 import functools
@@ -10,12 +10,61 @@ import networks
 from approaches import APPROACHES
 
 SRC = Path(__file__).parent
+TEXTS = {
+    path: path.read_bytes()
+    for folder in ('', 'hat', 'approaches', 'networks', 'dataloaders')
+    for path in (SRC / folder).glob('*.py')
+}  # read now: what is edited later does not run in this process
+ELSEWHERE = 'data', 'output', 'device', 'threads', 'tmp', 'save', 'tensorboard', 'fresh', 'stale'  # no number hangs on
 TABLES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ imports all there is: not followed
-APART = 'errors', 'files', 'dataloaders.sources'  # say, write and fetch things: the data have a fingerprint of their own
+APART = 'errors', 'files', 'dataloaders.sources'  # say, write and fetch things; of the data there is a fingerprint
 LOOP = {'run.py': ('learn', 'build'), 'machine.py': ('choose_device',)}  # functions that all runs go through
 SILENT = 'print', 'warn'
 IMPORTS = ast.Import, ast.ImportFrom
 TYPES = 'annotation', 'returns', 'ctx'  # fields without a say
+
+
+class Identity:
+    """Of the run with these arguments of run.py, complete."""
+
+    def __init__(self, args):
+        self.arguments = {name: value for name, value in vars(args).items() if name not in ELSEWHERE}
+        self.approach, self.experiment, self.folder = args.approach, args.experiment, args.data
+
+    @property
+    def code(self):
+        return code(self.approach, self.experiment)
+
+    def differences(self, record):
+        """In what a result is of another run, a list of texts; the code apart."""
+        tasks = record.get('tasks', [])
+        now = dataloaders.fingerprints(self.experiment, self.folder, [task['name'] for task in tasks])
+        here = [task | {'data': now[task['name']]} for task in tasks]
+        defaults = {name: p.default for name, p in APPROACHES[self.approach].parameters.items()}
+        arguments = record.get('arguments', {})
+        there = record | {'arguments': arguments | {'parameter': defaults | arguments.get('parameter', {})}}
+        return differences(there, record | {'arguments': self.arguments, 'tasks': here})
+
+
+def differences(there, here):
+    """In what two records disagree, a list of texts; the code apart. Data that are unknown to one may be the same."""
+    a, b = facts(there), facts(here)
+    unknown = {name for name in (*a, *b) if name.endswith(': data') and 'None' in (a.get(name), b.get(name))}
+    both = ((name, a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b]) if name not in unknown)
+    return [f'{name} {old} there, {new} here' for name, old, new in both if old != new]
+
+
+def facts(record):
+    """What a record is of, name -> text."""
+    of = {name: value for name, value in record.get('arguments', {}).items() if name not in ELSEWHERE}
+    of |= {name: record.get(name) for name in ('n_parameters', 'versions', 'format')}
+    for task in record.get('tasks', []):
+        of |= {f'{task["name"]}: {name}': value for name, value in task.items() if name != 'name'}
+    return {name: show(value) if isinstance(value, dict) else str(value) for name, value in of.items()}
+
+
+def show(values):
+    return ','.join(f'{name}={value}' for name, value in sorted(values.items()))
 
 
 @functools.cache
@@ -42,13 +91,13 @@ def code(approach, experiment):
 def locate(module):
     """The file of a module of this project, or None."""
     path = SRC / module.replace('.', '/')
-    return next((p for p in (path.with_suffix('.py'), path / '__init__.py') if p.is_file()), None)
+    return next((p for p in (path.with_suffix('.py'), path / '__init__.py') if p in TEXTS), None)
 
 
 @functools.cache
 def read(path):
     """Of a file, (name if it is a function, fingerprint) of each statement, and the modules that it may import."""
-    tree = ast.parse(path.read_bytes())
+    tree = ast.parse(TEXTS[path])
     imported = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

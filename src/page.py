@@ -91,7 +91,7 @@ def behind(name, results):
     parts = [f'<h3 id="{name}">{name}</h3>']
     for result in results:
         record = {key: value for key, value in result.record.items() if key in BEHIND}
-        line = command(record['arguments']) if 'arguments' in record else 'There is no .json.'
+        line = command(result.record) if 'arguments' in record else 'There is no .json.'
         parts.append(details(result.txt.name, record, line))
     return ''.join(parts)
 

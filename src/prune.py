@@ -10,7 +10,6 @@ Of each RESULT.json, made by run.py --save, each task becomes a small network of
 import glob
 import importlib.util
 import io
-import json
 import statistics
 import sys
 import time
@@ -24,8 +23,9 @@ import results
 import run
 from arguments import Parser, count
 from errors import UserError, exit_code, one_line
-from files import ROOT, atomic, pack
+from files import ROOT, atomic, digest, pack
 from hat.capacity import active, count_weights
+from identity import differences
 from machine import choose_device, describe, versions
 from tables import PRUNED, pruned_row, text
 
@@ -84,18 +84,24 @@ def prune_all(path, device, args):
 
 def load(path, data, device):
     """The approach as the run whose record `path` is has left it, and the run's arguments. Raises UserError."""
-    arguments, model = results.read_record(path).get('arguments', {}), path.with_suffix('.pt')
+    record, model = results.read_record(path), path.with_suffix('.pt')
+    arguments = record.get('arguments', {})
     if arguments.get('approach') != 'hat':
         raise UserError(f'{path}: not the record of a finished run of hat')
     args = SimpleNamespace(**arguments)
     try:
-        args.data = data or ROOT / args.data
+        args.data = data or ROOT / record['folder']
         tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
         approach = run.build(args, [task.to(device) for task in tasks], device)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f'{path}: not the record of a run of this version: {one_line(error)}') from error
+    if differ := differences(record, record | {'tasks': [task.sizes() for task in tasks]}):
+        raise UserError(f'{path}: these are other data than those of the run: {"; ".join(differ)}')
     try:
-        approach.load_state(torch.load(model, map_location=device, weights_only=True))
+        content = model.read_bytes()
+        if digest(content).hex() != record.get('model'):
+            raise ValueError('another run has saved it')
+        approach.load_state(torch.load(io.BytesIO(content), map_location=device, weights_only=True))
     except FileNotFoundError:
         raise UserError(f'{model}: not there; run.py --save keeps the network') from None
     except Exception as error:  # whatever a damaged or hostile file may bring about
@@ -140,7 +146,7 @@ def prune(approach, t, base, facts, args):
     expected, x, small = masked(x).cpu(), x.cpu(), small.cpu()
     program = exported(small, x)
     check(f'{task.name}, exported', expected, torch.export.load(io.BytesIO(program)).module()(x))
-    files = {'pt': pack(small.state_dict()), 'pt2': program, 'json': (json.dumps(report, indent=1) + '\n').encode()}
+    files = {'pt': pack(small.state_dict()), 'pt2': program, 'json': results.json_text(report).encode()}
     for suffix, content in files.items():
         with atomic(f'{base}.{suffix}') as part:
             part.write_bytes(content)

@@ -7,6 +7,7 @@
 """
 
 import json
+import math
 import shlex
 import tempfile
 from pathlib import Path
@@ -15,15 +16,18 @@ import numpy as np
 
 from approaches.parameters import show
 from errors import UserError
-from files import atomic, pack, sweep
+from files import atomic, digest, pack, sweep
 
 
 class Output:
     """The files of one run, <base>.txt, <base>.json and, if it is to be saved, <base>.pt."""
 
     def __init__(self, path, save=False):
-        if Path(path).is_dir():
-            raise UserError(f'--output: {path} is a folder; give a file name')
+        path = Path(path)
+        if path.is_dir() or path.exists() and not path.is_file():
+            raise UserError(f'--output: {path} is {"a folder" if path.is_dir() else "no file"}; give a file name')
+        if path.suffix in ('.json', '.pt', '.log'):
+            raise UserError(f'--output: {path} is for the accuracy matrix, a .txt; the rest goes beside it')
         base = str(path).removesuffix('.txt')
         self.txt, self.json = Path(f'{base}.txt'), Path(f'{base}.json')
         self.model = Path(f'{base}.pt') if save else None
@@ -40,14 +44,21 @@ class Output:
         except OSError as error:
             raise UserError(f'cannot write in {self.txt.parent}: {error.strerror}') from error
 
-    def finished(self, arguments):
-        """Is there the finished result of a run with these arguments (a dict that JSON can hold)?"""
+    def finished(self, identity, stale=None):
+        """Is there the finished result of this run (identity.Identity)? With stale='redo', one of today's code?"""
         record = read_record(self.json)
-        same = record.get('arguments') == json.loads(json.dumps(arguments))
-        return same and all(path.exists() for path in self.files)
+        there = record and not identity.differences(record) and all(path.exists() for path in self.files)
+        return bool(there) and not (stale == 'redo' and self.stale(identity))
 
-    def make_way(self):
-        """No result is lost: what stands here is kept, as <base>.old-1, .old-2 ..."""
+    def stale(self, identity):
+        """Has other code computed the result that is there?"""
+        return read_record(self.json).get('code') != identity.code
+
+    def make_way(self, identity=None):
+        """No result is lost: what stands here is kept, as <base>.old-1, .old-2 ... Says in what it is of another run."""
+        record = read_record(self.json)
+        if record and identity and (differ := identity.differences(record)):
+            print(f'{self.json} is of another run: {"; ".join(differ)}', flush=True)
         n, paths = 1, [self.txt.with_suffix(suffix) for suffix in ('.txt', '.pt', '.json')]
         while any(_old(path, n).exists() for path in paths):
             n += 1
@@ -66,18 +77,34 @@ class Output:
             np.savetxt(part, accuracy, '%.4f')
 
     def save_model(self, state):
-        """state: of approaches.base.Approach.state()."""
-        if self.model:
-            with atomic(self.model) as part:
-                part.write_bytes(pack(state))
+        """state: of approaches.base.Approach.state(). Returns what the record is to say of it."""
+        if not self.model:
+            return {}
+        content = pack(state)
+        with atomic(self.model) as part:
+            part.write_bytes(content)
+        return {'model': digest(content).hex()}
 
     def save_record(self, record):
         with atomic(self.json) as part:
-            part.write_text(json.dumps(record, indent=1) + '\n')
+            part.write_text(json_text(record), encoding='utf-8')
 
 
 def _old(path, n):
     return path.with_name(f'{path.stem}.old-{n}{path.suffix}')
+
+
+def json_text(content):
+    """Strict JSON: numbers that are not finite are null."""
+
+    def strict(value):
+        if isinstance(value, dict):
+            return {key: strict(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [strict(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(strict(content), indent=1, allow_nan=False) + '\n'
 
 
 def read_record(path):
@@ -89,10 +116,10 @@ def read_record(path):
     return record if isinstance(record, dict) else {}
 
 
-def command(arguments):
-    """The command of a run, from what its record says of its arguments."""
+def command(record):
+    """The command of a run, from what its record says."""
     words = ['python src/run.py']
-    for name, value in arguments.items():
+    for name, value in (record.get('arguments', {}) | {'data': record.get('folder')}).items():
         value = show(value) if name == 'parameter' else ','.join(value) if isinstance(value, list) else value
         words += [f'--{name.replace("_", "-")} {shlex.quote(str(value))}'] if value not in (None, '') else []
     return ' '.join(words)

@@ -16,12 +16,12 @@ from approaches.parameters import parse as parse_parameters
 from approaches.parameters import show
 from arguments import Parser, approach, count, positive, seed
 from checkpoints import Checkpoint
-from errors import exit_code
+from errors import UserError, exit_code
 from events import Events
 from files import ROOT
+from identity import Identity
 from machine import choose_device, describe, versions
 
-ELSEWHERE = ('output', 'device', 'save', 'tensorboard', 'fresh')  # arguments on which no number hangs
 EXAMPLES = """\
 examples:
   python src/run.py --approach hat --experiment demo
@@ -56,11 +56,15 @@ def parse(argv):
                         help='where <task>.npz or the archives are (default dat)')  # fmt: skip
     places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; all the rest goes to '
                         'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
+    places.add_argument('--tmp', type=Path, metavar='DIR', help='for checkpoints and locks (default $HAT_TMP; or '
+                        'tmp; or beside the output where that cannot be written)')  # fmt: skip
     places.add_argument('--save', action='store_true', help='keep the network, too, in FILE.pt (for prune.py)')
-    places.add_argument('--tensorboard', action='store_true', help='write what each epoch brings to tmp/tensorboard '
-                        '(needs: pip install tensorboard)')  # fmt: skip
+    places.add_argument('--tensorboard', action='store_true', help='write what each epoch brings to tensorboard/ '
+                        'beside the checkpoint (needs: pip install tensorboard)')  # fmt: skip
     places.add_argument('--fresh', action='store_true', help='start over: not from the checkpoint of a killed run, nor '
                         'content with a result that is there')  # fmt: skip
+    places.add_argument('--stale', choices=('keep', 'redo'), help='what other code has computed: keep a result, go on '
+                        'from a checkpoint; or do it again (default: keep a result, refuse a checkpoint)')  # fmt: skip
     args = parser.parse_args(argv)
     args.parameter = parse_parameters(args.parameter, APPROACHES[args.approach].parameters)
     for name, value in dataloaders.defaults(args.experiment).items():
@@ -76,46 +80,49 @@ def main(argv=None):
     device = choose_device(args.device)
     output = results.Output(args.output, args.save)
     output.check()
-    checkpoint = Checkpoint(output)
+    checkpoint, identity = Checkpoint(output, args.tmp), Identity(args)
     with checkpoint.lock():
         output.sweep()
         if args.fresh:
             checkpoint.remove()
-        if output.finished(settings(args)) and not args.fresh:
-            print('done before; --fresh does it again')
+        if output.finished(identity, args.stale) and not args.fresh:
+            again = ', by other code; --stale redo' if output.stale(identity) else '; --fresh'
+            print(f'done before{again} does it again')
             if args.tensorboard:
                 record = results.read_record(output.json)
                 names = [task['name'] for task in record['tasks']]
-                Events(checkpoint.path.stem, names).write(record['epochs'], record['accuracy'])
+                Events(checkpoint, names).write(record['epochs'], record['accuracy'])
         else:
-            learn(args, device, output, checkpoint)
+            learn(args, device, output, checkpoint, identity)
         checkpoint.remove()
     print(f'\n{summary(output)}')
 
 
-def learn(args, device, output, checkpoint):
+def learn(args, device, output, checkpoint, identity):
     """The tasks, one after the other; goes on from the checkpoint if there is one."""
     began = time.perf_counter()
     tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
     tasks = [task.to(device) for task in tasks]
     approach = build(args, tasks, device)
-    record = {'arguments': settings(args), 'tasks': [task.sizes() for task in tasks],
+    record = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
               'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'versions': versions()}  # fmt: skip
     print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
           f'{record["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
 
     done = {name: [] for name in ('initial', 'before', 'accuracy', 'valid_accuracy', 'epochs', 'devices', 'testing')}
     done['seconds'] = 0.0
-    if saved := checkpoint.load(record, device):
+    if loaded := checkpoint.load(record, device, args.stale):
+        saved, code = loaded
+        record['code'] = code if code.endswith(identity.code) else f'{code}+{identity.code}'
         approach.load_state(saved['approach'])
         done = saved['done']
         print(f'goes on from {checkpoint.path}', flush=True)
     else:
-        output.make_way()
+        output.make_way(identity)
     if describe(device) not in done['devices']:
         done['devices'].append(describe(device))
     before = done['seconds']
-    events = args.tensorboard and Events(checkpoint.path.stem, [task.name for task in tasks])
+    events = args.tensorboard and Events(checkpoint, [task.name for task in tasks])
 
     def save():
         done['seconds'] = before + time.perf_counter() - began
@@ -152,14 +159,21 @@ def learn(args, device, output, checkpoint):
     matrices = {name: results.square(done[name], len(tasks)).tolist() for name in ('accuracy', 'valid_accuracy')}
     times = {'total': done['seconds'], 'epochs': epoch_seconds, 'testing': done['testing']}
     lists = {name: done[name] for name in ('initial', 'before', 'epochs', 'devices')}
-    output.save_model(approach.state())
-    output.save_record({**record, **matrices, **lists, 'monitor': approach.report(), 'times': times})
+    if differ := identity.differences(record):
+        raise UserError(f'--data: {args.data} is not what it was when the run began: {"; ".join(differ)}')
+    rest = {'diverged': diverged(tasks, done['epochs']), 'monitor': approach.report(), 'times': times,
+            'folder': os.path.relpath(args.data, ROOT)}  # fmt: skip
+    output.save_record({**record, **matrices, **lists, **output.save_model(approach.state()), **rest})
 
 
-def settings(args):
-    """What the result hangs on, a dict that JSON can hold."""
-    arguments = vars(args) | {'data': os.path.relpath(args.data, ROOT)}
-    return {name: value for name, value in arguments.items() if name not in ELSEWHERE}
+def diverged(tasks, logs):
+    """Where something was not finite: the first epoch of each such task."""
+    first = {}
+    for task, log in zip(tasks, logs, strict=True):
+        for e, epoch in enumerate(log, 1):
+            if 'diverged' in epoch:
+                first.setdefault(task.name, {'task': task.name, 'epoch': e, 'what': epoch['diverged']})
+    return list(first.values())
 
 
 def summary(output):

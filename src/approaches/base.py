@@ -3,8 +3,10 @@
 An approach says only what differs: most override before_task, loss, after_backward, after_step or after_task.
 """
 
+import copy
 import math
 import time
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -43,7 +45,9 @@ class Approach:
     variant = ''  # of the experiment's network: '' is the plain one
     parameters = {}  # name -> parameters.Parameter, in the order of --parameter
     clip = 10_000  # maximum norm of the gradient
-    kept = ()  # names of the attributes that hold what it knows of earlier tasks: tensors, numbers, lists, dicts
+    kept = ()  # names of the attributes that hold what it knows of earlier tasks, and, if it changes while a task is
+    # trained, of this one: tensors, numbers, texts, lists, dicts. What is not in them, or made of them and of the network
+    # by before_task, is lost where a killed run goes on
 
     def __init__(self, net, tasks, protocol, **parameters):
         """net, tasks (list of Task) are on one device; `parameters` become attributes."""
@@ -55,7 +59,8 @@ class Approach:
     # Hooks, in calling order
 
     def before_task(self, t):
-        """Make ready, from the attributes in `kept`; called again where a killed run goes on within the task."""
+        """Make ready, from the attributes in `kept`; called again where a killed run goes on within the task: what it
+        does to them and to the network is then undone, for they are as the last epoch has left them."""
 
     def n_rounds(self):
         """How often, at most, a task's images are passed through: training and validation each time."""
@@ -81,10 +86,18 @@ class Approach:
         return F.cross_entropy(logits, y), logits
 
     def after_backward(self, t, progress):
-        """Edit gradients."""
+        """Edit gradients: p.grad of each parameter, the batch's own, not yet clipped; None where the loss does not reach.
+
+        Write into it, or put a new one there.
+        """
 
     def after_step(self, t):
-        """Edit parameters."""
+        """Edit parameters, in place. p.grad is still the gradient of this batch, as after_backward has left it, before
+        clipping: the step was lr * min(1, clip / norm) times as long.
+
+        Attributes that hold tensors are written into (x.copy_(...), not self.x = ...): on a CUDA device all steps but the
+        first of a task are replays of one, with the very tensors; one that was replaced is found out, and said.
+        """
 
     def validate(self, t):
         """Loss and accuracy by which the best model is chosen."""
@@ -124,7 +137,7 @@ class Approach:
     def learn(self, t, after_epoch=lambda: None):
         """Train task t; at the end the model is the one of the best validation loss. Returns a record an epoch."""
         p, name, rounds = self.protocol, self.tasks[t].name, self.n_rounds()
-        begun = self.state() if self.training else None  # load_state() has put us within the task
+        begun = copy.deepcopy(self.state()) if self.training else None  # load_state() has put us within the task
         self.before_task(t)
         if begun:
             self.load_state(begun)
@@ -136,8 +149,9 @@ class Approach:
                 epoch, start = len(now.log), time.perf_counter()
                 train_loss = self.train_epoch(t, epoch, now.lr)
                 valid_loss, valid_accuracy = self.validate(t)
+                diverged = self.diverged(t, train_loss, valid_loss)
                 seconds = time.perf_counter() - start
-                now.log.append({'lr': now.lr, 'train_loss': train_loss, 'valid_loss': valid_loss,
+                now.log.append({'lr': now.lr, 'train_loss': train_loss, 'valid_loss': valid_loss, **diverged,
                                 'valid_accuracy': valid_accuracy, 'seconds': seconds, **self.observe(t)})  # fmt: skip
                 said = (f'loss {train_loss:.3f}, valid loss {valid_loss:.3f}, acc {100 * valid_accuracy:.1f} %, '
                         f'lr {now.lr:.2g}')  # fmt: skip
@@ -161,6 +175,21 @@ class Approach:
         now.patience -= 1
         if now.patience == 0:
             now.lr, now.patience = now.lr / p.lr_factor, p.patience
+
+    def diverged(self, t, train_loss, valid_loss):
+        """For the record of an epoch: {'diverged': what was not finite}, and a warning the first time in a task."""
+        endless = int(self.steps.endless) if self.steps else 0
+        losses = {'training loss': train_loss, 'validation loss': valid_loss, 'gradient': math.inf if endless else 0}
+        what = next((name for name, value in losses.items() if not math.isfinite(value)), None)
+        log = self.training.log
+        if what and not any('diverged' in record for record in log):
+            lower = ' or '.join(name for name in ('--lr', *self.parameters) if name in ('--lr', 'lamb'))
+            warnings.warn(
+                f'{self.tasks[t].name} (task {t + 1}), epoch {len(log) + 1}: the {what} is not finite: training diverges, '
+                f'and the model of the best validation loss before is kept; a lower {lower} may help',
+                stacklevel=2,
+            )
+        return {'diverged': what} if what else {}
 
     def train_epoch(self, t, epoch, lr):
         """One pass over the training images of task t; returns the mean loss. Order and dropout are set by the seed."""

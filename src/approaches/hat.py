@@ -57,6 +57,7 @@ class HAT(Approach):
     @torch.no_grad()
     def observe(self, t):
         """What the masks at s_max use (section 4.4): by layer, and in `reuse` of each earlier task."""
+        self.hidden.watch.closed(self.hidden, t)
         masks = self.hidden.masks(t, self.smax)
         active, count = capacity.active(masks), functools.partial(capacity.count_weights, self.hidden)
         first = 0.0 if self.n_train(t) > self.protocol.batch_size else 1.0

@@ -13,6 +13,7 @@ class Steps:
     order       the training images as they come in the epoch, (n,); b, how many batches of them are done, (1,)
     progress    position in the epoch, by batch: (b - 1) / (B - 1), 0 to 1; a single batch has 1
     total       sum of the losses of all images so far, a scalar; lr, the learning rate, a scalar
+    endless     how many of the batches had a gradient that is not finite, a scalar
     """
 
     def __init__(self, approach, t):
@@ -25,7 +26,8 @@ class Steps:
         self.order, self.places = torch.arange(n, device=device), torch.arange(self.size, device=device)
         self.b = torch.zeros(1, dtype=torch.int64, device=device)
         self.total, self.lr = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
-        self.step = Graph(self.full_batch) if device.type == 'cuda' else self.full_batch
+        self.endless = torch.zeros((), dtype=torch.int64, device=device)
+        self.step = Graph(self.full_batch, approach) if device.type == 'cuda' else self.full_batch
 
     def epoch(self, order, lr, description):
         """Train on the images in this order, (n,); returns the mean loss."""
@@ -33,6 +35,7 @@ class Steps:
         self.lr.fill_(lr)
         self.b.zero_()
         self.total.zero_()
+        self.endless.zero_()
         full, rest = divmod(len(order), self.size)
         for _ in tqdm(range(full), desc=description, leave=False, disable=None):
             self.step()
@@ -52,17 +55,20 @@ class Steps:
             p.grad = None
         loss.backward()
         approach.after_backward(t, progress)
-        sgd_step(self.parameters, self.lr, approach.clip)
+        norm = sgd_step(self.parameters, self.lr, approach.clip)
         approach.after_step(t)
         self.total += loss.detach() * len(index)
+        self.endless += ~norm.isfinite()
         self.b += 1
 
 
 class Graph:
-    """A function as a CUDA graph: the first calls run it as it is, one captures it, all others replay what it did."""
+    """A step of an approach as a CUDA graph: the first calls run it as it is, one captures it, all others replay what it
+    did, with the very tensors."""
 
-    def __init__(self, function):
+    def __init__(self, function, approach):
         self.function, self.calls, self.graph, self.stream = function, 0, None, torch.cuda.Stream()
+        self.approach = approach
 
     def __call__(self):
         if self.calls < WARM_UP:
@@ -74,18 +80,46 @@ class Graph:
             self.calls += 1
             return
         if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
+            self.graph, before = torch.cuda.CUDAGraph(), held(self.approach)
             with torch.cuda.graph(self.graph, stream=self.stream):
                 self.function()
+            check_held(before, held(self.approach))
         self.graph.replay()
+
+
+def held(approach):
+    """Where the tensors are that an approach holds, and those of its network: name -> address."""
+    found = {name: tensor for name, tensor in approach.net.state_dict(keep_vars=True).items()}
+
+    def look(name, value):
+        if isinstance(value, torch.Tensor):
+            found[name] = value
+        elif isinstance(value, (list, tuple, dict)):
+            for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+                look(f'{name}[{key!r}]', each)
+
+    for name, value in vars(approach).items():
+        if name != 'tasks':  # of the images none is replaced
+            look(f'self.{name}', value)
+    return {name: tensor.data_ptr() for name, tensor in found.items()}
+
+
+def check_held(before, after):
+    """A step that is replayed reads and writes the tensors that were there when it was captured, for ever."""
+    if moved := [name for name, address in after.items() if before.get(name, address) != address]:
+        raise RuntimeError(
+            f'a training step puts another tensor in the place of {moved[0]}; its replays on a GPU would not see it: '
+            'write into the one that is there (copy_, add_ ...)'
+        )
 
 
 @torch.no_grad()
 def sgd_step(parameters, lr, clip):
     """Plain SGD, the norm of the whole gradient clipped: clip_grad_norm_ and SGD of PyTorch, in one pass less; and
-    torch.optim imports the compiler first, for seconds. lr: a scalar tensor."""
+    torch.optim imports the compiler first, for seconds. lr: a scalar tensor. Returns the norm."""
     moving = [p for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in moving])
     step = (-lr * (clip / (norm + 1e-6)).clamp_max(1)).to(norm.dtype)
     for p in moving:
         p.addcmul_(p.grad, step)
+    return norm

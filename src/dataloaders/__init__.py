@@ -1,8 +1,11 @@
 """The experiments, by name. Each module says NAMES (the tasks, numbered), FAMILY and SHAPE (network and its input),
 DEFAULTS (of run.py, where they are not the paper's), SHUFFLED (if False, the tasks keep their order), more_names(n)
-(the names of n tasks, where there can be more than NAMES) and read(names, folder, seed) -> list of Dataset."""
+(the names of n tasks, where there can be more than NAMES), source(name) (the data set that a task is made of, where it
+is of a file) and read(names, folder, seed) -> list of Dataset."""
 
-from dataloaders import cifar, demo, mixture, mnist2, pmnist, task
+from pathlib import Path
+
+from dataloaders import cifar, demo, mixture, mnist2, npz, pmnist, task
 
 EXPERIMENTS = {
     'mixture': mixture,
@@ -33,3 +36,9 @@ def load(experiment, folder, seed, tasks=None, ntasks=None, ntrain=None):
         names = module.more_names(ntasks)
     names = task.choose(names, seed, tasks, ntasks, getattr(module, 'SHUFFLED', True))
     return [task.make(data, module.SHAPE, seed, ntrain) for data in module.read(names, folder, seed)]
+
+
+def fingerprints(experiment, folder, tasks):
+    """Of the data of tasks (names): name -> text, None where there is no file. They are not read for it."""
+    source = getattr(EXPERIMENTS[experiment], 'source', None)
+    return {name: source and npz.fingerprint(Path(folder) / f'{source(name)}.npz') for name in tasks}

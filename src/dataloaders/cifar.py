@@ -10,12 +10,17 @@ TASKS = {f'{name}-{k}': (name, k, n) for name, n in (('cifar10', 2), ('cifar100'
 NAMES = tuple(TASKS)
 
 
+def source(name):
+    """The data set that a task is made of."""
+    return TASKS[name][0]
+
+
 def read(names, folder, seed):
     """Task k has the classes of label // n == k. The same for every seed."""
-    arrays = sources.load(sorted({TASKS[name][0] for name in names}), folder)
+    contents = sources.load(sorted({source(name) for name in names}), folder)
     datasets = []
     for name in names:
-        source, k, n = TASKS[name]
+        whole, k, n = TASKS[name]
         classes = range(k * n, (k + 1) * n)
-        datasets.append(Dataset(name, n, *mixture.NORMALIZATION[source], *subset(arrays[source], classes)))
+        datasets.append(Dataset(name, n, *mixture.NORMALIZATION[whole], *subset(contents[whole], classes)))
     return datasets

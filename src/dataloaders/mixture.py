@@ -21,7 +21,12 @@ NORMALIZATION = {  # mean and standard deviation, on the 0..1 scale; the order i
 NAMES = tuple(NORMALIZATION)
 
 
+def source(name):
+    """The data set that a task is made of."""
+    return name
+
+
 def read(names, folder, seed):
     """Datasets of the given names; the same for every seed."""
-    arrays = sources.load(names, folder)
-    return [Dataset(name, sources.SOURCES[name].n_classes, *NORMALIZATION[name], *arrays[name]) for name in names]
+    contents = sources.load(names, folder)
+    return [Dataset(name, sources.SOURCES[name].n_classes, *NORMALIZATION[name], *contents[name]) for name in names]

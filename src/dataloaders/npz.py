@@ -1,7 +1,9 @@
 """The file in which a data set is kept: uint8 images (N,H,W,C) and int64 labels (N,), four arrays in an npz."""
 
+import hashlib
 import struct
 import zipfile
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,22 +14,49 @@ ARRAYS = ('train_x', 'train_y', 'test_x', 'test_y')
 SHAPES = ((28, 28, 1), (32, 32, 1), (32, 32, 3))  # of an image
 
 
+class Content(NamedTuple):
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    fingerprint: str
+
+
 def write(path, arrays):
     with atomic(path) as part, open(part, 'wb') as file:
         np.savez(file, **dict(zip(ARRAYS, arrays, strict=True)))
 
 
+def fingerprint(path):
+    """Of the four arrays, from their checksums, which stand in the file itself and are compared whenever it is read.
+
+    None where there is no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _fingerprint(archive)
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def _fingerprint(archive):
+    parts = [archive.getinfo(f'{name}.npy') for name in ARRAYS]
+    checksums = [(part.CRC, part.file_size) for part in parts]
+    return hashlib.blake2b(repr(checksums).encode(), digest_size=8).hexdigest()
+
+
 def read(path, n_classes):
-    """The four arrays. Raises UserError where the file is damaged or holds something else."""
+    """The Content. Raises UserError where the file is damaged or holds something else."""
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = [_array(path, archive, f'{name}.npy') for name in ARRAYS]
+            mark = _fingerprint(archive)
     except KeyError as error:
         raise UserError(f'{path}: {one_line(error)}; it needs the arrays {", ".join(ARRAYS)}') from error
     except Exception as error:  # whatever a damaged or hostile file may bring about
         raise UserError(f'{path}: cannot be read: {one_line(error)}; delete it to have it made again') from error
     check(arrays, n_classes, path)
-    return arrays
+    return Content(*arrays, mark)
 
 
 def _array(path, archive, name):

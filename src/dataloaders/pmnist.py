@@ -3,10 +3,10 @@
 import numpy as np
 
 from dataloaders import sources
-from dataloaders.mnist2 import FAMILY, NORMALIZATION, SHAPE
+from dataloaders.mnist2 import FAMILY, NORMALIZATION, SHAPE, source
 from dataloaders.task import Dataset
 
-__all__ = ['DEFAULTS', 'FAMILY', 'NAMES', 'SHAPE', 'more_names', 'read']
+__all__ = ['DEFAULTS', 'FAMILY', 'NAMES', 'SHAPE', 'more_names', 'read', 'source']
 
 DEFAULTS = {}
 
@@ -22,7 +22,7 @@ NAMES = more_names(10)
 def read(names, folder, seed):
     """Permutation k is that of RandomState(k), whatever the seed; all share the images. Original: it hangs on the seed
     that ran first."""
-    arrays = sources.load(['mnist'], folder)['mnist']
+    content = sources.load(['mnist'], folder)['mnist']
     numbers = [int(name.removeprefix('pmnist-')) for name in names]
     pixels = [np.random.RandomState(k).permutation(28 * 28) for k in numbers]
-    return [Dataset(name, 10, *NORMALIZATION, *arrays, p) for name, p in zip(names, pixels, strict=True)]
+    return [Dataset(name, 10, *NORMALIZATION, *content, p) for name, p in zip(names, pixels, strict=True)]

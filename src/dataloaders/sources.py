@@ -84,7 +84,7 @@ SOURCES = {
 
 
 def load(names, folder):
-    """The four arrays of each set, name -> (train_x, train_y, test_x, test_y).
+    """Each set, name -> npz.Content.
 
     Raises UserError: sets that cannot be had (all of them in one message), a damaged archive or npz.
     """

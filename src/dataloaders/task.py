@@ -26,6 +26,7 @@ class Dataset(NamedTuple):
     train_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
+    fingerprint: str | None = None  # of the npz; None where there is none
     pixels: np.ndarray | None = None  # (H*W,) int64, grey images only: which of an image's pixels comes where
 
 
@@ -47,6 +48,7 @@ class Task:
     train: Images
     valid: Images
     test: Images
+    fingerprint: str | None = None  # of the data set that it is made of
     pixels: torch.Tensor | None = None
 
     def to(self, device):
@@ -58,7 +60,7 @@ class Task:
     def sizes(self):
         """For the record of a run."""
         images = {k: len(getattr(self, k).y) for k in ('train', 'valid', 'test')}
-        return {'name': self.name, 'n_classes': self.n_classes, **images}
+        return {'name': self.name, 'n_classes': self.n_classes, **images, 'data': self.fingerprint}
 
     def batch(self, images, index):
         """Images `index` (a slice or LongTensor) as network input, (B, *shape) float, and their labels, (B,).
@@ -119,17 +121,18 @@ def make(data, shape, seed, ntrain=None):
         train=_images(x, y, order[n_valid:]),
         valid=_images(x, y, order[:n_valid]),
         test=_images(test_x, data.test_y, np.arange(len(data.test_y))),
+        fingerprint=data.fingerprint,
         pixels=None if data.pixels is None else torch.from_numpy(data.pixels),
     )
 
 
-def subset(arrays, classes):
-    """The images of consecutive classes (a range), labelled from 0; arrays train_x, train_y, test_x, test_y."""
+def subset(content, classes):
+    """Of an npz.Content the images of consecutive classes (a range), labelled from 0."""
     cut = []
-    for x, y in arrays[:2], arrays[2:]:
+    for x, y in content[:2], content[2:4]:
         keep = (y >= classes.start) & (y < classes.stop)
         cut += [x[keep], y[keep] - classes.start]
-    return cut
+    return *cut, content.fingerprint
 
 
 def stratified(labels, n, seed):

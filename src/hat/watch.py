@@ -16,7 +16,7 @@ class Watch:
     """
 
     def __init__(self, check: int):
-        self.check, self.task, self.progress, self.batches = check, None, None, 0
+        self.check, self.task, self.progress, self.batches, self.shut = check, None, None, 0, None
 
     def begin_task(self, network, task):
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
@@ -56,12 +56,23 @@ class Watch:
     def end_task(self, network, task):
         if not network.tasks[task].embedding(False).isfinite().all():
             warn(f'task {task} has diverged: its masks are not numbers, and nothing of it is protected')
+        else:
+            self.closed(network, task)
         if self.task != task:
             warn(f'task {task} ends, and has not been trained')
             return
         if self.batches > 1:
             self.stuck(network)
         self.task = self.progress = None
+
+    def closed(self, network, task):
+        """Warns, once a task, of the layers that let nothing through."""
+        gates = zip(network.plan.gates, network.masks(task), strict=True)
+        layers = [repr(name) for name, a in gates if not (a > 0.5).any()]
+        if layers and self.shut != task:
+            self.shut = task
+            names = f'layer {layers[0]}' if len(layers) == 1 else f'the layers {", ".join(layers)}'
+            warn(f'all gates of {names} are closed for task {task}: is c too large, or do embeddings start too low?')
 
     def stuck(self, network):
         """Is the network trained, and the task's masks are not?"""
