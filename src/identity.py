@@ -49,7 +49,7 @@ class Identity:
 def differences(there, here):
     """In what two records disagree, a list of texts; the code apart. Data that are unknown to one may be the same."""
     a, b = facts(there), facts(here)
-    unknown = {name for name in (*a, *b) if name.endswith(': data') and 'None' in (a.get(name), b.get(name))}
+    unknown = {name for name in (*a, *b) if name.endswith(': data') and {a.get(name), b.get(name)} & {None, 'None'}}
     both = ((name, a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b]) if name not in unknown)
     return [f'{name} {old} there, {new} here' for name, old, new in both if old != new]
 

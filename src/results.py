@@ -55,7 +55,7 @@ class Output:
         return read_record(self.json).get('code') != identity.code
 
     def make_way(self, identity=None):
-        """No result is lost: what stands here is kept, as <base>.old-1, .old-2 ... Says in what it is of another run."""
+        """No result is lost: what stands here is kept, as <base>.old-1, .old-2 ... Says in what it is another run's."""
         record = read_record(self.json)
         if record and identity and (differ := identity.differences(record)):
             print(f'{self.json} is of another run: {"; ".join(differ)}', flush=True)

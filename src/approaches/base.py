@@ -45,9 +45,9 @@ class Approach:
     variant = ''  # of the experiment's network: '' is the plain one
     parameters = {}  # name -> parameters.Parameter, in the order of --parameter
     clip = 10_000  # maximum norm of the gradient
-    kept = ()  # names of the attributes that hold what it knows of earlier tasks, and, if it changes while a task is
-    # trained, of this one: tensors, numbers, texts, lists, dicts. What is not in them, or made of them and of the network
-    # by before_task, is lost where a killed run goes on
+    # Names of the attributes that a killed run goes on with: what it knows of earlier tasks and, where that changes
+    # between epochs, of this one; tensors, numbers, texts, lists, dicts. All else before_task makes anew
+    kept = ()
 
     def __init__(self, net, tasks, protocol, **parameters):
         """net, tasks (list of Task) are on one device; `parameters` become attributes."""
@@ -86,17 +86,14 @@ class Approach:
         return F.cross_entropy(logits, y), logits
 
     def after_backward(self, t, progress):
-        """Edit gradients: p.grad of each parameter, the batch's own, not yet clipped; None where the loss does not reach.
-
-        Write into it, or put a new one there.
-        """
+        """Edit gradients: p.grad of each parameter, not yet clipped; None where the loss does not reach it."""
 
     def after_step(self, t):
-        """Edit parameters, in place. p.grad is still the gradient of this batch, as after_backward has left it, before
-        clipping: the step was lr * min(1, clip / norm) times as long.
+        """Edit parameters, in place. p.grad is what after_backward has left, not clipped: the step that was just taken
+        is -lr * min(1, clip / norm of all gradients) * p.grad.
 
-        Attributes that hold tensors are written into (x.copy_(...), not self.x = ...): on a CUDA device all steps but the
-        first of a task are replays of one, with the very tensors; one that was replaced is found out, and said.
+        A tensor that the approach holds is written into (self.x.copy_(...), not self.x = ...): on a CUDA device the
+        steps of a task are replays of one, with its very tensors. Another tensor in the place of one is an error there.
         """
 
     def validate(self, t):
@@ -185,8 +182,8 @@ class Approach:
         if what and not any('diverged' in record for record in log):
             lower = ' or '.join(name for name in ('--lr', *self.parameters) if name in ('--lr', 'lamb'))
             warnings.warn(
-                f'{self.tasks[t].name} (task {t + 1}), epoch {len(log) + 1}: the {what} is not finite: training diverges, '
-                f'and the model of the best validation loss before is kept; a lower {lower} may help',
+                f'{self.tasks[t].name} (task {t + 1}), epoch {len(log) + 1}: the {what} is not finite: training has '
+                f'diverged, the best model before is kept; a lower {lower} may help',
                 stacklevel=2,
             )
         return {'diverged': what} if what else {}

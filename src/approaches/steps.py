@@ -63,8 +63,8 @@ class Steps:
 
 
 class Graph:
-    """A step of an approach as a CUDA graph: the first calls run it as it is, one captures it, all others replay what it
-    did, with the very tensors."""
+    """A step of an approach as a CUDA graph: the first calls run it as it is, one captures it, all others replay what
+    that one did, with the very tensors."""
 
     def __init__(self, function, approach):
         self.function, self.calls, self.graph, self.stream = function, 0, None, torch.cuda.Stream()

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import dataloaders
-import events
 import hat
 import run
 from networks.alexnet_hat import Net
@@ -109,9 +108,8 @@ def test_tensorboard_gets_the_same_numbers_once_each(small_data, tmp_path, monke
 
     from approaches.base import Approach
 
-    monkeypatch.setattr(events, 'FOLDER', tmp_path / 'events')
     epoch, out = Approach.train_epoch, tmp_path / 'out.txt'
-    command = [*SMALL, '--data', str(small_data), '--output', str(out), '--tensorboard']
+    command = [*SMALL, '--data', str(small_data), '--output', str(out), '--tensorboard', '--tmp', str(tmp_path / 'tmp')]
 
     def until(self, t, number, lr):
         if (t, number) == (1, 2):
@@ -122,7 +120,7 @@ def test_tensorboard_gets_the_same_numbers_once_each(small_data, tmp_path, monke
     assert run.cli(command) == 130
     monkeypatch.setattr(Approach, 'train_epoch', epoch)
     assert run.cli(command) == 0
-    (folder,) = (tmp_path / 'events').iterdir()
+    (folder,) = (tmp_path / 'tmp' / 'tensorboard').iterdir()
     written = EventAccumulator(str(folder)).Reload()
     record = json.loads(out.with_suffix('.json').read_text())
     epochs = sum(record['epochs'], [])
@@ -142,7 +140,7 @@ def test_tensorboard_gets_the_same_numbers_once_each(small_data, tmp_path, monke
     assert [s.value for s in tests] == pytest.approx([row[1] for row in record['accuracy'][1:]])
     tags = set(written.Tags()['scalars']) - {'seconds'}  # which are elsewhere in the record
     assert run.cli(command) == 0  # done before
-    (folder,) = (tmp_path / 'events').iterdir()
+    (folder,) = (tmp_path / 'tmp' / 'tensorboard').iterdir()
     assert set(EventAccumulator(str(folder)).Reload().Tags()['scalars']) == tags
 
 

@@ -225,9 +225,8 @@ def test_data_are_prepared_by_one_process_while_the_others_wait(tmp_path, monkey
 
 def test_a_checkpoint_is_due_when_ten_times_as_long_as_the_last_one_took_has_passed(tmp_path, monkeypatch):
     now = iter([0, 0, 100, 102, 121, 122])  # made; due? saved from .. to; due? due?
-    monkeypatch.setattr(checkpoints, 'FOLDER', tmp_path)
     monkeypatch.setattr(checkpoints, 'time', SimpleNamespace(perf_counter=lambda: next(now)))
-    checkpoint = Checkpoint(results.Output(tmp_path / 'out.txt'))
+    checkpoint = Checkpoint(results.Output(tmp_path / 'out.txt'), tmp_path)
     assert checkpoint.due()
     checkpoint.save({'arguments': {}}, {})
     assert not checkpoint.due()

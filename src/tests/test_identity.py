@@ -1,0 +1,392 @@
+"""A result knows what it is of: arguments, data and code. What is of something else is not taken for it."""
+
+import io
+import json
+import math
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_equal, dataset
+
+import dataloaders
+import identity
+import results
+import run
+from approaches import steps
+from approaches.base import Approach
+from approaches.sgd import SGD
+from checkpoints import Checkpoint
+from dataloaders import npz
+from files import ROOT
+
+SMALL = ['--experiment', 'mixture', '--tasks', 'mnist,cifar10', '--width', '0.05', '--nepochs', '2', '--ntrain', '60',
+         '--device', 'cpu']  # fmt: skip
+
+
+@pytest.fixture
+def folder(small_data, tmp_path):
+    """A data folder of its own."""
+    folder = tmp_path / 'dat'
+    folder.mkdir()
+    for name in 'mnist', 'cifar10', 'fashion-mnist':
+        shutil.copy2(small_data / f'{name}.npz', folder)
+    return folder
+
+
+@pytest.fixture
+def command(folder, tmp_path):
+    """command('sgd', 'out.txt', ...): arguments of run.py."""
+
+    def command(approach, name='out.txt', *more):
+        where = ['--data', str(folder), '--output', str(tmp_path / name), '--tmp', str(tmp_path / 'tmp')]
+        return ['--approach', approach, *SMALL, *where, *more]
+
+    return command
+
+
+@pytest.fixture
+def stopped(command, tmp_path, monkeypatch):
+    """A run of sgd that was stopped in its second task: its checkpoint."""
+    epoch = Approach.train_epoch
+
+    def until(self, t, number, lr):
+        if (t, number) == (1, 1):
+            raise KeyboardInterrupt
+        return epoch(self, t, number, lr)
+
+    monkeypatch.setattr(Approach, 'train_epoch', until)
+    assert run.cli(command('sgd')) == 130
+    monkeypatch.setattr(Approach, 'train_epoch', epoch)
+    return Checkpoint(results.Output(tmp_path / 'out.txt'), tmp_path / 'tmp')
+
+
+def a_pixel(path):
+    x, *others = npz.read(path, 10)[:4]
+    x = np.array(x)
+    x[0, 0, 0, 0] ^= 1
+    npz.write(path, (x, *others))
+
+
+def a_label(path):
+    x, y, *others = npz.read(path, 10)[:4]
+    npz.write(path, (x, np.roll(y, 1), *others))
+
+
+def fewer(path):
+    npz.write(path, dataset('mnist', n_train=100))
+
+
+def renamed(path):
+    shutil.copy2(path.with_name('fashion-mnist.npz'), path)
+
+
+def record(path):
+    def refuse(name):
+        raise ValueError(f'{name} is no JSON')
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize('change', [a_pixel, a_label, fewer, renamed])
+def test_a_result_of_other_data_is_kept_and_done_again(command, folder, tmp_path, capsys, change):
+    """Even if the file has the size and the time of the one before."""
+    assert run.cli(command('sgd')) == 0
+    before, times = (tmp_path / 'out.json').read_bytes(), os.stat(folder / 'mnist.npz')
+    change(folder / 'mnist.npz')
+    os.utime(folder / 'mnist.npz', ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert run.cli(command('sgd')) == 0
+    out = capsys.readouterr().out
+    assert 'done before' not in out and 'mnist: data' in out and 'kept as out.old-1.json' in out
+    assert (tmp_path / 'out.old-1.json').read_bytes() == before
+    assert record(tmp_path / 'out.json')['tasks'][0]['data'] == npz.fingerprint(folder / 'mnist.npz')
+    assert run.cli(command('sgd')) == 0
+    assert 'done before' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('change', [a_pixel, fewer, renamed])
+def test_a_checkpoint_of_other_data_is_refused(command, folder, capsys, stopped, change):
+    kept = (folder / 'mnist.npz').read_bytes()
+    change(folder / 'mnist.npz')
+    assert run.cli(command('sgd')) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert str(stopped.path) in line and 'mnist: data' in line
+    (folder / 'mnist.npz').write_bytes(kept)
+    assert run.cli(command('sgd')) == 0
+
+
+def test_data_that_change_while_a_run_goes_on_make_no_result(command, folder, tmp_path, capsys, monkeypatch):
+    after, kept = Approach.after_task, (folder / 'mnist.npz').read_bytes()
+    monkeypatch.setattr(Approach, 'after_task', lambda self, t: a_pixel(folder / 'mnist.npz') if t else None)
+    assert run.cli(command('sgd')) == 2
+    assert 'is not what it was when the run began: mnist: data' in capsys.readouterr().err
+    assert not (tmp_path / 'out.json').exists()
+    monkeypatch.setattr(Approach, 'after_task', after)
+    (folder / 'mnist.npz').write_bytes(kept)
+    assert run.cli(command('sgd')) == run.cli(command('sgd', 'b.txt')) == 0
+    assert_equal(tmp_path, 'out', 'b')
+
+
+def test_where_the_data_are_and_how_they_are_packed_does_not_count(command, folder, tmp_path, capsys):
+    assert run.cli(command('sgd')) == 0
+    moved = tmp_path / 'elsewhere'
+    folder.rename(moved)
+    content = npz.read(moved / 'mnist.npz', 10)
+    np.savez_compressed(tmp_path / 'packed.npz', **dict(zip(npz.ARRAYS, content[:4], strict=True)))
+    (tmp_path / 'packed.npz').rename(moved / 'mnist.npz')
+    before = sorted(moved.iterdir())
+    assert run.cli(command('sgd', 'out.txt', '--data', str(moved))) == 0
+    assert 'done before; --fresh' in capsys.readouterr().out
+    assert sorted(moved.iterdir()) == before  # nothing is written there: it may be read-only
+    shutil.rmtree(moved)
+    assert run.cli(command('sgd')) == 0  # without its data a result is still one
+    assert 'done before; --fresh' in capsys.readouterr().out
+
+
+def test_the_data_of_each_experiment_have_a_fingerprint(small_data):
+    for name, module in dataloaders.EXPERIMENTS.items():
+        found = dataloaders.fingerprints(name, small_data, module.NAMES)
+        assert list(found) == list(module.NAMES)
+        assert all(found.values()) == (name != 'demo')
+    tasks = dataloaders.load('cifar', small_data, 0, tasks=['cifar10-0', 'cifar100-3'])
+    assert [task.fingerprint for task in tasks] == [
+        npz.fingerprint(small_data / f'{n}.npz') for n in ('cifar10', 'cifar100')
+    ]
+
+
+def edit(monkeypatch, path, old, new):
+    """As if the file had been edited before the process began."""
+    text = identity.TEXTS[ROOT / 'src' / path]
+    assert old.encode() in text
+    monkeypatch.setitem(identity.TEXTS, ROOT / 'src' / path, text.replace(old.encode(), new.encode()))
+    forget()
+
+
+def forget():
+    identity.code.cache_clear()
+    identity.read.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def nothing_edited():
+    yield
+    forget()
+
+
+@pytest.mark.parametrize('path, old, new, hit', [
+    ('approaches/ewc.py', 'lamb / 2', 'lamb / 3', 'ewc'),
+    ('approaches/fisher.py', '(g**2)', '(g**4)', 'ewc imm-mean imm-mode'),
+    ('approaches/ewc.py', 'clip = 100', 'clip = 101', 'ewc'),
+    ('hat/functional.py', 'SE_MAX = 50.0', 'SE_MAX = 40.0', 'hat'),
+    ('networks/pnn.py', 'uniform_(self.alpha, 0, 0.1', 'uniform_(self.alpha, 0, 0.2', 'pnn'),
+    ('networks/plain.py', 'self.drop(x)', 'self.drop(self.drop(x))', 'not'),
+    ('approaches/base.py', 'lr_factor: float = 3', 'lr_factor: float = 4', 'not'),
+    ('approaches/steps.py', '-lr * (clip', '-2 * lr * (clip', 'not'),
+    ('dataloaders/task.py', 'VALID_PERCENT = 15', 'VALID_PERCENT = 10', 'not'),
+    ('dataloaders/mixture.py', '0.2752', '0.2753', 'not'),
+    ('networks/__init__.py', 'nn.init.zeros_(module.bias)', 'nn.init.ones_(module.bias)', 'not'),
+    ('run.py', "for t in range(len(done['epochs']), len(tasks))", "for t in range(len(tasks))", 'not'),
+    ('machine.py', 'cudnn.allow_tf32 = False', 'cudnn.allow_tf32 = True', 'not'),
+    ('dataloaders/cifar.py', 'range(5)', 'range(4)', ''),
+    ('results.py', 'accuracy[t, : t + 1] = row', 'accuracy[t, : t + 1] = 1', ''),
+])  # fmt: skip
+def test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, path, old, new, hit):
+    before = {name: identity.code(name, 'mixture') for name in run.APPROACHES}
+    edit(monkeypatch, path, old, new)
+    changed = {name for name in before if identity.code(name, 'mixture') != before[name]}
+    words = set(hit.split())
+    assert changed == (set(before) - words if 'not' in words else words)
+
+
+@pytest.mark.parametrize('path, old, new', [
+    ('approaches/ewc.py', 'class EWC', '# a comment\n\n\nclass EWC'),
+    ('approaches/ewc.py', '"""EWC:', '"""Another docstring:'),
+    ('approaches/ewc.py', 'def after_task(self, t):', 'def after_task(self, t: int) -> None:\n        """More."""'),
+    ('approaches/ewc.py', 'squared_distance(self.shared, self.old, self.fisher)',
+     'squared_distance(\n            self.shared,\n            self.old,\n            self.fisher\n        )'),
+    ('dataloaders/task.py', 'leave none for validation', 'leave nothing for validation'),
+    ('run.py', 'goes on from', 'continues from'),
+])  # fmt: skip
+def test_comments_types_formatting_and_texts_do_not_count(monkeypatch, path, old, new):
+    before = identity.code('ewc', 'mixture')
+    edit(monkeypatch, path, old, new)
+    assert identity.code('ewc', 'mixture') == before
+
+
+def test_a_file_that_moved_does_not_count(monkeypatch):
+    before = identity.code('ewc', 'mixture')
+    src = ROOT / 'src'
+    monkeypatch.setitem(identity.TEXTS, src / 'approaches/quadratic.py', identity.TEXTS[src / 'approaches/penalty.py'])
+    monkeypatch.delitem(identity.TEXTS, src / 'approaches/penalty.py')
+    edit(monkeypatch, 'approaches/ewc.py', 'approaches.penalty', 'approaches.quadratic')
+    assert identity.code('ewc', 'mixture') == before
+    edit(monkeypatch, 'approaches/quadratic.py', '** 2', '** 3')
+    assert identity.code('ewc', 'mixture') != before
+
+
+def test_a_result_of_other_code_stays_finished_and_says_so_until_it_is_to_be_redone(
+    command, tmp_path, capsys, monkeypatch
+):
+    assert run.cli(command('sgd')) == 0
+    before = (tmp_path / 'out.json').read_bytes()
+    edit(monkeypatch, 'approaches/base.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
+    for more in [], ['--stale', 'keep']:
+        capsys.readouterr()
+        assert run.cli(command('sgd', 'out.txt', *more)) == 0
+        assert 'done before, by other code; --stale redo does it again' in capsys.readouterr().out
+        assert (tmp_path / 'out.json').read_bytes() == before
+    assert run.cli(command('sgd', 'out.txt', '--stale', 'redo')) == 0
+    assert (tmp_path / 'out.old-1.json').read_bytes() == before
+    assert record(tmp_path / 'out.json')['code'] == identity.code('sgd', 'mixture')
+    capsys.readouterr()
+    assert run.cli(command('sgd', 'out.txt', '--stale', 'redo')) == 0
+    assert 'done before; --fresh' in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_other_code_goes_on_only_if_asked(command, tmp_path, capsys, monkeypatch, stopped):
+    before = identity.code('sgd', 'mixture')
+    edit(monkeypatch, 'approaches/base.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
+    assert run.cli(command('sgd')) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert 'checkpoint of other code' in line and '--stale keep' in line and '--stale redo' in line
+    kept = stopped.path.read_bytes()
+    assert run.cli(command('sgd', 'out.txt', '--stale', 'keep')) == 0
+    now = identity.code('sgd', 'mixture')
+    assert record(tmp_path / 'out.json')['code'] == f'{before}+{now}'
+    capsys.readouterr()
+    assert run.cli(command('sgd')) == 0
+    assert 'by other code' in capsys.readouterr().out  # it is neither the one's nor the other's
+    (tmp_path / 'out.json').unlink()
+    stopped.path.write_bytes(kept)
+    assert run.cli(command('sgd', 'out.txt', '--stale', 'redo')) == run.cli(command('sgd', 'b.txt')) == 0
+    assert_equal(tmp_path, 'out', 'b')
+
+
+def test_a_result_of_an_earlier_version_stays_finished(command, tmp_path, capsys):
+    """Its record says neither data nor code, and where the data were is one of its arguments."""
+    assert run.cli(command('hat')) == 0
+    old = record(tmp_path / 'out.json')
+    del old['code']
+    old['arguments'] |= {'data': 'dat'}
+    del old['arguments']['parameter']['reg']  # a hyper-parameter that came later: its default is as it was before
+    for task in old['tasks']:
+        del task['data']
+    (tmp_path / 'out.json').write_text(json.dumps(old))
+    capsys.readouterr()
+    assert run.cli(command('hat')) == 0
+    assert 'done before, by other code' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('approach, more', [('sgd', ['--lr', '1e30']), ('ewc', ['--parameter', 'lamb=1e30'])])
+def test_divergence_is_said_once_a_task_and_recorded(command, tmp_path, recwarn, approach, more):
+    assert run.cli(command(approach, 'out.txt', *more)) == 0
+    said = [str(w.message) for w in recwarn if 'not finite' in str(w.message)]
+    found = record(tmp_path / 'out.json')  # strict JSON
+    assert len(said) == len(found['diverged']) > 0
+    for line, where in zip(said, found['diverged'], strict=True):
+        task = [task['name'] for task in found['tasks']].index(where['task'])
+        assert f'{where["task"]} (task {task + 1}), epoch {where["epoch"]}' in line and where['what'] in line
+        assert ('lamb' in line) == (approach == 'ewc') and '--lr' in line
+    epochs = [epoch for log in found['epochs'] for epoch in log if 'diverged' in epoch]
+    assert approach == 'ewc' or all(epoch['valid_loss'] is None for epoch in epochs)
+
+
+def test_a_gradient_that_is_not_finite_is_said_though_the_loss_is(make_approach):
+    class Steep(SGD):
+        def after_backward(self, t, progress):
+            for p in self.net.parameters():
+                if p.grad is not None:
+                    p.grad.fill_(1e38)  # each is finite, their norm is not: the step is none
+
+    approach = make_approach('sgd', nepochs=2)
+    approach.__class__ = Steep
+    with pytest.warns(UserWarning, match='mnist .*epoch 1: the gradient is not finite'):
+        log = approach.learn(0)
+    assert all(epoch['diverged'] == 'gradient' and math.isfinite(epoch['train_loss']) for epoch in log)
+
+
+@pytest.mark.parametrize('parameter', ['c=1000', 'init=uniform,low=-6,high=-5'])
+def test_a_layer_without_an_open_gate_is_said(command, recwarn, parameter):
+    assert run.cli(command('hat', 'out.txt', '--parameter', parameter, '--nepochs', '8')) == 0
+    said = [str(w.message) for w in recwarn if 'all gates of' in str(w.message)]
+    assert len(said) == 2 and "'blocks.0.0'" in said[0] and 'closed for task 0' in said[0] and 'task 1' in said[1]
+
+
+class Memory(SGD):
+    """Its memory is emptied in place before a task and filled while it is trained."""
+
+    kept = ('memory',)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.memory = {'steps': [torch.zeros(3)]}
+
+    def before_task(self, t):
+        self.memory['steps'][0].zero_()
+
+    def after_step(self, t):
+        self.memory['steps'][0] += 1
+
+
+def test_what_is_kept_survives_a_before_task_that_writes_into_it(make_approach):
+    approach = make_approach('sgd', nepochs=3)
+    approach.__class__, approach.memory = Memory, {'steps': [torch.zeros(3)]}
+    states = []
+    approach.learn(0, lambda: states.append(results.pack(approach.state())))
+    again = make_approach('sgd', nepochs=3)
+    again.__class__, again.memory = Memory, {'steps': [torch.zeros(3)]}
+    again.load_state(torch.load(io.BytesIO(states[0]), weights_only=True))
+    again.learn(0)
+    assert torch.equal(again.memory['steps'][0], approach.memory['steps'][0])
+
+
+@pytest.mark.parametrize('where', ['self.memory', 'layer'])
+def test_a_tensor_that_a_step_replaces_is_found(make_approach, where):
+    approach = make_approach('sgd')
+    approach.memory = {'a': [torch.zeros(3)]}
+    before = steps.held(approach)
+    approach.memory['a'][0] += 1
+    approach.memory['new'] = torch.ones(2)
+    steps.check_held(before, steps.held(approach))
+    if where == 'layer':
+        approach.net.heads[0].weight = torch.nn.Parameter(approach.net.heads[0].weight.detach().clone())
+        where = 'heads.0.weight'
+    else:
+        approach.memory['a'][0] = approach.memory['a'][0] + 1
+    with pytest.raises(RuntimeError, match=where):
+        steps.check_held(before, steps.held(approach))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+def test_a_captured_step_that_replaces_a_tensor_is_an_error(make_approach):
+    class Replacing(SGD):
+        def after_step(self, t):
+            self.total = self.total + 1
+
+    approach = make_approach('sgd', device='cuda', batch_size=16)
+    approach.__class__, approach.total = Replacing, torch.zeros((), device='cuda')
+    with pytest.raises(RuntimeError, match='self.total'):
+        approach.learn(0)
+
+
+def test_checkpoints_go_where_they_are_told_or_can(command, tmp_path, monkeypatch):
+    out = results.Output(tmp_path / 'out.txt')
+    assert Checkpoint(out).path.parent == ROOT / 'tmp'
+    monkeypatch.setenv('HAT_TMP', str(tmp_path / 'b'))
+    assert Checkpoint(out).path.parent == tmp_path / 'b'
+    assert Checkpoint(out, tmp_path / 'a').path.parent == tmp_path / 'a'
+    monkeypatch.delenv('HAT_TMP')
+    access = os.access
+    monkeypatch.setattr(os, 'access', lambda path, mode: access(path, mode) and ROOT not in (path, path.parent))
+    assert Checkpoint(out).path.parent == tmp_path  # a checkout that the user cannot write
+
+
+@pytest.mark.parametrize('path', ['x.json', 'x.pt', '.', 'pipe'])
+def test_an_output_that_is_no_place_for_a_matrix_is_refused(command, tmp_path, capsys, path):
+    os.mkfifo(tmp_path / 'pipe')
+    assert run.cli(command('sgd', path)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert '--output' in line and str(tmp_path / path) in line
