@@ -20,7 +20,6 @@ TABLES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ impo
 APART = 'errors', 'files', 'dataloaders.sources'  # say, write and fetch things; of the data there is a fingerprint
 LOOP = {'run.py': ('learn', 'build'), 'machine.py': ('choose_device',)}  # functions that all runs go through
 SILENT = 'print', 'warn'
-IMPORTS = ast.Import, ast.ImportFrom
 TYPES = 'annotation', 'returns', 'ctx'  # fields without a say
 
 
@@ -97,33 +96,33 @@ def locate(module):
 @functools.cache
 def read(path):
     """Of a file, (name if it is a function, fingerprint) of each statement, and the modules that it may import."""
-    tree = ast.parse(TEXTS[path])
-    imported = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            imported += [node.module, *(f'{node.module}.{alias.name}' for alias in node.names)]
-    statements = [(getattr(s, 'name', '') if isinstance(s, ast.FunctionDef) else '', form(s)) for s in tree.body]
-    return [(name, digest(content)) for name, content in statements if content], imported
+    imported, statements = [], []
+    for statement in ast.parse(TEXTS[path]).body:
+        if content := form(statement, imported):
+            name = statement.name if isinstance(statement, ast.FunctionDef) else ''
+            statements.append((name, digest(content)))
+    return statements, imported
 
 
-def form(node):
-    """Of a syntax tree what computes, as nested tuples; None where nothing does."""
-    if isinstance(node, ast.AST):
-        kind = type(node)
-        if kind in IMPORTS or kind is ast.Expr and says(node):
-            return None
-        if kind is ast.Raise:
-            return 'Raise'
-        return kind.__name__, *[
-            (name, form(value))
-            for name in node._fields
-            if name not in TYPES and (value := getattr(node, name, None)) is not None and value != []
-        ]
-    if isinstance(node, list):
-        return [part for each in node if (part := form(each)) is not None]
-    return node
+def form(node, imported):
+    """Of a syntax tree what computes, as nested tuples; None where nothing does. Adds to `imported` what it imports."""
+    kind = type(node)
+    if kind is list:
+        return [part for each in node if (part := form(each, imported)) is not None]
+    if not isinstance(node, ast.AST):
+        return node
+    if kind is ast.Import:
+        imported += [alias.name for alias in node.names]
+        return None
+    if kind is ast.ImportFrom:
+        imported += [node.module, *(f'{node.module}.{alias.name}' for alias in node.names)]
+        return None
+    if kind is ast.Raise:
+        return 'Raise'
+    if kind is ast.Expr and says(node):
+        return None
+    fields = ((name, getattr(node, name, None)) for name in node._fields if name not in TYPES)
+    return kind.__name__, *[(name, form(value, imported)) for name, value in fields if value not in (None, [])]
 
 
 def says(node):

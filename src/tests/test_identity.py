@@ -309,7 +309,7 @@ def test_a_gradient_that_is_not_finite_is_said_though_the_loss_is(make_approach)
 
 @pytest.mark.parametrize('parameter', ['c=1000', 'init=uniform,low=-6,high=-5'])
 def test_a_layer_without_an_open_gate_is_said(command, recwarn, parameter):
-    assert run.cli(command('hat', 'out.txt', '--parameter', parameter, '--nepochs', '8')) == 0
+    assert run.cli(command('hat', 'out.txt', '--parameter', parameter, '--batch-size', '8')) == 0
     said = [str(w.message) for w in recwarn if 'all gates of' in str(w.message)]
     assert len(said) == 2 and "'blocks.0.0'" in said[0] and 'closed for task 0' in said[0] and 'task 1' in said[1]
 
