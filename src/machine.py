@@ -25,6 +25,7 @@ def choose_device(text):
         found = torch.cuda.device_count()
         raise UserError(f'--device: {text} asked for, {found} CUDA devices found; --device cpu works everywhere')
     if device.type == 'cuda':
+        device = torch.device('cuda', device.index or 0)
         torch.cuda.set_device(device)
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
     torch.set_deterministic_debug_mode('error')  # as torch.use_deterministic_algorithms(True), which loads the compiler

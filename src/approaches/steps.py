@@ -27,7 +27,7 @@ class Steps:
         self.b = torch.zeros(1, dtype=torch.int64, device=device)
         self.total, self.lr = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
         self.endless = torch.zeros((), dtype=torch.int64, device=device)
-        self.step = Graph(self.full_batch, approach) if device.type == 'cuda' else self.full_batch
+        self.step = Graph(self.full_batch, lambda: held(approach)) if device.type == 'cuda' else self.full_batch
 
     def epoch(self, order, lr, description):
         """Train on the images in this order, (n,); returns the mean loss."""
@@ -63,12 +63,15 @@ class Steps:
 
 
 class Graph:
-    """A step of an approach as a CUDA graph: the first calls run it as it is, one captures it, all others replay what
-    that one did, with the very tensors."""
+    """A function as a CUDA graph: the first calls run it as it is, one captures it, all others replay what that one did,
+    with its very tensors.
 
-    def __init__(self, function, approach):
-        self.function, self.calls, self.graph, self.stream = function, 0, None, torch.cuda.Stream()
-        self.approach = approach
+    where: says where the tensors are that it may not replace, as held() does.
+    """
+
+    def __init__(self, function, where=dict):
+        self.function, self.where, self.calls, self.graph = function, where, 0, None
+        self.stream = torch.cuda.Stream()
 
     def __call__(self):
         if self.calls < WARM_UP:
@@ -80,10 +83,10 @@ class Graph:
             self.calls += 1
             return
         if self.graph is None:
-            self.graph, before = torch.cuda.CUDAGraph(), held(self.approach)
+            self.graph, before = torch.cuda.CUDAGraph(), self.where()
             with torch.cuda.graph(self.graph, stream=self.stream):
                 self.function()
-            check_held(before, held(self.approach))
+            check_held(before, self.where())
         self.graph.replay()
 
 

@@ -1,4 +1,7 @@
-"""How embeddings start: functions init(e, generator=None) that fill an embedding e, (N,), in place."""
+"""How embeddings start: functions init(e, generator=None) that fill an embedding e, (N,), in place.
+
+A generator may be of another device than e: with one of the CPU, embeddings start equal on all devices.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -6,18 +9,24 @@ from torch import Tensor, nn
 
 def normal(e: Tensor, generator: torch.Generator | None = None) -> None:
     """Embeddings from N(0, 1): about half of the gates are open (Serra et al. 2018, section 4, "Training")."""
-    nn.init.normal_(e, generator=generator)
+    _fill(e, generator, lambda drawn: drawn.normal_(generator=generator))
 
 
 def uniform(e: Tensor, generator: torch.Generator | None = None, low: float = 0.0, high: float = 2.0) -> None:
     """Embeddings from U(low, high). With 0 and 2 all gates are rather open, to be compressed (section 4.4). Other ends:
     functools.partial(uniform, low=-1, high=1)."""
-    nn.init.uniform_(e, low, high, generator=generator)
+    _fill(e, generator, lambda drawn: drawn.uniform_(low, high, generator=generator))
 
 
 def dense(e: Tensor, generator: torch.Generator | None = None) -> None:
     """Embeddings of 1: all gates are open (HAT-CL)."""
     nn.init.ones_(e)
+
+
+@torch.no_grad()
+def _fill(e, generator, draw):
+    device = generator.device if generator else e.device
+    e.copy_(draw(torch.empty(e.shape, dtype=e.dtype, device=device)))
 
 
 INITS = {'normal': normal, 'uniform': uniform, 'dense': dense}

@@ -1,5 +1,6 @@
 """The networks, by name. Each is built as Net(shape, classes, width) and starts from the same weights for one seed."""
 
+import torch
 from torch import nn
 
 import seeds
@@ -44,13 +45,15 @@ def build(family, variant, shape, classes, width, seed):
 def initialize(net, seed, *purpose, gain=1):
     """Xavier uniform weights (times gain), zero biases (HAT, section 4); gates are the approach's to set.
 
-    Each tensor is drawn from a stream of its own name: layers that two networks share start equal in both.
+    Each tensor is drawn from a stream of its own name, on the CPU: layers that two networks share start equal in both.
     Original: PyTorch's defaults, although the paper says Xavier.
     """
     for name, module in net.named_modules():
         generator = seeds.generator(seed, *purpose, name.removeprefix('hidden.net.'))  # of a Gated: the plain layers
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.xavier_uniform_(module.weight, gain, generator)
+            drawn = nn.init.xavier_uniform_(torch.empty(module.weight.shape), gain, generator)
             nn.init.zeros_(module.bias)
+            with torch.no_grad():
+                module.weight.copy_(drawn)
         elif isinstance(module, Lateral):
             module.reset_parameters(generator)

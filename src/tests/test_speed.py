@@ -26,6 +26,7 @@ from approaches.base import Protocol
 from approaches.steps import Graph, Steps
 from dataloaders import mixture, task
 from errors import UserError, exit_code
+from machine import choose_device
 from networks.dropout import Activation, Dropout
 from networks.layers import Linear
 
@@ -234,7 +235,7 @@ def test_a_schedule_of_tensors_is_that_of_numbers():
 def test_a_graph_ends_where_eager_steps_do_on_a_gpu(pair, name):
     ends = []
     for captured in False, True:
-        approach, _ = pair(name, torch.float32, 'cuda')
+        approach, _ = pair(name, torch.float32, choose_device('cuda'))
         approach.net.train()
         steps = Steps(approach, 1)
         assert isinstance(steps.step, Graph)
