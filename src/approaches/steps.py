@@ -63,8 +63,8 @@ class Steps:
 
 
 class Graph:
-    """A function as a CUDA graph: the first calls run it as it is, one captures it, all others replay what that one did,
-    with its very tensors.
+    """A function as a CUDA graph: the first calls run it as it is, one captures it, all others replay what it did
+    with the very tensors.
 
     where: says where the tensors are that it may not replace, as held() does.
     """
