@@ -8,15 +8,19 @@
 
 import json
 import math
+import os
 import shlex
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from approaches.parameters import show
-from errors import UserError
+from errors import UserError, one_line
 from files import atomic, digest, pack, sweep
+
+LARGEST = 50e6  # bytes of a file that is read
 
 
 class Output:
@@ -110,10 +114,34 @@ def json_text(content):
 def read_record(path):
     """The content of a .json, {} where there is none that can be read."""
     try:
-        record = json.loads(Path(path).read_text())
-    except (OSError, ValueError):
+        return load_record(path)
+    except UserError:
         return {}
-    return record if isinstance(record, dict) else {}
+
+
+def load_record(path):
+    """The content of a .json, {} where there is none. Raises UserError. Numbers that are not finite are None."""
+    if not os.path.exists(path):
+        return {}
+    try:
+        record = json.loads(read_text(path), parse_constant=lambda name: None)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: cannot be read as JSON: {one_line(error)}') from error
+    if not isinstance(record, dict):
+        raise UserError(f'{path}: not the record of a run')
+    return record
+
+
+def read_text(path):
+    """The content of a file of results. Raises UserError."""
+    try:
+        if (size := os.stat(path).st_size) > LARGEST:
+            raise UserError(f'{path}: {size / 1e6:.0f} MB: too large for a result, not read')
+        return Path(path).read_text(encoding='utf-8')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read: {error.strerror}') from error
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: cannot be read as text: {one_line(error)}') from error
 
 
 def command(record):
@@ -132,12 +160,16 @@ def pruned_folder(path):
 
 def read_matrix(path):
     """The accuracy matrix of a .txt, (T, T). Raises UserError."""
+    lines = read_text(path).splitlines()
     try:
-        accuracy = np.loadtxt(path, ndmin=2)
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path}: cannot be read as an accuracy matrix: {error}') from error
+        with warnings.catch_warnings(action='ignore'):  # of an empty file, which is refused below
+            accuracy = np.loadtxt(lines, ndmin=2)
+    except ValueError as error:
+        raise UserError(f'{path}: cannot be read as an accuracy matrix: {one_line(error)}') from error
     if accuracy.shape[0] != accuracy.shape[1]:
         raise UserError(f'{path}: {accuracy.shape[0]} rows of {accuracy.shape[1]} are not an accuracy matrix')
+    if not (inside := (accuracy >= 0) & (accuracy <= 1)).all():
+        raise UserError(f'{path}: {accuracy[~inside][0]:g} is no accuracy, which is from 0 to 1')
     return accuracy
 
 

@@ -92,7 +92,7 @@ class Graph:
 
 def held(approach):
     """Where the tensors are that an approach holds, and those of its network: name -> address."""
-    found = {name: tensor for name, tensor in approach.net.state_dict(keep_vars=True).items()}
+    found = dict(approach.net.named_parameters()) | dict(approach.net.named_buffers())
 
     def look(name, value):
         if isinstance(value, torch.Tensor):
