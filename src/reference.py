@@ -128,10 +128,12 @@ class HATLoop(Loop):
         h, masks = self.net['hidden'].drop(x), []
         for block, e in zip(self.net['hidden'].blocks, self.net['e'], strict=True):
             masks.append(torch.sigmoid(s * e))  # Eq. 1
+            if masks[-1].requires_grad:
+                masks[-1].retain_grad()
             h = block(h)
             h = h * masks[-1].view(1, -1, *[1] * (h.ndim - 2)).expand_as(h)
         logits = [head(h) for head in self.net['heads']]
-        attended = free = 0
+        self.masks, attended, free = masks, 0, 0
         for l, a in enumerate(masks):  # Eq. 5
             unused = 1 - self.before[l] if self.before else torch.ones_like(a)
             attended, free = attended + (a * unused).sum(), free + unused.sum()
@@ -142,9 +144,14 @@ class HATLoop(Loop):
         for layer, (weight, bias) in zip(self.linear, self.shares, strict=False):
             layer.weight.grad *= weight
             layer.bias.grad *= bias
-        for e in self.net['e']:  # section 2.5
-            numerator = torch.cosh(torch.clamp(self.s * e, -SE_MAX, SE_MAX)) + 1
-            e.grad *= self.approach.smax / self.s * numerator / (torch.cosh(e) + 1)
+        for e, mask in zip(self.net['e'], self.masks, strict=True):  # section 2.5
+            if self.approach.gradient == 'exact':
+                slope = torch.sigmoid(e) * (1 - torch.sigmoid(e))
+                e.grad = mask.grad * self.approach.smax * slope * torch.exp(-F.relu(torch.abs(self.s * e) - SE_MAX))
+            else:
+                a = torch.sigmoid(self.s * e.float()).to(e.dtype)
+                numerator = torch.cosh(torch.clamp(self.s * e, -SE_MAX, SE_MAX)) + 1
+                e.grad = mask.grad * a * (1 - a) * self.approach.smax * numerator / (torch.cosh(e) + 1)
 
     @torch.no_grad()
     def edit_parameters(self):

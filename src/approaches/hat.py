@@ -23,13 +23,14 @@ class HAT(Approach):
         'low': Parameter(0.0),  # ends of init=uniform
         'high': Parameter(2.0),
         'anneal': Parameter('linear', choices=tuple(hat.schedules.SCHEDULES)),  # of s over an epoch (Eq. 3)
+        'gradient': Parameter('released', choices=tuple(hat.functional.GRADIENTS)),  # of embeddings (section 2.5)
         'reg': Parameter('network', choices=tuple(hat.regularizers.REGULARIZERS)),  # what is summed up (Eq. 5)
     }
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.hidden = self.net.hidden
-        self.hidden.s_max, self.hidden.hard = self.smax, bool(self.hard)
+        self.hidden.s_max, self.hidden.hard, self.hidden.gradient = self.smax, bool(self.hard), self.gradient
         self.regularizer = hat.regularizers.REGULARIZERS[self.reg]
         schedule = hat.schedules.SCHEDULES[self.anneal]
         self.scale = functools.partial(schedule, s_max=self.smax)

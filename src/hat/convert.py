@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from hat import init as inits
 from hat import regularizers, schedules
 from hat.errors import CannotConvert, warn
+from hat.functional import GRADIENTS
 from hat.graph import changed_attributes, fast_path_differs
 from hat.network import Network
 from hat.reader import Reader
@@ -20,7 +21,7 @@ Gates = Callable[[str], bool] | Iterable[str]
 
 def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[int] | None = None, *,
             gates: Gates | None = None, heads: bool = True, s_max: float = 400.0, hard: bool = True,
-            init: Callable = inits.normal, schedule: Callable = schedules.linear,
+            gradient: str = 'released', init: Callable = inits.normal, schedule: Callable = schedules.linear,
             regularizer: Callable = regularizers.by_network, check: bool | int = 2,
             generator: torch.Generator | None = None) -> Network:  # fmt: skip
     """Make a network that learns tasks one after the other without forgetting (Serra et al. 2018).
@@ -40,6 +41,8 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
             bit-identical, whatever happens to the parameters. False: they are sigmoids at s_max, as in the paper, and
             Eq. 2 conditions gradients and nothing else: learned tasks drift a little under plain SGD, and more with
             momentum, Adam or weight decay.
+        gradient: of the embeddings (section 2.5). 'released': as float32 rounds it in the paper's code, where open
+            gates close more slowly; 'exact': the formula.
         init, schedule, regularizer: how masks start, are annealed and regularized: functions of hat.init, hat.schedules
             and hat.regularizers, or of your own.
         check: in how many training batches of each task it is seen whether forward() does what it did for
@@ -61,6 +64,8 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
     if not isinstance(n_tasks, Integral) or not s_max > 0:
         raise ValueError(f'n_tasks must be a whole number and s_max above 0, not {n_tasks!r} and {s_max!r}')
     classes = [n_classes] * n_tasks if n_classes is None or isinstance(n_classes, Integral) else list(n_classes)
+    if gradient not in GRADIENTS:
+        raise ValueError(f'gradient must be one of {", ".join(GRADIENTS)}, not {gradient!r}')
     for name, function in ('init', init), ('schedule', schedule), ('regularizer', regularizer):
         if not callable(function):
             raise ValueError(f'{name} must be a function, such as those of hat.{HOMES[name]}, not {function!r}')
@@ -99,7 +104,17 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
     if n_classes is not None and len(plan.heads) != 1:
         raise ValueError(f'n_classes requires exactly one output layer; this network has {len(plan.heads)}')
     return Network(
-        net, plan, classes, s_max, hard, init, schedule, regularizer, int(1e18 if check is True else check), generator
+        net,
+        plan,
+        classes,
+        s_max,
+        hard,
+        gradient,
+        init,
+        schedule,
+        regularizer,
+        int(1e18 if check is True else check),
+        generator,
     )
 
 

@@ -65,19 +65,40 @@ def compensate(q: Tensor, e: Tensor, s: float | Tensor, s_max: float) -> Tensor:
     return q * (s_max / s * (torch.cosh((s * e).clamp(-SE_MAX, SE_MAX)) + 1) / (torch.cosh(e) + 1))
 
 
+def exact(grad: Tensor, e: Tensor, s: float | Tensor, s_max: float) -> Tensor:
+    """Section 2.5 for the gradient of a: grad s_max sigmoid(e) (1 - sigmoid(e)) exp(-max(|s e| - 50, 0)).
+
+    As a (1 - a) = 1 / (2 + 2 cosh(s e)), it is compensate(grad a (1 - a) s, e, s, s_max), and rounds to 0 nowhere.
+    """
+    return grad * s_max * torch.sigmoid(e) * torch.sigmoid(-e) * torch.exp(-((s * e).abs() - SE_MAX).clamp_min(0))
+
+
+def released(grad: Tensor, e: Tensor, s: float | Tensor, s_max: float) -> Tensor:
+    """Section 2.5 as the paper's own code has it, in float32, where 1 - a is 0 from about s e = 16.6: an open gate gets
+    no gradient there. The other types follow: all train the same way."""
+    a = attention(e.float(), s).to(grad.dtype)
+    return compensate(grad * a * (1 - a) * s, e, s, s_max)
+
+
+GRADIENTS = {'released': released, 'exact': exact}
+
+
 class CompensatedGate(Function):
-    """Eq. 1 forward; backward the gradient of an embedding is compensated, as section 2.5 has it."""
+    """Eq. 1 forward; backward the gradient of an embedding is compensated, as section 2.5 has it.
+
+    gradient: one of GRADIENTS.
+    """
 
     @staticmethod
-    def forward(ctx, e, s, s_max):
-        a = attention(e, s)
-        ctx.e, ctx.a, ctx.s, ctx.s_max = e, a.detach(), s, s_max
-        return a
+    def forward(ctx, e, s, s_max, gradient='released'):
+        ctx.e, ctx.s, ctx.s_max, ctx.gradient = e, s, s_max, GRADIENTS[gradient]
+        return attention(e, s)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return compensate(grad * ctx.a * (1 - ctx.a) * ctx.s, ctx.e, ctx.s, ctx.s_max), None, None
+        wide = torch.float32 if grad.dtype in HALF else grad.dtype  # cosh(50) is too large for half of it
+        return ctx.gradient(grad.to(wide), ctx.e.to(wide), ctx.s, ctx.s_max).to(grad.dtype), None, None, None
 
 
 class RoundedGate(Function):

@@ -46,10 +46,10 @@ class Network(nn.Module):
 
     group = None  # of the processes that train the network together (DistributedDataParallel)
 
-    def __init__(self, net: nn.Module, plan: Plan, classes: list, s_max: float, hard: bool, init: Callable,
-                 schedule: Callable, regularizer: Callable, check: int = 0, generator=None):  # fmt: skip
+    def __init__(self, net: nn.Module, plan: Plan, classes: list, s_max: float, hard: bool, gradient: str,
+                 init: Callable, schedule: Callable, regularizer: Callable, check=0, generator=None):  # fmt: skip
         super().__init__()
-        self.net, self.plan, self.s_max, self.hard = net, plan, s_max, hard
+        self.net, self.plan, self.s_max, self.hard, self.gradient = net, plan, s_max, hard, gradient
         self.init, self.schedule, self.regularizer = init, schedule, regularizer
         self.watch, self.state, self.stamp = Watch(check), None, None
         self.frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
@@ -101,7 +101,7 @@ class Network(nn.Module):
         own, learned = self.tasks[self.index(task)], self.done[task]
         e = own.embedding(learned)  # of all layers at once
         if s is not None and not learned:
-            a = CompensatedGate.apply(e, s, self.s_max)
+            a = CompensatedGate.apply(e, s, self.s_max, self.gradient)
         else:
             a = RoundedGate.apply(e, self.s_max) if self.hard else attention(e, self.s_max)
         return list(a.split([len(units) for units in self.plan.units.of_gate]))

@@ -16,7 +16,12 @@ def settings(network) -> bytes:
     """What has to be the same where a state is loaded, as JSON."""
     head = [name for name, _, _ in network.plan.heads][:1]
     sizes = [len(get_tensor(task.own, head[0])) if head else None for task in network.tasks]
-    names = {'s_max': network.s_max, 'hard': network.hard, 'schedule': name_of(network.schedule)}
+    names = {
+        's_max': network.s_max,
+        'hard': network.hard,
+        'gradient': network.gradient,
+        'schedule': name_of(network.schedule),
+    }
     return json.dumps(names | {'gates': network.plan.gates, 'classes': sizes}).encode()
 
 
@@ -126,6 +131,7 @@ def load(file, net: nn.Module, schedule: Callable | None = None, **functions):
         gates=given['gates'],
         s_max=given['s_max'],
         hard=given['hard'],
+        gradient=given.get('gradient', 'released'),
         schedule=schedule,
         **functions,
     )

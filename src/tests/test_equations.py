@@ -119,10 +119,52 @@ def test_section_2_5_is_what_the_gate_does_backward():
     e = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
     direction, s, s_max = torch.arange(9, dtype=torch.float64), 3.0, 400
     (q,) = torch.autograd.grad((hat.functional.attention(e, s) * direction).sum(), e)
-    a = CompensatedGate.apply(e, s, s_max)
-    assert torch.equal(a, hat.functional.attention(e, s))
-    (compensated,) = torch.autograd.grad((a * direction).sum(), e)
-    torch.testing.assert_close(compensated, hat.functional.compensate(q, e.detach(), s, s_max), rtol=1e-12, atol=0)
+    for gradient, tolerance in ('exact', 1e-12), ('released', 1e-4):  # s e goes up to 6: 1 - a is 0.0025 +- 6e-8
+        a = CompensatedGate.apply(e, s, s_max, gradient)
+        assert torch.equal(a, hat.functional.attention(e, s))
+        (compensated,) = torch.autograd.grad((a * direction).sum(), e)
+        expected = hat.functional.compensate(q, e.detach(), s, s_max)
+        torch.testing.assert_close(compensated, expected, rtol=tolerance, atol=0)
+
+
+def gradients(e, s, gradient, dtype, s_max=400.0):
+    """Of sum(a), as the gate gives it."""
+    e = e.to(dtype).requires_grad_()
+    (found,) = torch.autograd.grad(CompensatedGate.apply(e, s, s_max, gradient).sum(), e)
+    assert found.dtype == dtype
+    return found
+
+
+@pytest.mark.parametrize('gradient', ['released', 'exact'])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('s', [1 / 400, 0.05, 1.0, 2.7, 3.5, 16.5, 40.0, 200.0, 400.0])
+def test_section_2_5_in_every_type(gradient, dtype, s):
+    """Against a loop over Python's numbers. `released` is what float32 gives: its gates are rounded to that."""
+    e = torch.arange(-192, 193) / 32  # numbers that all types have
+    found = gradients(e, s, gradient, dtype)
+    a32 = torch.sigmoid(s * e.float()).tolist()
+    for value, x, a in zip(found.tolist(), e.tolist(), a32, strict=True):
+        if gradient == 'exact':
+            expected = 400 * sigmoid(x) * sigmoid(-x) * math.exp(-max(abs(s * x) - 50, 0))
+        else:
+            expected = 400 * a * (1 - a) * (math.cosh(max(-50, min(50, s * x))) + 1) / (math.cosh(x) + 1)
+        tolerance = {torch.float16: 1e-3, torch.bfloat16: 8e-3}.get(dtype, 1e-5)  # half a unit of its last place
+        assert value == pytest.approx(expected, rel=tolerance, abs=1e-7)
+    if gradient == 'released':
+        assert (found[s * e.double() > 17.4] == 0).all()  # open gates
+    assert (found[(s * e.double()).abs() < 16] > 0).all()
+
+
+@pytest.mark.parametrize('e, exact, released', [(1, 8019, 2718), (0.3, 33128, 11071), (0.1, 79501, 33770)])
+def test_section_2_5_closes_a_unit_more_slowly_than_it_opens_one(e, exact, released):
+    """The sum over an epoch of 797 batches; `released` of an open gate, e above 0, loses what rounding takes."""
+
+    def total(e, gradient):
+        scales = [hat.schedules.linear(b / 796, 400.0) for b in range(797)]
+        return sum(float(gradients(torch.tensor([float(e)]), s, gradient, torch.float32)) for s in scales)
+
+    assert [total(e, 'exact'), total(-e, 'exact'), total(-e, 'released')] == pytest.approx([exact] * 3, rel=2e-4)
+    assert total(e, 'released') == pytest.approx(released, rel=2e-3)
 
 
 def test_eq_4_loss_and_the_gradients_of_the_approach(make_approach):

@@ -93,28 +93,29 @@ def of(approach):
     return {f'hidden.{name}': p for name, p in net.hidden.net.named_parameters()} | heads | embeddings
 
 
-# With s_max = 400, section 2.5 multiplies what rounding leaves of 1 - a by up to exp(50), however it is computed.
-CASES = [(name, {}, STEPS) for name in TRAINED if name != 'hat']
-CASES += [('hat', {'smax': 50.0}, STEPS), ('hat', {'smax': 400.0}, 10)]
+# As released, section 2.5 takes gates of float32 in float64, too: a difference of 1e-16 in s e may become one of 6e-8
+# in the gate, which is multiplied by up to exp(50).
+CASES = [(name, {}, 1e-10) for name in TRAINED if name != 'hat']
+CASES += [('hat', {'gradient': 'exact'}, 1e-10), ('hat', {'gradient': 'released'}, 1e-5)]
 
 
-@pytest.mark.parametrize('name, settings, n_steps', CASES)
-def test_fifty_fast_steps_end_where_those_without_shortcuts_do(pair, name, settings, n_steps):
+@pytest.mark.parametrize('name, settings, tolerance', CASES)
+def test_fifty_fast_steps_end_where_those_without_shortcuts_do(pair, name, settings, tolerance):
     approach, loop = pair(name, **settings)
     approach.net.train()
     loop.net.train()
     n, steps, before = approach.n_train(1), Steps(approach, 1), {k: p.detach().clone() for k, p in of(approach).items()}
-    for epoch in range(n_steps * BATCH // n):
+    for epoch in range(STEPS * BATCH // n):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
         batches = order.split(BATCH)
         losses = [loop.step(index, b / (len(batches) - 1)) for b, index in enumerate(batches)]
-        assert steps.epoch(order, loop.protocol.lr, '') == pytest.approx(sum(losses) / len(losses), rel=1e-10)
+        assert steps.epoch(order, loop.protocol.lr, '') == pytest.approx(sum(losses) / len(losses), rel=tolerance)
     slow = dict(loop.net.named_parameters())
     for k, p in of(approach).items():
-        torch.testing.assert_close(p, slow[k], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(p, slow[k], rtol=tolerance, atol=tolerance)
     assert sum(not same(p, before[k]) for k, p in of(approach).items()) >= 2
     fast, slow = approach.evaluate(1, approach.tasks[1].valid), loop.evaluate('valid')
-    assert fast == pytest.approx(slow, rel=1e-10)
+    assert fast == pytest.approx(slow, rel=tolerance)
 
 
 def test_a_large_fully_connected_layer_computes_the_same_in_training():
