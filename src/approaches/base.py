@@ -156,14 +156,14 @@ class Approach:
                 bar.update()
                 if bar.disable:
                     print(f'{name:14} epoch {epoch + 1:3}/{rounds}  {said}, {seconds:.1f} s', flush=True)
-                self.decide(valid_loss)
+                self.decide(t, valid_loss)
                 after_epoch()
         self.restore(now.best)
         self.training = self.steps = None
         self.after_task(t)
         return now.log
 
-    def decide(self, valid_loss):
+    def decide(self, t, valid_loss):
         """Is this the best model so far? If there has been none for long, lower the learning rate."""
         now, p = self.training, self.protocol
         if valid_loss < now.best_loss:

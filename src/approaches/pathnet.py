@@ -1,16 +1,18 @@
 """PathNet (Fernando et al. 2017): a tournament finds the path of each task through the modules of the network.
 
-In each generation the two paths of the population are trained one after the other; the loser becomes a mutated copy of
-the winner. After a task the modules of its path are frozen and all others start afresh.
+In each generation the two paths of the population are trained one after the other, each with its own learning rate and
+patience. Then the weights of the best validation loss so far are restored, and the path that does not have it becomes a
+mutated copy of the one that has. After a task the modules of its path are frozen and all others start afresh.
 
-A generation is what the protocol counts as an epoch: learning rate, patience and best model go by the validation loss
-of its winner. It trains each path for nepochs // generations epochs.
+The images are passed through at most nepochs times, as by all approaches: a path is trained for nepochs // generations
+// 2 epochs in a generation. Original: each for nepochs // generations, twice as many passes as the others have.
 
 Weights start as Xavier's over ACTIVE: the outputs of so many modules add up, and with Xavier's own the first steps of
 SGD end in a network of dead units.
 """
 
 import copy
+import math
 
 import numpy as np
 from torch.nn.functional import cross_entropy
@@ -29,7 +31,7 @@ class PathNet(Approach):
     variant = 'pathnet'
     parameters = {'generations': Parameter(20, grid=(5, 10, 20, 50, 100, 200), low=1)}
     clip = 1_000
-    kept = ('population',)
+    kept = ('population', 'rates', 'patience', 'losses', 'winner', 'turn')
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -44,40 +46,72 @@ class PathNet(Approach):
                 if m not in frozen:
                     networks.initialize(module, self.protocol.seed, 'modules', t, l, m, gain=1 / ACTIVE)
         self.population = self.draw(t)
-        self.paths[t] = self.population[0]
+        self.rates, self.patience, self.losses = ([x] * 2 for x in (self.protocol.lr, self.protocol.patience, math.inf))
+        self.winner = 0  # which of the two has the best validation loss so far
+        self.turn = [0, 0, 0]  # generation, which of the two paths, its epoch in the generation
 
     def draw(self, t):
-        """The two paths that task t starts with."""
-        rng, shape = self.rng(t, 'population'), (len(self.net.module_layers), ACTIVE)
-        return [rng.integers(MODULES, size=shape).tolist() for _ in range(2)]
+        """The two paths that task t starts with; in a layer no module comes twice."""
+        rng = self.rng(t, 'population')
+        return [[rng.permutation(MODULES)[:ACTIVE].tolist() for _ in self.net.module_layers] for _ in range(2)]
+
+    def n_generations(self):
+        return max(1, min(self.generations, self.protocol.nepochs // 2))
+
+    def n_epochs(self):
+        """Of a path in a generation."""
+        return max(1, self.protocol.nepochs // (2 * self.n_generations()))
 
     def n_rounds(self):
-        return min(self.generations, self.protocol.nepochs)
+        return 2 * self.n_generations() * self.n_epochs()
 
-    def train_epoch(self, t, generation, lr):
-        """A generation: both paths are trained; the winner is the path of task t."""
-        epochs = self.protocol.nepochs // self.n_rounds()
-        fitness, losses = [], []
-        for path in self.population:
-            self.paths[t], self.steps = path, None
-            for epoch in range(generation * epochs, (generation + 1) * epochs):
-                loss = super().train_epoch(t, epoch, lr)
-            losses.append(loss)
-            fitness.append(self.validate(t)[0])
-        winner = int(np.argmin(fitness))
-        self.paths[t] = self.population[winner]
-        self.population = [self.paths[t], mutate(self.paths[t], self.rng(t, generation))]
-        return losses[winner]
+    def train_epoch(self, t, round, lr):
+        """An epoch of the path whose turn it is."""
+        generation, which, epoch = self.turn
+        if self.paths[t] != self.population[which]:
+            self.paths[t], self.steps = self.population[which], None
+        return super().train_epoch(t, generation * self.n_epochs() + epoch, lr)
 
     def loss(self, x, y, t, progress):
         logits = self.net(x, t, self.paths[t])
         return cross_entropy(logits, y), logits
 
+    def decide(self, t, valid_loss):
+        """Whose turn is it next, and with which learning rate? 0 ends the task."""
+        now, protocol = self.training, self.protocol
+        generation, which, epoch = self.turn
+        if valid_loss < now.best_loss:
+            now.best_loss, now.best, self.winner = valid_loss, self.snapshot(), which
+        if valid_loss < self.losses[which]:
+            self.losses[which], self.patience[which] = valid_loss, protocol.patience
+        else:
+            self.patience[which] -= 1
+            if self.patience[which] == 0:
+                self.rates[which] /= protocol.lr_factor
+                self.patience[which] = protocol.patience
+        epoch += 1
+        if epoch == self.n_epochs() or self.rates[which] < protocol.lr_min:
+            which, epoch = which + 1, 0
+        if which == 2:
+            self.mutate_loser(t, generation)
+            generation, which = generation + 1, 0
+        self.turn = [generation, which, epoch]
+        now.lr = self.rates[which] if generation < self.n_generations() else 0.0
+
+    def mutate_loser(self, t, generation):
+        """It starts from the winner's weights, path and learning rate."""
+        self.restore(self.training.best)
+        loser = 1 - self.winner
+        self.population[loser] = mutate(self.population[self.winner], self.rng(t, generation))
+        self.rates[loser] = self.rates[self.winner]
+        self.patience[loser], self.losses[loser] = self.protocol.patience, math.inf
+
     def snapshot(self):
         return super().snapshot(), copy.copy(self.paths)
 
     def restore(self, snapshot):
-        weights, self.paths = snapshot
+        weights, paths = snapshot
+        self.paths = copy.copy(paths)
         super().restore(weights)
 
     def rng(self, t, purpose):

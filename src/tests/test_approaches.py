@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from conftest import outputs, same
 
 from approaches import pathnet
+from approaches.base import Training
 from approaches.fisher import fisher
 from approaches.lfl import feature_distance
 from approaches.lwf import distillation
@@ -173,9 +174,11 @@ def test_lfl_penalty_is_zero_when_the_features_did_not_change(make_approach):
     old = approach.net.features(x)
     shake(approach.net.blocks.parameters(), 0.1)
     new = approach.net.features(x)
-    expected = sum(((a - b) ** 2).item() for a, b in zip(new.flatten(), old.flatten(), strict=True)) / 10
-    assert extra_loss(approach, 1) == pytest.approx(0.4 / 2 * expected, rel=1e-3)
+    expected = sum(((a - b) ** 2).item() for a, b in zip(new.flatten(), old.flatten(), strict=True))
     assert feature_distance(new, old).item() == pytest.approx(expected, rel=1e-3)
+    assert extra_loss(approach, 1) == pytest.approx(0.4 / 2 * expected, rel=1e-3)
+    object.__setattr__(approach.protocol, 'batch_size', 5)  # ten images are an evaluation's batch then
+    assert extra_loss(approach, 1) == pytest.approx(0.4 / 2 * expected / 2, rel=1e-3)
 
 
 def test_sgd_frozen_moves_nothing_but_the_new_head_after_task_1(make_approach):
@@ -246,7 +249,7 @@ def test_pathnet_mutation_stays_in_range_and_changes_one_number_in_the_mean():
 
 
 def test_pathnet_trains_the_modules_of_the_two_paths_only_and_keeps_the_better_one(make_approach, monkeypatch):
-    approach = make_approach('pathnet', width=0.2, nepochs=6, generations=2)
+    approach = make_approach('pathnet', width=0.2, nepochs=12, generations=2)
     tried = []
     epoch = pathnet.Approach.train_epoch
 
@@ -262,9 +265,56 @@ def test_pathnet_trains_the_modules_of_the_two_paths_only_and_keeps_the_better_o
 
     monkeypatch.setattr(pathnet.Approach, 'train_epoch', note)
     approach.learn(0)
-    assert [number for number, _ in tried] == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]
+    assert [number for number, _ in tried] == [0, 1, 2, 0, 1, 2, 3, 4, 5, 3, 4, 5]  # 12 passes in all
     assert approach.paths[0] in [path for _, path in tried]
-    assert tried[6][1] in (tried[0][1], tried[3][1])  # the winner goes on
+    assert {str(tried[6][1]), str(tried[9][1])} & {str(tried[0][1]), str(tried[3][1])}  # the winner goes on
+
+
+@pytest.mark.parametrize(
+    'nepochs, generations, passes', [(200, 20, 200), (200, 5, 200), (7, 20, 6), (1, 20, 2), (3, 1, 2)]
+)
+def test_pathnet_passes_over_the_images_no_more_often_than_the_others(make_approach, nepochs, generations, passes):
+    approach = make_approach('pathnet', width=0.2, nepochs=nepochs, generations=generations)
+    assert approach.n_rounds() == passes
+
+
+def test_pathnet_starts_from_paths_without_repeats(make_approach):
+    approach = make_approach('pathnet', width=0.2)
+    for t in range(20):
+        assert all(len(set(layer)) == ACTIVE for path in approach.draw(t) for layer in path)
+
+
+def test_pathnet_goes_on_from_the_best_weights_with_a_learning_rate_for_each_path(make_approach):
+    """A tournament played on paper: validation losses are given, weights are what the last epoch has left."""
+    approach = make_approach('pathnet', nepochs=200, generations=20)  # 5 epochs a path and generation
+    approach.before_task(0)
+    approach.training = Training(0.05, 5, approach.snapshot())
+    weight = approach.net.heads[0].bias
+    first, second = approach.population
+
+    def play(losses):
+        rates = []
+        for loss in losses:
+            rates.append(approach.training.lr)
+            approach.paths[0] = approach.population[approach.turn[1]]
+            torch.nn.init.constant_(weight, loss)
+            approach.decide(0, loss)
+        return rates
+
+    assert play([5, 4, 3, 3, 3]) == [0.05] * 5
+    assert play([6, 6, 6, 6, 6]) == [0.05] * 5  # four epochs without a better one
+    assert approach.winner == 0 and (weight == 3).all() and approach.paths[0] == first == approach.population[0]
+    assert approach.population[1] != second
+    assert play([4, 4, 4, 2, 2]) == [0.05, 0.05, 0.05, *[pytest.approx(0.05 / 3)] * 2]  # 3 3 4 4 4 and then lower
+    assert play([1, 1, 1, 1, 1]) == [0.05] * 5
+    assert approach.winner == 1 and (weight == 1).all()
+    assert play([9]) == [0.05]  # the loser has the winner's learning rate
+    approach.rates = [1e-5, 0.05]
+    play([9])
+    assert approach.turn[1] == 1  # it is trained no more; the other is
+    approach.turn = [19, 1, 4]
+    play([9])
+    assert approach.training.lr == 0
 
 
 def test_joint_trains_on_all_tasks_so_far_from_the_same_initial_weights(make_approach, monkeypatch):
