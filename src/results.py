@@ -153,6 +153,16 @@ def command(record):
     return ' '.join(words)
 
 
+def make_folder(path):
+    """Make a folder, if it is not there. Raises UserError where nothing can be written in it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f'cannot write in {path}: {error.strerror}') from error
+
+
 def pruned_folder(path):
     """Where prune.py puts the networks made of the result `path`, a .json."""
     return path.with_name(f'{path.stem}_pruned')
