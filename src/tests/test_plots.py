@@ -362,7 +362,7 @@ def test_a_file_that_is_not_what_it_should_be_is_left_out_and_named(runs, capsys
         record = json.loads(base.with_suffix('.json').read_text())
         both = record[where] | content if where == 'arguments' and isinstance(content, dict) else content
         base.with_suffix('.json').write_text(json.dumps(record | {where: both}))
-    assert plot(runs, '--approaches', 'hat,sgd', '--html', runs.folder / 'page.html') == 0
+    assert plot(runs, '--approaches', 'hat,sgd') == 0
     notes, table, _ = said(capsys)
     assert len(notes) == 1 and notes[0].startswith(f'left out: {base}') and message in notes[0]
     assert table['hat'][0] == '2' and table['sgd'][0] == '3'
