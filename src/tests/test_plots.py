@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import identity
 import plot_results
 import results
 import tables
+import work
 from approaches import APPROACHES
 from collection import Collection
 from errors import exit_code
@@ -465,6 +467,54 @@ def full(runs):
         runs('hat', 0, JOINT, {'smax': smax}, name=f'mixture_hat_0_smax={smax}')
     runs('hat', 0, JOINT, {'smax': 25, 'c': 1}, name='mixture_hat_0_c=1_smax=25')  # two values differ: in no panel
     return runs.folder
+
+
+def finished(txt):
+    """What work.report() is given: a run that is done."""
+    return SimpleNamespace(output=results.Output(txt))
+
+
+def test_the_best_value_is_chosen_of_runs_that_are_whole(runs, capsys):
+    for c, valid in (1, 0.5), (2, None), (4, 0.6), (6, 'x'):
+        runs('hat', 0, JOINT, {'c': c}, name=f'mixture_hat_0_c={c}', valid_accuracy=[[0.9, 0], [0.4, valid]])
+    work.report([finished(runs.folder / f'mixture_hat_0_c={c}.txt') for c in (1, 2, 4, 6)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('left out: ') and lines[0].endswith('2 2 is "x", not a number from 0 to 1 or null')
+    assert [line.split('=')[1].split(',')[0] for line in lines[3:]] == ['2', '1', '4', '4']
+    assert lines[3].startswith('  diverged  c=2,') and lines[-1].startswith('best: --parameter c=4,smax=400')
+    work.report([finished(runs.folder / 'mixture_hat_0_c=2.txt')])
+    assert 'best' not in capsys.readouterr().out
+
+
+def test_one_command_does_the_runs_of_fig_4_and_draws_it(tmp_path, capsys):
+    """With the references of the forgetting ratio, and beside results that it has nothing to do with."""
+    res, fig = tmp_path / 'res', tmp_path / 'fig'
+    res.mkdir()
+    np.savetxt(res / 'demo_hat_0.txt', np.eye(2), '%.4f')
+    command = ['--approach', 'hat', '--experiment', 'demo', '--vary', 'c', '--figure', fig, '--res', res, '--devices',
+               'cpu', '--nproc', '2']  # fmt: skip
+    rest = ['--', '--tasks', 'digits,flags', '--nepochs', '1', '--ntrain', '40', '--width', '0.05']
+    assert exit_code('work.py', work.main, list(map(str, [*command, '--dry-run', *rest]))) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == len(APPROACHES['hat'].parameters['c'].grid) + 2 and not fig.exists()
+    assert exit_code('work.py', work.main, list(map(str, [*command, *rest]))) == 0
+    assert {path.name for path in fig.iterdir()} == {'fig4-hat-0.png', 'fig4-hat-0.pdf'}
+    assert {path.name for path in res.glob('demo_[jr]*.txt')} == {'demo_joint_0.txt', 'demo_random_0.txt'}
+    assert 'left out' not in capsys.readouterr().out
+    found = Collection('demo', res, [], [0], swept=['hat'])
+    assert found.notes == [] and found.sweeps('hat', 0).keys() == {'c'}
+    joint, random = (found.get(name, 0).accuracy for name in ('joint', 'random'))
+    for c, rho in zip(*found.sweeps('hat', 0)['c'], strict=True):
+        accuracy = results.read_matrix(res / f'demo_hat_0_c={c:g}.txt')
+        assert rho == pytest.approx(results.forgetting_ratio(accuracy, joint, random)[-1], nan_ok=True)
+
+
+def test_a_place_that_cannot_be_written_is_known_before_the_runs(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    command = ['--approach', 'hat', '--experiment', 'demo', '--figure', tmp_path / 'file' / 'x', '--res', tmp_path]
+    assert exit_code('work.py', work.main, list(map(str, command))) == 2
+    assert capsys.readouterr().err.startswith('work.py: error: cannot write in ')
+    assert [path.name for path in tmp_path.iterdir()] == ['file']
 
 
 def close(found, expected):
