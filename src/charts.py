@@ -21,9 +21,9 @@ def shades(n):
     return matplotlib.colormaps['viridis'](np.linspace(0, 0.9, n))
 
 
-def some(n):
+def some(n, most=MANY):
     """Which of n are labelled: all, or every second, every third ..."""
-    return range(0, n, -(-n // MANY))
+    return range(0, n, -(-n // most))
 
 
 def curves(series, label):
@@ -32,7 +32,7 @@ def curves(series, label):
     axes = figure.subplots()
     for k, ((name, values), colour) in enumerate(zip(series.items(), shades(len(series)), strict=True)):
         axes.plot(range(1, len(values) + 1), values, marker=MARKERS[k % len(MARKERS)], color=colour, label=name)
-    axes.set(xlabel='tasks learned, t', ylabel=label, xticks=[t + 1 for t in some(len(values))])
+    axes.set(xlabel='tasks learned, t', ylabel=label, xticks=[t + 1 for t in some(len(values), 15)])
     axes.grid(alpha=0.3)
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')
     return figure
@@ -70,7 +70,7 @@ def capacity(names, epochs, weights):
         if t in some(len(names)):
             axes.annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
                           rotation=30, fontsize='small')  # fmt: skip
-        axes.axvline(start, ls='--', lw=0.8, color='grey')
+            axes.axvline(start, ls='--', lw=0.8, color='grey')
         start += len(task)
     axes.set(xlabel='epoch', ylabel='weights in use by the tasks so far, %', ylim=(0, 102), xlim=(0.5, start))
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')

@@ -31,8 +31,8 @@ def parse(argv):
     parser.add_argument('--seeds', type=seeds, default='0-9', metavar='N,N-N', help='such as 0,2,5-7 (default 0-9)')
     parser.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='the results (default res)')
     parser.add_argument('--mixed', action='store_true', help='keep what is not like the others, and mark its row')
-    parser.add_argument('--output', type=Path, metavar='DIR', help='for the tables (.txt .md .tex) and the figures '
-                        '(.png .pdf); without it, and --html, the tables are printed')  # fmt: skip
+    parser.add_argument('--output', type=Path, metavar='DIR', help='for the tables (.txt .md .tex), notes.txt '
+                        'and the figures (.png .pdf); without it, and --html, the tables are printed')  # fmt: skip
     parser.add_argument('--html', type=Path, metavar='FILE', help='for all of it as one page that opens from disk')
     return parser.parse_args(argv)
 
@@ -53,10 +53,12 @@ def main(argv=None):
         make_folder(folder)
     figures = dict(draw(runs))
     if args.output:
+        files = {'notes.txt': '\n'.join(runs.notes)}  # what the marks in the tables mean
         for name, table in tables.items():
-            for suffix, form in ('txt', text), ('md', markdown), ('tex', latex):
-                with atomic(args.output / f'{name}.{suffix}') as part:
-                    part.write_text(form(*table) + '\n', encoding='utf-8')
+            files |= {f'{name}.txt': text(*table), f'{name}.md': markdown(*table), f'{name}.tex': latex(*table)}
+        for name, content in files.items():
+            with atomic(args.output / name) as part:
+                part.write_text(f'{content}\n', encoding='utf-8')
         save(figures, args.output)
     if args.html:
         with atomic(args.html) as part:

@@ -59,8 +59,8 @@ def main(argv=None):
             references.append(batch.Run.plan(name, args.experiment, args.seed, '', txt, rest))
     code = batch.execute(runs + references, args)
     if not args.dry_run:
-        report([r for r in runs if r.finished()])
-        if args.figure:
+        report(done := [r for r in runs if r.finished()])
+        if args.figure and done:
             draw(args)
     return code
 
@@ -101,7 +101,8 @@ def draw(args):
 
     runs = Collection(args.experiment, args.res, [], [args.seed], swept=[args.approach])
     figures = dict(sweeps(runs))
-    print('\n'.join(['', *runs.notes, *(f'drawn: {args.figure / name}.png, .pdf' for name in figures)]))
+    drawn = [f'drawn: {args.figure / name}.png, .pdf' for name in figures]
+    print('\n'.join(['', *runs.notes, *(drawn or ['no Fig. 4: it takes two values with a forgetting ratio'])]))
     save(figures, args.figure)
 
 

@@ -128,7 +128,7 @@ def test_files_are_made(res, tmp_path):
     assert plot(res, '--output', tmp_path / 'fig') == 0
     names = {path.name for path in (tmp_path / 'fig').iterdir() if path.stat().st_size}
     figures = {f'{name}.{suffix}' for name in ('fig3', 'accuracy', 'matrices') for suffix in ('png', 'pdf')}
-    assert names == {'table1.txt', 'table1.md', 'table1.tex', *figures}
+    assert names == {'notes.txt', 'table1.txt', 'table1.md', 'table1.tex', *figures}
     latex = (tmp_path / 'fig' / 'table1.tex').read_text()
     assert r'$\rho^{\leq 2}$' in latex and r'$A^{\leq 2}$, \%' in latex
     assert (tmp_path / 'fig' / 'table1.md').read_text().splitlines()[3].startswith('| hat | 3 | ')  # after joint
@@ -408,7 +408,7 @@ def test_tables_and_figures_appear_whole_or_not_at_all(runs, tmp_path, monkeypat
     monkeypatch.setattr(Figure, 'savefig', full)
     assert plot(runs, '--approaches', 'sgd', '--output', tmp_path / 'fig') == 2
     assert capsys.readouterr().err.endswith('fig3.png: No space left on device\n')
-    assert {path.stem for path in (tmp_path / 'fig').iterdir()} == {'table1', 'times'}
+    assert {path.stem for path in (tmp_path / 'fig').iterdir()} == {'notes', 'table1', 'times'}
 
 
 @pytest.mark.parametrize('backend', ['module://matplotlib_inline.backend_inline', 'nonsense'])
