@@ -76,7 +76,8 @@ class Runs:
                   'times': {'total': 90, 'epochs': [[1, 2], [3, 4]], 'testing': [1, 2]}}  # fmt: skip
         base = self.folder / (name or f'mixture_{approach}_{seed}')
         np.savetxt(f'{base}.txt', accuracy, '%.4f')
-        Path(f'{base}.json').write_text(json.dumps(record | changes))
+        record = {key: value for key, value in (record | changes).items() if value is not None}
+        Path(f'{base}.json').write_text(json.dumps(record))
 
 
 def task(name, data='0a1b', **changes):
@@ -563,7 +564,11 @@ def browser():
         browser.close()
 
 
-def test_the_page_opens_from_disk_sorts_and_shows_its_figures(full, tmp_path, browser):
+def test_the_page_opens_from_disk_sorts_and_shows_its_figures(full, runs, tmp_path, browser):
+    for name, accuracy in ('joint', JOINT), ('random', RANDOM):
+        for seed in 0, 1, 2:
+            runs(name, seed, accuracy, before=[0.1, 0.1], initial=None)
+    runs('hat', 1, JOINT, code='other')
     page_path = tmp_path / 'page.html'
     assert plot(full, '--html', page_path) == 0
     page, said, asked = browser.new_page(), [], []
@@ -576,20 +581,24 @@ def test_the_page_opens_from_disk_sorts_and_shows_its_figures(full, tmp_path, br
     assert len(sizes) == 8 and all(complete and width > 300 and height > 100 for complete, width, height in sizes)
 
     def column(n):
-        return page.locator(f'tbody tr td:nth-child({n})').all_inner_texts()
+        return page.locator(f'h2:first-of-type + table tbody tr td:nth-child({n})').all_inner_texts()
 
-    assert column(1) == ['joint', 'hat', 'sgd', 'random']
-    page.click('th:nth-child(4) button')  # accuracy
+    def sort(n):
+        page.click(f'h2:first-of-type + table th:nth-child({n}) button')
+
+    assert column(1) == ['joint', 'hat*', 'sgd', 'random']
+    sort(4)  # accuracy
     values = [float(text.split()[0]) for text in column(4)]
     assert values == sorted(values) and column(1)[0] == 'random'
-    page.click('th:nth-child(4) button')
+    sort(4)
     assert [float(text.split()[0]) for text in column(4)] == values[::-1]
-    page.click('th:nth-child(1) button')
+    sort(1)
     assert column(1) == sorted(column(1))
-    page.click('th:nth-child(6) button')  # FWT: those that have none come last
-    assert sorted(column(1)[:2]) == ['hat', 'sgd'] and column(6)[2:] == ['-', '-']
+    sort(6)  # FWT: those that have none come last
+    assert sorted(column(1)[:2]) == ['hat*', 'sgd'] and column(6)[2:] == ['-', '-']
     page.click('#hat + details summary')
     assert '"torch": "<9.9>"' in page.locator('#hat + details pre').inner_text()
-    assert page.locator('td a').first.get_attribute('href') in ('#hat', '#sgd')
+    page.click('text="hat*"')
+    assert page.url.endswith('#hat') and page.locator('#hat').inner_text() == 'hat'
     assert not said
     assert [url for url in asked if not url.startswith('data:')] == [page_path.as_uri()]
