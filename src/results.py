@@ -19,6 +19,7 @@ import numpy as np
 from approaches.parameters import show
 from errors import UserError, one_line
 from files import atomic, digest, pack, sweep
+from shapes import HEAD, check
 
 LARGEST = 50e6  # bytes of a file that is read
 
@@ -112,9 +113,10 @@ def json_text(content):
 
 
 def read_record(path):
-    """The content of a .json, {} where there is none that can be read."""
+    """The content of a .json, {} where there is none that can be read and says, if anything, what run it is of."""
     try:
-        return load_record(path)
+        check(record := load_record(path), HEAD, path)
+        return record
     except UserError:
         return {}
 

@@ -30,6 +30,7 @@ TEXTS = Kind('a list of texts', lambda v: isinstance(v, list) and all(map(TEXT.h
 PLAIN = Kind('a plain value', lambda v: v is None or isinstance(v, bool) or VALUE.holds(v) or TEXTS.holds(v))
 
 ARGUMENTS = {'parameter?': {...: VALUE}, ...: PLAIN}  # of run.py
+HEAD = {'arguments?': ARGUMENTS, 'tasks?': [{'name': TEXT, ...: PLAIN}]}  # what run it is of
 SCORED = {'arguments': ARGUMENTS | {'parameter': {...: VALUE}}, 'valid_accuracy': [[SHARE.or_null()]]}  # for work.py
 REPORT = {  # of prune.py
     'run': ARGUMENTS, 'model?': TEXT, 'task': TEXT, 'accuracy': SHARE, 'weights': [POSITIVE, 2], 'bytes': [POSITIVE, 2],

@@ -371,6 +371,13 @@ def test_a_file_that_is_not_what_it_should_be_is_left_out_and_named(runs, capsys
     assert table['hat'][0] == '2' and table['sgd'][0] == '3'
 
 
+@pytest.mark.parametrize('content', [DEEP, '[1]', '{"tasks": 3}', '{"tasks": [{}]}', '{"arguments": {"parameter": 1}}'])
+def test_a_record_that_does_not_say_of_what_it_is_is_none(tmp_path, content):
+    """A run whose record is damaged is not finished."""
+    (tmp_path / 'a.json').write_text(content)
+    assert results.read_record(tmp_path / 'a.json') == {}
+
+
 def test_a_huge_file_is_not_read(runs, capsys):
     for name in 'mixture_hat_1.txt', 'mixture_sgd_1.json':
         with open(runs.folder / name, 'wb') as file:
