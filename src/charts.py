@@ -3,11 +3,16 @@
 Series are told apart by marker and by shade; the shades (viridis) differ in lightness, for greyscale and all eyes.
 """
 
-import matplotlib
+import os
+
 import numpy as np
-from matplotlib.figure import Figure
+
+os.environ['MPLBACKEND'] = 'agg'  # figures go to files; what the environment names, such as a notebook's, may be absent
+import matplotlib  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 MARKERS = 'osv^D<>pXP*h'
+MANY = 30  # tasks: of more, not each has its label and its numbers
 LINES = '-', '--', '-.', ':'
 RATIO = 'forgetting ratio ρ≤{}\n(0: joint training, -1: chance)'
 
@@ -16,13 +21,18 @@ def shades(n):
     return matplotlib.colormaps['viridis'](np.linspace(0, 0.9, n))
 
 
+def some(n, most=MANY):
+    """Which of n are labelled: all, or every second, every third ..."""
+    return range(0, n, -(-n // most))
+
+
 def curves(series, label):
     """Fig. 3: series, name -> a value for each t = 1 .. T, over the number of tasks learned."""
     figure = Figure((7, 4.5), layout='constrained')
     axes = figure.subplots()
     for k, ((name, values), colour) in enumerate(zip(series.items(), shades(len(series)), strict=True)):
         axes.plot(range(1, len(values) + 1), values, marker=MARKERS[k % len(MARKERS)], color=colour, label=name)
-    axes.set(xlabel='tasks learned, t', ylabel=label, xticks=range(1, len(values) + 1))
+    axes.set(xlabel='tasks learned, t', ylabel=label, xticks=[t + 1 for t in some(len(values), 15)])
     axes.grid(alpha=0.3)
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')
     return figure
@@ -56,10 +66,11 @@ def capacity(names, epochs, weights):
         axes.plot(x, 100 * used[:, l] / weights[l], LINES[l % 4], color=colour, lw=1.2, label=f'layer {l + 1}')
     axes.plot(x, 100 * used.sum(1) / weights.sum(), color='black', lw=2.5, label='all layers')
     start = 0.5
-    for name, task in zip(names, epochs, strict=True):
-        axes.annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
-                      rotation=30, fontsize='small')  # fmt: skip
-        axes.axvline(start, ls='--', lw=0.8, color='grey')
+    for t, (name, task) in enumerate(zip(names, epochs, strict=True)):
+        if t in some(len(names)):
+            axes.annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
+                          rotation=30, fontsize='small')  # fmt: skip
+            axes.axvline(start, ls='--', lw=0.8, color='grey')
         start += len(task)
     axes.set(xlabel='epoch', ylabel='weights in use by the tasks so far, %', ylim=(0, 102), xlim=(0.5, start))
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')
@@ -70,19 +81,19 @@ def heat_maps(panels, label, columns, x_label, y_label):
     """Heat maps of the same tasks: panels, title -> (values in %, rows' names, columns' names); nan is left out."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    height, width = max(values.shape for values, _, _ in panels.values())
+    height, width = np.minimum(MANY, np.max([values.shape for values, _, _ in panels.values()], 0))
     figure = Figure((2.2 + columns * (0.5 + 0.42 * width), rows * (1.2 + 0.36 * height)), layout='constrained')
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for k, (axes, (title, (values, y, x))) in enumerate(zip(grid, panels.items(), strict=False)):
         image = axes.imshow(values, cmap='viridis', vmin=0, vmax=100, aspect='auto')
         for (i, j), value in np.ndenumerate(values):
-            if np.isfinite(value):
+            if np.isfinite(value) and max(values.shape) <= MANY:
                 colour = 'white' if value < 60 else 'black'
                 axes.text(j, i, f'{value:.0f}', ha='center', va='center', color=colour, fontsize='x-small')
         axes.set_title(title, fontsize='medium')
         left, lowest = k % columns == 0, k + columns >= len(panels)
-        axes.set_xticks(range(len(x)), x if lowest else [], rotation=90, fontsize='x-small')
-        axes.set_yticks(range(len(y)), y if left else [], fontsize='x-small')
+        axes.set_xticks(some(len(x)), [x[k] for k in some(len(x))] if lowest else [], rotation=90, fontsize='x-small')
+        axes.set_yticks(some(len(y)), [y[k] for k in some(len(y))] if left else [], fontsize='x-small')
         axes.set(xlabel=x_label if lowest else '', ylabel=y_label if left else '')
     for axes in grid[len(panels) :]:
         axes.set_axis_off()

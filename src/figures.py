@@ -4,6 +4,7 @@ import numpy as np
 
 import charts
 from collection import REFERENCES
+from files import atomic
 from tables import best_first
 
 
@@ -13,25 +14,40 @@ def draw(runs):
     if runs.n_tasks > 1 and runs.shown:
         if rho := {name: runs.merits[name]['rho'] for name in methods if len(runs.merits[name]['rho'])}:
             caption = 'Forgetting ratio (Eq. 6, Fig. 3), mean over the runs.'
-            yield 'fig3', (caption, charts.curves(means(rho), charts.RATIO.format('t')))
+            yield 'fig3', (caption, charts.curves(means(runs, rho), charts.RATIO.format('t')))
         average = {name: 100 * merit['accuracy'] for name, merit in runs.merits.items()}
         caption = 'Average accuracy A≤t on the tasks learned so far, mean over the runs.'
-        yield 'accuracy', (caption, charts.curves(means(average), 'average accuracy A≤t, %'))
+        yield 'accuracy', (caption, charts.curves(means(runs, average), 'average accuracy A≤t, %'))
         yield 'matrices', matrices(runs)
-    for name in runs.found:
-        for seed in runs.seeds:
-            if panels := runs.sweeps(name, seed):
-                caption = f'Hyper-parameters of {name} (Fig. 4), each with the others at their defaults, seed {seed}.'
-                yield f'fig4-{name}-{seed}', (caption, charts.sweep(panels, runs.n_tasks))
+    yield from sweeps(runs)
     watched = {seed: r for seed, r in runs.shown.get('hat', {}).items() if r.record.get('monitor')}
+    watched = {seed: r for seed, r in watched.items() if all(r.record['epochs'])}
     if watched:
         yield from monitor(*next(iter(watched.items())))
         caption = 'Accuracy and compression while the first task is learned (Fig. 7).'
         yield 'fig7', (caption, charts.compression(compressed(runs, watched)))
 
 
-def means(series):
-    return {name: series[name].mean(0) for name in best_first(series)}
+def sweeps(runs):
+    """As draw(), of work.py's results: Fig. 4."""
+    for name, swept in runs.swept.items():
+        for seed in runs.seeds:
+            if panels := runs.sweeps(name, seed):
+                label = name + runs.marks(swept[seed])
+                caption = f'Hyper-parameters of {label} (Fig. 4), each with the others at their defaults, seed {seed}.'
+                yield f'fig4-{name}-{seed}', (caption, charts.sweep(panels, runs.n_tasks))
+
+
+def save(figures, folder):
+    """Each of what draw() gives as .png and .pdf."""
+    for name, (_, figure) in figures.items():
+        for suffix in 'png', 'pdf':
+            with atomic(folder / f'{name}.{suffix}') as part:
+                figure.savefig(part, format=suffix, dpi=120)
+
+
+def means(runs, series):
+    return {runs.label(name): series[name].mean(0) for name in best_first(series)}
 
 
 def matrices(runs):
@@ -40,9 +56,9 @@ def matrices(runs):
     first = next(results[seed] for results in runs.shown.values() if seed in results)
     panels = {}
     for name, results in runs.shown.items():
-        if seed in results and results[seed].like(first):
+        if seed in results and results[seed].tasks == first.tasks:
             lower = np.where(np.tri(runs.n_tasks), results[seed].accuracy, np.nan)
-            panels[name] = 100 * lower, first.tasks, first.tasks
+            panels[name + runs.marks([results[seed]])] = 100 * lower, first.tasks, first.tasks
     caption = f'Accuracy matrices: tests on each task so far, after learning each; seed {seed}.'
     return caption, charts.heat_maps(panels, 'test accuracy, %', 3, 'on task', 'after task')
 
@@ -72,8 +88,9 @@ def compressed(runs, watched):
     for seed, r in watched.items():
         whole = sum(r.record['monitor']['weights'])
         kept = [100 * sum(epoch['active']) / whole for epoch in r.record['epochs'][0]]
-        accuracy = [100 * epoch['valid_accuracy'] for epoch in r.record['epochs'][0]]
-        sgd = runs.get('sgd', seed)
-        plain = 100 * sgd.record['valid_accuracy'][0][0] if sgd and sgd.record else None
+        accuracy = 100 * np.array([epoch['valid_accuracy'] for epoch in r.record['epochs'][0]], float)  # None is nan
+        sgd, plain = runs.get('sgd', seed), None
+        if sgd and sgd.like(r) and 'valid_accuracy' in sgd.record:
+            plain = 100 * np.array(sgd.record['valid_accuracy'][0][0], float)
         series.setdefault(r.tasks[0], (kept, accuracy, plain))
     return series

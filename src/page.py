@@ -6,7 +6,6 @@ import json
 from html import escape
 
 from results import command
-from tables import pruned
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62em; margin: 2em auto; padding: 0 1em }
@@ -33,9 +32,10 @@ for (const button of document.querySelectorAll('th button')) button.onclick = ()
   body.append(...rows.sort(compare))
 }
 """
-BEHIND = 'arguments', 'tasks', 'n_parameters', 'versions', 'devices'  # of a record
+BEHIND = 'arguments', 'tasks', 'n_parameters', 'code', 'versions', 'devices', 'diverged'  # of a record
 TITLES = {
     'table1': 'Table 1: mean (standard deviation) ± half of the 95 % interval',
+    'times': 'Times: mean (standard deviation)',
     'tasks': 'Test accuracy of each task, learned alone',
     'pruned': 'Networks cut down to one task, before → after (prune.py)',
 }
@@ -48,29 +48,29 @@ def html(runs, tables, figures):
     tables   name, one of TITLES -> (header, lines)
     figures  name -> (caption, Figure)
     """
-    title, groups = f'Results of {runs.experiment}', {}
-    for name, result in runs.all():
-        groups.setdefault(name, []).append(result)
+    title, groups, rows = f'Results of {runs.experiment}', {}, {runs.label(name): name for name in runs.shown}
+    for result in runs.all():
+        groups.setdefault(result.approach, []).append(result)
     parts = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
         f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>{STYLE}</style>',
         f'<h1>{title}</h1><p>A click on the head of a column sorts; <a href="#runs">the runs</a> are at the end.</p>',
-        *(f'<h2>{TITLES[name]}</h2>{table(*content, runs.shown)}' for name, content in tables.items()),
+        *(f'<h2>{TITLES[name]}</h2>{table(*content, rows)}' for name, content in tables.items()),
         *(f'<p>{escape(note)}</p>' for note in runs.notes),
         '<h2>Figures</h2>',
         *(picture(name, *content) for name, content in figures.items()),
         '<h2 id="runs">The runs</h2>',
         *(behind(name, results) for name, results in groups.items()),
         '<h3>Pruned networks</h3>' if 'pruned' in tables else '',
-        *(details(f'seed {seed}, {report["task"]}', report) for seed, report in pruned(runs)),
+        *(details(f'seed {seed}, {report["task"]}', report) for seed, _, report in runs.pruned),
         f'<script>{SCRIPT}</script></html>',
     ]
     return '\n'.join(parts) + '\n'
 
 
-def table(header, lines, shown):
-    """An approach's name leads to its runs."""
-    cells = ([f'<a href="#{c}">{c}</a>' if c in shown else escape(c) for c in line] for line in lines)
+def table(header, lines, rows):
+    """The label of an approach's row leads to its runs; rows: label -> name."""
+    cells = ([f'<a href="#{rows[c]}">{escape(c)}</a>' if c in rows else escape(c) for c in line] for line in lines)
     body = '\n'.join(f'<tr>{"".join(f"<td>{c}</td>" for c in row)}</tr>' for row in cells)
     heads = ''.join(f'<th scope="col"><button>{escape(name)}</button></th>' for name in header)
     return f'<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'

@@ -69,7 +69,7 @@ def main(argv=None):
 
 def prune_all(path, device, args):
     """Yield the reports of the tasks of one run, whose record `path` is."""
-    approach, arguments = load(path, args.data, device)
+    approach, facts = load(path, args.data, device)
     names = [task.name for task in approach.tasks]
     wanted = args.tasks.split(',') if args.tasks else names
     if unknown := [name for name in wanted if name not in names]:
@@ -79,11 +79,12 @@ def prune_all(path, device, args):
     for name in wanted:
         for old in folder.glob(f'{glob.escape(name)}.*'):
             old.unlink()
-        yield prune(approach, names.index(name), folder / name, {'run': arguments}, args)
+        yield prune(approach, names.index(name), folder / name, facts, args)
 
 
 def load(path, data, device):
-    """The approach as the run whose record `path` is has left it, and the run's arguments. Raises UserError."""
+    """The approach as the run whose record `path` is has left it, and what tells of which run: its
+    arguments and the digest of its network. Raises UserError."""
     record, model = results.read_record(path), path.with_suffix('.pt')
     arguments = record.get('arguments', {})
     if arguments.get('approach') != 'hat':
@@ -106,7 +107,7 @@ def load(path, data, device):
         raise UserError(f'{model}: not there; run.py --save keeps the network') from None
     except Exception as error:  # whatever a damaged or hostile file may bring about
         raise UserError(f'{model}: not the network of {path.name}: {one_line(error)}') from error
-    return approach, arguments
+    return approach, {'run': arguments, 'model': record['model']}
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ import numpy as np
 from approaches.parameters import show
 from errors import UserError, one_line
 from files import atomic, digest, pack, sweep
+from shapes import HEAD, check
 
 LARGEST = 50e6  # bytes of a file that is read
 
@@ -112,9 +113,10 @@ def json_text(content):
 
 
 def read_record(path):
-    """The content of a .json, {} where there is none that can be read."""
+    """The content of a .json, {} where there is none that can be read and says, if anything, what run it is of."""
     try:
-        return load_record(path)
+        check(record := load_record(path), HEAD, path)
+        return record
     except UserError:
         return {}
 
@@ -151,6 +153,16 @@ def command(record):
         value = show(value) if name == 'parameter' else ','.join(value) if isinstance(value, list) else value
         words += [f'--{name.replace("_", "-")} {shlex.quote(str(value))}'] if value not in (None, '') else []
     return ' '.join(words)
+
+
+def make_folder(path):
+    """Make a folder, if it is not there. Raises UserError where nothing can be written in it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f'cannot write in {path}: {error.strerror}') from error
 
 
 def pruned_folder(path):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 from scipy import stats
 
-import results
+from comparison import agree
 
 LEVEL = 0.95  # of the confidence interval
 PRUNED = ['task', 'accuracy, %', 'weights kept, %', 'file, MB', 'ms an image, one at a time', '256 at a time']
@@ -19,7 +19,7 @@ def table_1(runs):
         columns = {f'rho<={u}': spread(merit['rho'][:, u - 1 : u].ravel(), 2, n) for u in (min(2, t), t)}
         columns[f'A<={t}, %'] = spread(100 * merit['accuracy'][:, -1], 1, n)
         columns |= {f'{key}, points': spread(100 * merit[key], 1, n) for key in ('BWT', 'FWT')}
-        lines.append([name, str(n), *columns.values()])
+        lines.append([runs.label(name), str(n), *columns.values()])
     return (['approach', 'n', *columns], lines) if lines else None
 
 
@@ -36,26 +36,39 @@ def single_tasks(runs):
         for seed, result in results_.items():
             accuracy.setdefault((str(seed), result.tasks[0]), {})[name] = f'{100 * result.accuracy[0, 0]:.1f}'
     lines = [[*key, *(row.get(name, '-') for name in runs.shown)] for key, row in accuracy.items()]
-    return (['seed', 'task', *(f'{name}: accuracy, %' for name in runs.shown)], lines) if lines else None
+    return (['seed', 'task', *(f'{runs.label(name)}: accuracy, %' for name in runs.shown)], lines) if lines else None
 
 
 def compression(runs):
     """The networks that prune.py has made of these very runs, beside plain SGD of the same seed; None without any."""
     lines = []
-    for seed, report in pruned(runs):
-        sgd, name, row = runs.get('sgd', seed), report['task'], pruned_row(report)
-        t = sgd.tasks.index(name) if sgd and name in sgd.tasks else None
-        lines.append([str(seed), row[0], '-' if t is None else f'{100 * sgd.accuracy[t, t]:.1f}', *row[1:]])
+    for seed, result, report in runs.pruned:
+        sgd, (name, *row) = runs.get('sgd', seed), pruned_row(report)
+        plain = '-'
+        if sgd and name in sgd.tasks and agree(sgd.facts, result.facts):
+            t = sgd.tasks.index(name)
+            plain = f'{100 * sgd.accuracy[t, t]:.1f}{runs.marks([sgd])}'
+        lines.append([str(seed), name + runs.marks([result]), plain, *row])
     return (['seed', PRUNED[0], 'SGD: accuracy, %', *PRUNED[1:]], lines) if lines else None
 
 
-def pruned(runs):
-    """Yield (seed, report of prune.py); not of a run that has been replaced since."""
-    for seed, result in runs.found.get('hat', {}).items():
-        for name in result.tasks:
-            report = results.read_record(results.pruned_folder(result.txt) / f'{name}.json')
-            if report and report.get('run') == result.record.get('arguments'):
-                yield seed, report
+def times(runs):
+    """Mean and standard deviation over the runs of each approach, and on what they ran."""
+    lines = []
+    for name, found in runs.shown.items():
+        records = [r.record for r in found.values() if 'times' in r.record]
+        each = [record['times'] | {'epochs': sum(record['times']['epochs'], [])} for record in records]
+        columns = {
+            ('run, min', 2): [time['total'] / 60 for time in each],
+            ('training, min', 2): [sum(time['epochs']) / 60 for time in each],
+            ('an epoch, s', 3): [np.mean(time['epochs']) for time in each if time['epochs']],
+            ('epochs', 0): [len(time['epochs']) for time in each],
+        }
+        devices = dict.fromkeys(device for record in records for device in record.get('devices', []))
+        cells = [f'{np.mean(v):.{digits}f}{deviation(v, digits)}' if v else '-' for (_, digits), v in columns.items()]
+        if records:
+            lines.append([runs.label(name), str(len(records)), *cells, '; '.join(devices) or '-'])
+    return (['approach', 'n', *(name for name, _ in columns), 'device'], lines) if lines else None
 
 
 def interval(values):
@@ -72,9 +85,14 @@ def spread(values, digits, n):
         return '-'
     if not np.isfinite(values).all():
         return 'nan'
-    deviation = f' ({np.std(values, ddof=1):.{digits}f}) ±{interval(values):.{digits}f}' if len(values) > 1 else ''
+    around = f'{deviation(values, digits)} ±{interval(values):.{digits}f}' if len(values) > 1 else ''
     number = f' [n={len(values)}]' if len(values) != n else ''
-    return f'{np.mean(values):.{digits}f}{deviation}{number}'
+    return f'{np.mean(values):.{digits}f}{around}{number}'
+
+
+def deviation(values, digits):
+    """The standard deviation, in parentheses; nothing where there is none."""
+    return f' ({np.std(values, ddof=1):.{digits}f})' if len(values) > 1 else ''
 
 
 def pruned_row(report):
@@ -96,7 +114,7 @@ def markdown(header, lines):
 
 
 def latex(header, lines):
-    body = [' & '.join(line) + r' \\' for line in [header, *lines]]
+    body = [' & '.join(re.sub('([&_#])', r'\\\1', cell) for cell in line) + r' \\' for line in [header, *lines]]
     body = [re.sub(r'(rho|A)<=(\d+)', r'$\\\1^{\\leq \2}$', line).replace(r'$\A', '$A') for line in body]
     body = [line.replace('%', r'\%').replace('±', r'$\pm$').replace('→', r'$\to$') for line in body]
     begin, end = rf'\begin{{tabular}}{{l{"r" * (len(header) - 1)}}}', r'\end{tabular}'

@@ -6,6 +6,7 @@ say in it.
 
 import itertools
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -14,14 +15,17 @@ import results
 from approaches import APPROACHES
 from approaches.parameters import show
 from arguments import Parser, approach, seed
+from collection import REFERENCES, Collection
 from dataloaders import EXPERIMENTS
 from errors import UserError, exit_code
+from shapes import SCORED, check
 
 EXAMPLES = """\
 what stands behind -- goes to each run; runs that are done are skipped
 
 examples:
   python src/work.py --approach lwf --experiment mixture --seed 0
+  python src/work.py --approach hat --experiment mixture --vary c --figure res/figures
   python src/work.py --approach hat --experiment demo --vary c --devices cpu --nproc 2 -- --nepochs 5
 """
 
@@ -33,6 +37,8 @@ def parse(argv):
     parser.add_argument('--seed', type=seed, default=0, help='(default 0)')
     parser.add_argument('--vary', metavar='NAME,...', help='these hyper-parameters only, the others at their defaults '
                         '(default: all that have a grid, each value with each)')  # fmt: skip
+    parser.add_argument('--figure', type=Path, metavar='DIR', help='for Fig. 4 (.png .pdf); the references of its '
+                        'forgetting ratios, joint and random, are then run, too')  # fmt: skip
     batch.add_options(parser)
     return parser.parse_args(argv)
 
@@ -40,14 +46,22 @@ def parse(argv):
 def main(argv=None):
     argv, rest = batch.split(argv)
     args = parse(argv)
-    runs = []
+    runs, references = [], []
     for values in combinations(APPROACHES[args.approach].parameters, args.vary):
         parameter = show(values)
         txt = args.res / f'{args.experiment}_{args.approach}_{args.seed}_{parameter.replace(",", "_")}.txt'
         runs.append(batch.Run.plan(args.approach, args.experiment, args.seed, parameter, txt, rest))
-    code = batch.execute(runs, args)
+    if args.figure:
+        if not args.dry_run:
+            results.make_folder(args.figure)
+        for name in REFERENCES:
+            txt = args.res / f'{args.experiment}_{name}_{args.seed}.txt'
+            references.append(batch.Run.plan(name, args.experiment, args.seed, '', txt, rest))
+    code = batch.execute(runs + references, args)
     if not args.dry_run:
-        report([r for r in runs if r.finished()])
+        report(done := [r for r in runs if r.finished()])
+        if args.figure and done:
+            draw(args)
     return code
 
 
@@ -64,14 +78,32 @@ def combinations(declared, vary):
 
 
 def report(runs):
-    """Mean validation accuracy of each, the best last."""
-    records = [results.read_record(r.output.json) for r in runs]
-    scores = sorted((np.mean(r['valid_accuracy'][-1]), show(r['arguments']['parameter'])) for r in records)
+    """Mean validation accuracy of each, the best last; of one that diverged it may be no number."""
+    scores = []
+    for path in (r.output.json for r in runs):
+        try:
+            check(record := results.load_record(path), SCORED, path)
+        except UserError as error:
+            print(f'left out: {error}')
+            continue
+        score = np.mean(np.array(record['valid_accuracy'][-1], float))  # null is nan
+        scores.append((-np.inf if np.isnan(score) else score, show(record['arguments']['parameter'])))
     print('\nmean validation accuracy over all tasks, after the last')
-    for score, parameter in scores:
-        print(f'  {100 * score:6.2f} %  {parameter}')
-    if scores:
-        print(f'best: --parameter {scores[-1][1]}')
+    for score, parameter in sorted(scores):
+        print(f'  {100 * score:6.2f} %  {parameter}' if score >= 0 else f'  diverged  {parameter}')
+    if scores and max(scores)[0] >= 0:
+        print(f'best: --parameter {max(scores)[1]}')
+
+
+def draw(args):
+    """Fig. 4 of what is finished."""
+    from figures import save, sweeps  # and matplotlib with it
+
+    runs = Collection(args.experiment, args.res, [], [args.seed], swept=[args.approach])
+    figures = dict(sweeps(runs))
+    drawn = [f'drawn: {args.figure / name}.png, .pdf' for name in figures]
+    print('\n'.join(['', *runs.notes, *(drawn or ['no Fig. 4: it takes two values with a forgetting ratio'])]))
+    save(figures, args.figure)
 
 
 if __name__ == '__main__':

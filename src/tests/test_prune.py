@@ -215,18 +215,33 @@ def test_the_table_of_pruned_networks_stands_beside_sgd(saved, tmp_path, capsys)
     """SGD has learned the tasks in another order here."""
     assert prune_cli(saved, '--tasks', 'svhn') == 0
     np.savetxt(tmp_path / 'mixture_sgd_0.txt', [[0.876, 0], [0.2, 0.9]], '%.4f')
-    record = {'arguments': {}, 'tasks': [{'name': 'svhn'}, {'name': 'mnist'}]}
-    (tmp_path / 'mixture_sgd_0.json').write_text(json.dumps(record))
-    capsys.readouterr()
+    hat, page = json.loads(saved.read_text()), tmp_path / 'page.html'
     command = ['--experiment', 'mixture', '--seeds', '0', '--approaches', 'hat,sgd', '--res', str(tmp_path)]
-    assert exit_code('plot_results.py', plot_results.main, command) == 0
-    line = capsys.readouterr().out.splitlines()[-1].split()
-    assert line[:3] == ['0', 'svhn', '87.6'] and line[3] == f'{100 * np.loadtxt(saved.with_suffix(".txt"))[1, 1]:.1f}'
-    record = json.loads(saved.read_text())
-    record['arguments']['seed'] = 9  # the run has been replaced: these networks are not its own
-    saved.write_text(json.dumps(record))
-    assert exit_code('plot_results.py', plot_results.main, command) == 0
-    assert 'svhn' not in capsys.readouterr().out
+
+    def plot(*more, **changes):
+        """Of a record of SGD that is hat's, but for changes."""
+        parts = {key: hat[key] for key in ('arguments', 'tasks', 'versions')} | changes
+        parts['arguments'] = parts['arguments'] | {'approach': 'sgd', 'parameter': {}}
+        (tmp_path / 'mixture_sgd_0.json').write_text(json.dumps(parts))
+        capsys.readouterr()
+        assert exit_code('plot_results.py', plot_results.main, [*command, '--html', str(page), *more]) == 0
+        return capsys.readouterr().out
+
+    line = plot(tasks=hat['tasks'][::-1]).splitlines()[-1].split()
+    assert line[:3] == ['0', 'svhn', '87.6*'] and line[3] == f'{100 * np.loadtxt(saved.with_suffix(".txt"))[1, 1]:.1f}'
+    assert 'largest_difference' in page.read_text()
+    line = plot('--mixed', arguments=hat['arguments'] | {'nepochs': 1}).splitlines()[-1].split()
+    assert line[:3] == ['0', 'svhn', '-'] or line[:4] == ['0', 'svhn', '(mixed)', '-']
+    report = tmp_path / 'mixture_hat_0_pruned' / 'svhn.json'
+    good = report.read_text()
+    for text in '{', json.dumps(json.loads(good) | {'bytes': [1, 0]}):
+        report.write_text(text)
+        out = plot()
+        assert f'left out: {report}: ' in out and '→' not in out
+    report.write_text(good)
+    for changes in {'model': 'f' * 32}, {'arguments': hat['arguments'] | {'lr': 0.1}}:
+        saved.write_text(json.dumps(hat | changes))  # the run has been replaced: these networks are not its own
+        assert '→' not in plot('--mixed')
 
 
 def test_a_run_without_its_network_is_done_again_if_it_is_to_be_saved(saved, small_data, capsys):
