@@ -38,6 +38,22 @@ def curves(series, label):
     return figure
 
 
+def gradients(e, ways, sums):
+    """Fig. 2: what embeddings e get over an epoch, in several ways, each scaled to 1; and two sums, as they are."""
+    figure = Figure((11, 4), layout='constrained')
+    left, right = figure.subplots(1, 2)
+    for k, ((name, values), colour) in enumerate(zip(ways.items(), shades(len(ways)), strict=True)):
+        left.plot(e, values / values.max(), LINES[k], color=colour, lw=2, label=name)
+    left.set(xlabel='embedding e', ylabel='gradient over an epoch, largest: 1', yscale='log', ylim=(1e-7, 2))
+    for (name, values), line, colour in zip(sums.items(), ('-', '--'), shades(2), strict=True):
+        right.plot(e, values, line, color=colour, lw=2, label=name)
+    right.set(xlabel='embedding e (open gates: right)', ylabel='compensated gradient, sum over an epoch', yscale='log')
+    for axes in left, right:
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
 def sweep(panels, n_tasks):
     """Fig. 4: panels, name of a hyper-parameter -> (its values, rho<=T of each)."""
     figure = Figure((1 + 3.5 * len(panels), 3.5), layout='constrained')

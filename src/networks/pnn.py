@@ -10,11 +10,15 @@ class Columns(nn.Module):
     """Input (B, *shape) float, output (B, classes[t]) logits of task t, from the columns 0 to t."""
 
     layers = ()  # of layers.Layer; a subclass says which
-    factor = 1.0  # all columns' units together, over those of the plain network's layer
+
+    @staticmethod
+    def factor(n_tasks):
+        """All columns' units together, over those of the plain network's layer: matches the number of parameters."""
+        raise NotImplementedError
 
     def __init__(self, shape, classes, width=1):
         super().__init__()
-        planned = list(plan(self.layers, shape, self.factor * width / len(classes)))
+        planned = list(plan(self.layers, shape, self.factor(len(classes)) * width / len(classes)))
         self.columns = nn.ModuleList(Column(planned, n, t) for t, n in enumerate(classes))
 
     def forward(self, x, t):
@@ -63,7 +67,7 @@ class Lateral(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator=None):
-        """Each starts from a small random value (Rusu et al. 2016)."""
+        """Each alpha starts from U(0, 0.1): Rusu et al. 2016 say a small random value, and not which."""
         nn.init.uniform_(self.alpha, 0, 0.1, generator=generator)
 
     def forward(self, others):

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import identity
+import plot_gradient
 import plot_results
 import results
 import tables
@@ -609,3 +610,11 @@ def test_the_page_opens_from_disk_sorts_and_shows_its_figures(full, runs, tmp_pa
     assert page.url.endswith('#hat') and page.locator('#hat').inner_text() == 'hat'
     assert not said
     assert [url for url in asked if not url.startswith('data:')] == [page_path.as_uri()]
+
+
+def test_figure_2_shows_that_open_gates_close_more_slowly_than_closed_ones_open(tmp_path, capsys):
+    assert plot_gradient.main(['--output', str(tmp_path / 'new' / 'figures')]) is None
+    out = capsys.readouterr().out
+    assert 'released  sum over an epoch at e = -1: 8019, at e = 1: 27' in out
+    assert 'exact     sum over an epoch at e = -1: 8019, at e = 1: 8019' in out
+    assert {p.name for p in (tmp_path / 'new' / 'figures').iterdir()} == {'fig2.png', 'fig2.pdf'}
