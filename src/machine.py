@@ -19,8 +19,10 @@ def choose_device(text):
         device = torch.device(text if text != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu')
     except RuntimeError:
         device = torch.device('meta')
-    if device.type not in ('cpu', 'cuda'):
-        raise UserError(f'--device: {text!r} is none of auto, cpu, cuda, cuda:N')
+    if device.type not in ('cpu', 'cuda', 'mps'):
+        raise UserError(f'--device: {text!r} is none of auto, cpu, cuda, cuda:N, mps')
+    if device.type == 'mps' and (device.index or not torch.backends.mps.is_available()):
+        raise UserError(f'--device: {text} asked for, and it is not there; --device cpu works everywhere')
     if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
         found = torch.cuda.device_count()
         raise UserError(f'--device: {text} asked for, {found} CUDA devices found; --device cpu works everywhere')
@@ -39,15 +41,39 @@ def keep_memory():
     """Let the process keep the memory that it frees, and have it in large pages. By default (glibc) large tensors are
     given back to the system and asked for again in each training step, and every page then costs an interrupt."""
     os.environ.setdefault(LARGE_PAGES, '1')  # PyTorch asks for it when it first makes a tensor
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # of glibc alone
-    if mallopt:
-        mallopt(-4, 0)  # M_MMAP_MAX: no memory outside the heap
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # it is of glibc alone; Windows has no library None
+        return
+    mallopt(-4, 0)  # M_MMAP_MAX: no memory outside the heap
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
+
+
+def cores():
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def use_threads(n):
+    """Compute with n threads on the CPU, or, None, with as many as PyTorch finds right. OMP_NUM_THREADS goes first."""
+    if n and 'OMP_NUM_THREADS' not in os.environ:
+        torch.set_num_threads(n)
+
+
+def crowded(device):
+    """A hint where this machine has less to spare than this process's threads take, or ''."""
+    load, threads = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0, torch.get_num_threads()
+    if device.type != 'cpu' or threads <= cores() - round(load):
+        return ''
+    advice = '; --threads 1 may be faster' if threads > 1 else ''
+    return f'the machine is busy: load {load:.1f} on {cores()} cores, and {threads} threads come to it{advice}'
 
 
 def describe(device):
     if device.type == 'cuda':
         return f'{device} ({torch.cuda.get_device_name(device)})'
+    if device.type == 'mps':
+        return f'mps ({platform.machine()})'
     return f'cpu ({platform.machine()}, {torch.get_num_threads()} threads)'
 
 
