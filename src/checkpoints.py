@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import time
 
 import torch
@@ -19,7 +20,7 @@ class Checkpoint:
     """Of the run that writes `output` (results.Output): one file, guarded by a lock file beside it."""
 
     def __init__(self, output):
-        key = hashlib.blake2b(str(output.txt.parent.resolve() / output.txt.name).encode(), digest_size=4).hexdigest()
+        key = hashlib.blake2b(os.fsencode(output.txt.parent.resolve() / output.txt.name), digest_size=4).hexdigest()
         self.output = output
         self.path = FOLDER / f'{output.txt.stem}-{key}.checkpoint'
         self.saved_at, self.took = time.perf_counter(), 0.0

@@ -1,5 +1,6 @@
 """What a run runs on: the device, made to compute the same each time; its name, and the versions of what counts."""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -79,4 +80,7 @@ def describe(device):
 
 def versions():
     modules = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
-    return modules | {name: metadata.version(name) for name in ('torchvision', 'scipy')}  # whose import takes seconds
+    for name in 'torchvision', 'scipy':  # whose import takes seconds
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            modules[name] = metadata.version(name)
+    return modules

@@ -73,7 +73,7 @@ class Output:
 
     def save_record(self, record):
         with atomic(self.json) as part:
-            part.write_text(json.dumps(record, indent=1) + '\n')
+            part.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
 
 
 def _old(path, n):
@@ -83,7 +83,7 @@ def _old(path, n):
 def read_record(path):
     """The content of a .json, {} where there is none that can be read."""
     try:
-        record = json.loads(Path(path).read_text())
+        record = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
