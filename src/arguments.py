@@ -15,6 +15,9 @@ class Parser(argparse.ArgumentParser):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(description=description, epilog=epilog, formatter_class=form, allow_abbrev=False)
 
+    def print_help(self, file=None):
+        print(self.format_help(), end='', file=file)  # argparse is silent where nobody reads
+
     def error(self, message):
         raise UserError(f'{message} (--help lists all arguments)')
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import torch
@@ -249,6 +250,8 @@ def context():
     os.environ['PYTHONPATH'] = os.pathsep.join(path)
     places = [folder for folder in (tempfile.gettempdir(), '/tmp', '/var/tmp') if len(os.fsencode(folder)) <= SOCKET]
     place = next((folder for folder in places if os.access(folder, os.W_OK | os.X_OK)), None)
+    if hasattr(signal, 'pthread_sigmask'):
+        resource_tracker.ensure_running()  # now: its start lets signals through
     if not place or 'forkserver' not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context('spawn')
     from multiprocessing import forkserver
