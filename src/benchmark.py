@@ -13,7 +13,7 @@ from pathlib import Path
 
 import dataloaders
 from approaches import APPROACHES
-from arguments import Parser, count, names, positive
+from arguments import Parser, count, few, names, width
 from contestants import Apart, Rates, Work
 from errors import UserError, exit_code
 from files import ROOT, atomic
@@ -40,10 +40,10 @@ def parse(argv):
     parser.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR', help='(default dat)')
     parser.add_argument('--ntrain', type=count, default=1500, metavar='N', help='images of an epoch, 15 %% of them for '
                         'validation (default 1500)')  # fmt: skip
-    parser.add_argument('--width', type=positive, default=1.0, metavar='W', help='of all hidden layers (default 1)')
+    parser.add_argument('--width', type=width, default=1.0, metavar='W', help='of all hidden layers (default 1)')
     parser.add_argument('--batch-size', type=count, default=64, metavar='N', help='(default 64)')
-    parser.add_argument('--rounds', type=count, default=9, metavar='N', help='turns that are measured (default 9)')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto)')
+    parser.add_argument('--rounds', type=few, default=9, metavar='N', help='turns that are measured (default 9)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps (default auto)')
     parser.add_argument('--output', type=Path, default=ROOT / 'res' / 'benchmark.json', metavar='FILE.json',
                         help='all times and settings (default res/benchmark.json)')  # fmt: skip
     args = parser.parse_args(argv)
@@ -85,7 +85,7 @@ def main(argv=None):
             'versions': versions(), 'flops_per_second': flops, 'bytes_per_second': bandwidth, 'facts': facts,
             'seconds': [{'approach': n, 'way': w, 'train, train again, valid': each} for (n, w), each in times.items()],
             'table': [dict(zip(HEAD, each, strict=True)) for each in rows],
-        }, indent=1))  # fmt: skip
+        }, indent=1), encoding='utf-8')  # fmt: skip
 
 
 def alone(args, name):
@@ -106,7 +106,7 @@ def row(name, args, times, facts, flops, bandwidth):
     ours, floor = statistics.median(step['ours']), max(fact['flops'] / flops, fact['bytes'] / bandwidth)
     sgd = [train / n_batches for train, *_ in times['sgd', 'ours']] if 'sgd' in args.approaches else []
     return [name, f'{1000 * ours:.1f}', f'{args.batch_size / ours:.0f}', f'{1000 * valid:.1f}',
-            f'{statistics.median(epoch["ours"]):.2f}', f'{fact["peak"] / 1e6:.0f}',
+            f'{statistics.median(epoch["ours"]):.2f}', f'{fact["peak"] / 1e6:.0f}' if fact['peak'] else '-',
             f'{ratio(step["ours"], sgd):.2f}' if sgd else '', f'{1000 * floor:.1f}', f'{ours / floor:.2f}',
             f'{1000 * statistics.median(step["plain"]):.1f}', f'{statistics.median(epoch["plain"]):.2f}',
             *(f'{ratio(each[way], each["ours"]):.2f}' for way in WAYS[1:] for each in (step, epoch))]  # fmt: skip

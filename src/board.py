@@ -4,6 +4,8 @@ import time
 
 from tqdm import tqdm
 
+from errors import escape
+
 
 class Board:
     """What a batch shows: one bar for all, and what each running one said last; lines where there is no terminal."""
@@ -22,20 +24,22 @@ class Board:
         self.states[r.name] = line, r
 
     def pause(self, r):
-        """It is not running any more, and will be begun again."""
+        """It is not running any more. Returns when it was begun, or None."""
         if r.name in self.states:
             self.states.pop(r.name)[0].close()
+        return self.began.pop(r.name, None)
 
     def end(self, r, code):
-        self.pause(r)
-        seconds = time.monotonic() - self.began.pop(r.name, time.monotonic())
+        began = self.pause(r)
+        how = 'done by another batch' if began is None else 'FAILED' if code else 'done'
+        seconds = '' if began is None else f', {time.monotonic() - began:.1f} s'
         if code:
-            self.failed.append(f'{r.name}: exit code {code}: {last_line(r.log)} (see {r.log})')
+            self.failed.append(f'{r.name}: exit code {code}: {last_line(r.log)} (see {escape(str(r.log))})')
         else:
             self.n_done += 1
         self.bar.update()
         ended = self.n_done + len(self.failed)
-        self.say(f'{ended}/{self.n_runs} {r.name} {"FAILED" if code else "done"}, {seconds:.1f} s')
+        self.say(f'{ended}/{self.n_runs} {r.name} {how}{seconds}')
 
     def refresh(self):
         for name, (line, r) in self.states.items():

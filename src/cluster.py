@@ -6,9 +6,11 @@ everywhere. A run takes one CPU, and on GPUs the share 1 / nproc of one.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import platform
 import time
 from pathlib import Path
 
@@ -23,11 +25,9 @@ POLL = 1  # seconds
 
 
 def execute(runs, args, board):
-    """As batch.execute_here."""
-    try:
-        import ray
-    except ImportError:
-        raise UserError('--engine ray needs Ray: pip install ray') from None
+    """As batch.execute_here; Ray is installed."""
+    import ray
+
     code = {'working_dir': str(ROOT / 'src'), 'excludes': ['/tests', '__pycache__']}
     try:
         ray.init(args.address, runtime_env=code, log_to_driver=False, logging_level='ERROR')
@@ -37,8 +37,13 @@ def execute(runs, args, board):
         cuda = args.devices.startswith('cuda') or args.devices == 'auto' and ray.cluster_resources().get('GPU', 0) > 0
         share = {'num_cpus': 1, 'num_gpus': 1 / args.nproc if cuda else 0}
         remote = ray.remote(**share, max_retries=RETRIES, max_calls=1)(on_node)  # a process for each run
-        folder = hashlib.blake2b(f'{os.uname().nodename}{args.res.resolve()}'.encode(), digest_size=4).hexdigest()
-        follow(ray, runs, lambda r: remote.remote([*r.argv, '--device', 'cuda' if cuda else 'cpu'], folder), board)
+        here = hashlib.blake2b(os.fsencode(f'{platform.node()}{args.res.resolve()}'), digest_size=4).hexdigest()
+
+        def submit(r):
+            kept = len(list(args.res.glob(f'{glob.escape(r.name)}.old-*.json')))  # --fresh: the nodes start over, too
+            return remote.remote(r.on('cuda' if cuda else 'cpu', 1), f'{here}-{kept}')
+
+        follow(ray, runs, submit, board)
     finally:
         ray.shutdown()
 
@@ -75,7 +80,7 @@ def follow(ray, runs, submit, board):
                         collect(r, files)
                     board.end(r, code)
                 except ray.exceptions.RayError as error:
-                    r.log.write_text(str(error))
+                    r.log.write_text(str(error), encoding='utf-8')
                     board.end(r, 1)
                 held.close()
 
@@ -96,7 +101,7 @@ def on_node(argv, folder):
     output = Output(Path(ROOT, 'res', folder, code, name), '--save' in argv)
     output.txt.parent.mkdir(parents=True, exist_ok=True)
     log = output.txt.with_suffix('.log')
-    with open(log, 'a') as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with open(log, 'a', encoding='utf-8') as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         while (code := run.cli([*argv, '--output', str(output.txt)])) == Busy.code:
             time.sleep(POLL)  # a process of a batch that is gone is still at it
     return code, log.read_bytes(), [path.read_bytes() for path in output.files if code == 0]

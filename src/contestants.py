@@ -20,6 +20,7 @@ from approaches import APPROACHES
 from approaches.base import Approach, Protocol
 
 FIRST = 128  # images of the first task, which is only there to be over
+PROC = Path('/proc/self/status')
 T = 1  # the task that is trained: one task is learned, and protected
 ONEDNN = {  # FLOPs of what PyTorch does not count: shapes of input, (of output) and weight -> number
     torch.ops.aten.mkldnn_linear: lambda x, w, *rest, **more: 2 * math.prod(x) * w[0],
@@ -115,15 +116,21 @@ def seconds(function, device):
     """That a call of it takes, its work on the device included."""
     start = time.perf_counter()
     function()
-    if device.type == 'cuda':
-        torch.cuda.synchronize()
+    if device.type in ('cuda', 'mps'):
+        getattr(torch, device.type).synchronize()
     return time.perf_counter() - start
 
 
 def process_peak():
-    """Of this process's memory, in bytes. (What getrusage says holds for the process that started it, too.)"""
-    (line,) = (line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM'))
-    return 1024 * int(line.split()[1])
+    """Of this process's memory, in bytes; None where the system does not say it."""
+    if PROC.exists():  # on Linux, where what getrusage says holds for the process that started it, too
+        (line,) = (line for line in PROC.read_text(encoding='utf-8').splitlines() if line.startswith('VmHWM'))
+        return 1024 * int(line.split()[1])
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
 class Rates:

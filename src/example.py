@@ -4,18 +4,25 @@ one after the other, with an ordinary optimizer.
     python src/example.py
 """
 
+import sys
+
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import nn
 
 import dataloaders
 import hat
+from arguments import Parser
+from errors import exit_code, require
 
 TASKS, EPOCHS, BATCH, C = ['shapes', 'digits', 'arrows'], 6, 32, 0.75
 
 
-def main():
+def main(argv=None):
+    Parser(__doc__).parse_args(argv)
+    require('example.py needs torchvision', 'torchvision')
+    import torchvision
+
     torch.manual_seed(0)
     torch.set_flush_denormal(True)  # masks near 0 make numbers that are slow to handle on a CPU
     tasks = dataloaders.load('demo', None, seed=0, tasks=TASKS, ntrain=300)
@@ -51,4 +58,4 @@ def accuracy(model, t, task):
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(exit_code('example.py', main, None))

@@ -1,19 +1,26 @@
 """Files that appear whole or not at all, and locks between processes."""
 
-import fcntl
 import glob
 import hashlib
 import io
 import os
+import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from errors import Busy, UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
 ROOT = Path(__file__).resolve().parent.parent  # of the repository: default paths hang on it, not on where one stands
+POLL = 0.1  # seconds between two looks at a lock, where the system cannot wait for it
 
 
 @contextmanager
@@ -30,7 +37,8 @@ def atomic(path):
         yield part
         _sync(part)
         os.replace(part, path)
-        _sync(path.parent)
+        if fcntl:  # Windows has no such thing for a folder
+            _sync(path.parent)
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror or error}') from error
     finally:
@@ -50,7 +58,7 @@ def digest(content):
 
 
 def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if fcntl else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
@@ -71,11 +79,11 @@ def lock(path, message=None):
     """
     while True:
         try:
-            file = open(path, 'a')  # noqa: SIM115  (closed below)
+            file = open(path, 'ab')  # noqa: SIM115  (closed below)
         except OSError as error:
             raise UserError(f'cannot write {path}: {error.strerror}') from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if message else 0))
+            _hold(file, wait=not message)
         except OSError as error:
             file.close()
             if isinstance(error, BlockingIOError):
@@ -84,11 +92,31 @@ def lock(path, message=None):
         if _is_at(file, path):
             break
         file.close()  # its holder has just removed it: nobody else will find this file
-    with file:
-        try:
-            yield
-        finally:
+    try:
+        yield
+    finally:
+        if fcntl:
             path.unlink(missing_ok=True)
+        file.close()
+        if not fcntl:
+            with suppress(OSError):  # what somebody has open stays
+                path.unlink()
+
+
+def _hold(file, wait):
+    """Lock an open file, until it is closed. Raises BlockingIOError where another process has it, or waits."""
+    if fcntl:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return
+    while True:
+        try:
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            return
+        except PermissionError as error:
+            if not wait:
+                raise BlockingIOError from error
+            time.sleep(POLL)
 
 
 def _is_at(file, path):

@@ -8,7 +8,6 @@ Of each RESULT.json, made by run.py --save, each task becomes a small network of
 """
 
 import glob
-import importlib.util
 import io
 import statistics
 import sys
@@ -21,8 +20,8 @@ import torch
 import dataloaders
 import results
 import run
-from arguments import Parser, count
-from errors import UserError, exit_code, one_line
+from arguments import Parser, few, words
+from errors import UserError, complain, exit_code, one_line, out_of_memory, require
 from files import ROOT, atomic, digest, pack
 from hat.capacity import active, count_weights
 from identity import differences
@@ -42,25 +41,26 @@ example:
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     parser.add_argument('results', nargs='+', type=Path, metavar='RESULT.json')
-    parser.add_argument('--tasks', metavar='NAME,...', help='these only (default: all of the run)')
+    parser.add_argument('--tasks', type=words, metavar='NAME,...', help='these only (default: all of the run)')
     parser.add_argument('--data', type=Path, metavar='DIR', help='the images (default: where the run had them)')
-    parser.add_argument('--device', default='cpu', help='to measure on: cpu, cuda or cuda:N (default cpu)')
-    parser.add_argument('--rounds', type=count, default=30, metavar='N', help='measurements of a time, of which the '
+    parser.add_argument('--device', default='cpu', help='to measure on: cpu, cuda, cuda:N or mps (default cpu)')
+    parser.add_argument('--rounds', type=few, default=30, metavar='N', help='measurements of a time, of which the '
                         'median is taken (default 30)')  # fmt: skip
     parser.add_argument('--onnx', action='store_true', help='<task>.onnx as well (needs: pip install onnx onnxscript)')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.onnx:
+        require('--onnx needs ONNX', 'onnx', 'onnxscript')
+    return args
 
 
 def main(argv=None):
     args = parse(argv)
-    if args.onnx and not all(map(importlib.util.find_spec, ('onnx', 'onnxscript'))):
-        raise UserError('--onnx needs ONNX: pip install onnx onnxscript')
     device, lines, code = choose_device(args.device), [], 0
     for path in args.results:
         try:
             lines += [[path.stem, *pruned_row(report)] for report in prune_all(path, device, args)]
         except UserError as error:
-            print(f'prune.py: error: {error}', file=sys.stderr)
+            complain('prune.py', f'error: {error}')
             code = error.code
     if lines:
         print(text(['result', *PRUNED], lines))
@@ -71,7 +71,7 @@ def prune_all(path, device, args):
     """Yield the reports of the tasks of one run, whose record `path` is."""
     approach, facts = load(path, args.data, device)
     names = [task.name for task in approach.tasks]
-    wanted = args.tasks.split(',') if args.tasks else names
+    wanted = args.tasks or names
     if unknown := [name for name in wanted if name not in names]:
         raise UserError(f'--tasks: {unknown[0]!r} is none of {", ".join(names)}')
     folder = results.pruned_folder(path)
@@ -106,6 +106,8 @@ def load(path, data, device):
     except FileNotFoundError:
         raise UserError(f'{model}: not there; run.py --save keeps the network') from None
     except Exception as error:  # whatever a damaged or hostile file may bring about
+        if out_of_memory(error):
+            raise
         raise UserError(f'{model}: not the network of {path.name}: {one_line(error)}') from error
     return approach, {'run': arguments, 'model': record['model']}
 

@@ -14,13 +14,13 @@ from approaches import APPROACHES
 from approaches.base import Protocol
 from approaches.parameters import parse as parse_parameters
 from approaches.parameters import show
-from arguments import Parser, approach, count, positive, seed
+from arguments import Parser, approach, count, few, parallel, positive, seed, width, words
 from checkpoints import Checkpoint
-from errors import UserError, exit_code
+from errors import UserError, exit_code, require
 from events import Events
 from files import ROOT
 from identity import Identity
-from machine import choose_device, describe, versions
+from machine import choose_device, crowded, describe, use_threads, versions
 
 EXAMPLES = """\
 examples:
@@ -39,19 +39,22 @@ def parse(argv):
     what.add_argument('--parameter', default='', metavar='VALUES', help=_parameter_help())
     what.add_argument('--seed', type=seed, default=0, help='sets the task order and everything random (default 0)')
     tasks = parser.add_argument_group('which tasks')
-    tasks.add_argument('--tasks', metavar='NAME,NAME,...', help='exactly these, in this order (default: all, shuffled)')
-    tasks.add_argument('--ntasks', type=count, metavar='N', help='the first N only')
+    tasks.add_argument('--tasks', type=words, metavar='NAME,NAME,...', help='exactly these, in this order (default: '
+                       'all, shuffled)')  # fmt: skip
+    tasks.add_argument('--ntasks', type=few, metavar='N', help='the first N only')
     tasks.add_argument('--ntrain', type=count, metavar='N', help='at most N training images a task, 15 %% of them for '
                        'validation; stratified (default: all)')  # fmt: skip
     protocol = parser.add_argument_group('training (defaults: the paper)')
     protocol.add_argument('--nepochs', type=count, metavar='N', help=f'at most, a task ({_defaults("nepochs")})')
     protocol.add_argument('--lr', type=positive, default=Protocol.lr, help='at the start of a task (default 0.05)')
     protocol.add_argument('--batch-size', type=count, default=Protocol.batch_size, metavar='N', help='(default 64)')
-    protocol.add_argument('--width', type=positive, metavar='W', help='all hidden layers times W, for small machines '
+    protocol.add_argument('--width', type=width, metavar='W', help='all hidden layers times W, for small machines '
                           f'({_defaults("width")})')  # fmt: skip
     places = parser.add_argument_group('where')
-    places.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N (default auto: cuda if '
-                        'there is one)')  # fmt: skip
+    places.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps (default auto: cuda '
+                        'if there is one, else cpu)')  # fmt: skip
+    places.add_argument('--threads', type=parallel, metavar='N', help='of the CPU (default: what PyTorch finds right, '
+                        'demo 1); where the environment has OMP_NUM_THREADS, that counts')  # fmt: skip
     places.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR',
                         help='where <task>.npz or the archives are (default dat)')  # fmt: skip
     places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; all the rest goes to '
@@ -70,7 +73,8 @@ def parse(argv):
     for name, value in dataloaders.defaults(args.experiment).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    args.tasks = args.tasks and args.tasks.split(',')
+    if args.tensorboard:
+        require('--tensorboard needs TensorBoard', 'tensorboard')
     args.output = args.output or ROOT / 'res' / f'{args.experiment}_{args.approach}_{args.seed}.txt'
     return args
 
@@ -78,6 +82,7 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     device = choose_device(args.device)
+    use_threads(args.threads)
     output = results.Output(args.output, args.save)
     output.check()
     checkpoint, identity = Checkpoint(output, args.tmp), Identity(args)
@@ -108,6 +113,8 @@ def learn(args, device, output, checkpoint, identity):
               'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'versions': versions()}  # fmt: skip
     print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
           f'{record["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
+    if hint := crowded(device):
+        print(hint, flush=True)
 
     done = {name: [] for name in ('initial', 'before', 'accuracy', 'valid_accuracy', 'epochs', 'devices', 'testing')}
     done['seconds'] = 0.0

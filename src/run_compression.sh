@@ -9,8 +9,12 @@
 #
 # OUT is the folder for the results, made if it is not there; tables and figures go to OUT/figures.
 set -euo pipefail
-if [ $# -lt 4 ]; then
-    sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+if [[ " $* " = *' -h '* || " $* " = *' --help '* ]]; then
+    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    exit
+fi
+if [[ $# -lt 4 || " $1 $2 $3 $4" = *' --'* ]]; then
+    echo 'run_compression.sh: error: DEVICE C SMAX OUT must be given, in this order (--help says more)' >&2
     exit 2
 fi
 device=$1 c=$2 smax=$3 out=$4
@@ -22,7 +26,6 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
     ours+=("$1")
     shift
 done
-mkdir -p "$out"
 python=${PYTHON:-python} src=$(dirname "$0") seeds=0,1,2,3,6,10,13,25
 batch() {
     "$python" "$src/run_multi.py" --experiments mixture --seeds $seeds --devices "$device" --res "$out" \

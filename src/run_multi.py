@@ -5,7 +5,7 @@ import sys
 
 import batch
 from approaches import APPROACHES
-from arguments import Parser, count, names, seeds
+from arguments import Parser, few, names, seeds
 from dataloaders import EXPERIMENTS
 from errors import exit_code
 
@@ -26,7 +26,7 @@ def parse(argv):
         parser.add_argument(option, required=True, type=names(known), metavar='A,B,...', help=meaning)
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--seeds', type=seeds, default='0', metavar='N,N-N', help='such as 0-9 or 0,2,5-7 (default 0)')
-    which.add_argument('--nruns', type=count, metavar='N', help='the seeds 0 to N - 1')
+    which.add_argument('--nruns', type=few, metavar='N', help='the seeds 0 to N - 1')
     parser.add_argument('--parameter', default='', metavar='VALUES', help='hyper-parameters, as of run.py')
     batch.add_options(parser)
     return parser.parse_args(argv)
@@ -44,7 +44,7 @@ def plan(args, rest):
     runs = []
     for experiment, seed, approach in itertools.product(args.experiments, numbers, args.approaches):
         txt = args.res / f'{experiment}_{approach}_{seed}.txt'
-        runs.append(batch.Run.plan(approach, experiment, seed, args.parameter, txt, rest))
+        runs.append(batch.Run.plan(approach, experiment, seed, args.parameter, txt, args.stale, rest))
     return runs
 
 

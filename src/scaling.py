@@ -7,15 +7,15 @@ start      imports of run.py, and the data of the mixture, prepared, in full siz
 """
 
 import json
+import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from arguments import Parser, count, positive
+from arguments import Parser, count, few, parallel, width
 from errors import UserError, exit_code
 from files import ROOT
 from tables import markdown
@@ -53,20 +53,23 @@ print(time.perf_counter() - t, sum(len(task.train.y) + len(task.valid.y) + len(t
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     parser.add_argument('--measure', default='start,tasks,processes', metavar='A,B', help='(default %(default)s)')
-    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (default cpu)')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:N or mps (default cpu)')
     parser.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR', help='with mnist.npz (default dat)')
-    parser.add_argument('--ntasks', type=count, default=50, metavar='N', help='(default 50)')
+    parser.add_argument('--ntasks', type=few, default=50, metavar='N', help='(default 50)')
     parser.add_argument('--ntrain', type=count, default=1000, metavar='N', help='images a task (default 1000)')
     parser.add_argument('--nepochs', type=count, default=2, metavar='N', help='a task (default 2)')
-    parser.add_argument('--width', type=positive, default=0.25, metavar='W', help='of hidden layers (default 0.25)')
-    parser.add_argument('--processes', default='1,2', metavar='N,N,...', help='how many at once (default 1,2)')
+    parser.add_argument('--width', type=width, default=0.25, metavar='W', help='of hidden layers (default 0.25)')
+    parser.add_argument('--processes', type=numbers, default='1,2', metavar='N,N,...', help='how many at once '
+                        '(default 1,2)')  # fmt: skip
     args = parser.parse_args(argv)
     args.measure = args.measure.split(',')
     if unknown := [name for name in args.measure if name not in MEASURES]:
         raise UserError(f'--measure: {unknown[0]!r} is none of {", ".join(MEASURES)}')
-    if not re.fullmatch(r'[1-9]\d*(,[1-9]\d*)*', args.processes):
-        raise UserError(f'--processes: {args.processes!r} is not like 1,2,4')
     return args
+
+
+def numbers(text):
+    return [parallel(part) for part in text.split(',')]
 
 
 def main(argv=None):
@@ -91,7 +94,7 @@ def tasks(args, folder):
     peak = python('run.py', '--approach', 'hat', '--experiment', 'pmnist', '--ntasks', args.ntasks, '--ntrain',
                   args.ntrain, '--nepochs', args.nepochs, '--width', args.width, '--device', args.device, '--data',
                   args.data.resolve(), '--output', output, '--save', peak=True)  # fmt: skip
-    record = json.loads(output.with_suffix('.json').read_text())
+    record = json.loads(output.with_suffix('.json').read_text(encoding='utf-8'))
     epochs, testing = record['times']['epochs'], record['times']['testing']
     shown = sorted({0, *range(9, args.ntasks, 10), args.ntasks - 1})
     rows = [[str(t + 1), f'{sum(epochs[t]) / len(epochs[t]):.2f}', f'{testing[t]:.2f}',
@@ -105,7 +108,7 @@ def tasks(args, folder):
 
 def processes(args, folder):
     rows, alone = [], None
-    for n in map(int, args.processes.split(',')):
+    for n in args.processes:
         (folder / str(n)).mkdir()
         began = time.perf_counter()
         python('run_multi.py', '--experiments', 'demo', '--approaches', 'hat', '--seeds', f'0-{n - 1}', '--nproc', n,
@@ -113,7 +116,7 @@ def processes(args, folder):
         an_hour = 3600 * n / (time.perf_counter() - began)
         alone = alone or an_hour
         rows.append([str(n), f'{an_hour:.0f}', f'{an_hour / alone:.2f}'])
-    return markdown(['processes', 'runs an hour', f'against {args.processes.split(",")[0]}'], rows)
+    return markdown(['processes', 'runs an hour', f'against {args.processes[0]}'], rows)
 
 
 MEASURES = {'start': start, 'tasks': tasks, 'processes': processes}
@@ -121,14 +124,18 @@ MEASURES = {'start': start, 'tasks': tasks, 'processes': processes}
 
 def python(*command, peak=False):
     """What a Python process in src prints; or its peak of memory, in bytes."""
-    with tempfile.TemporaryFile('w+') as out:
+    with tempfile.TemporaryFile('w+', encoding='utf-8') as out:
         process = subprocess.Popen([sys.executable, *map(str, command)], cwd=SRC, stdout=out, stderr=subprocess.PIPE)
-        error = process.stderr.read().decode()
-        _, status, usage = os.wait4(process.pid, 0)
+        error = process.stderr.read().decode(errors='replace')
+        if hasattr(os, 'wait4'):
+            _, status, usage = os.wait4(process.pid, 0)
+            most = usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+        else:  # Windows
+            status, most = process.wait(), math.nan
         if status:
             raise UserError(f'{command[0]} failed: {error.strip().splitlines()[-1] if error.strip() else status}')
         out.seek(0)
-        return 1024 * usage.ru_maxrss if peak else out.read()
+        return most if peak else out.read()
 
 
 if __name__ == '__main__':

@@ -50,13 +50,13 @@ def main(argv=None):
     for values in combinations(APPROACHES[args.approach].parameters, args.vary):
         parameter = show(values)
         txt = args.res / f'{args.experiment}_{args.approach}_{args.seed}_{parameter.replace(",", "_")}.txt'
-        runs.append(batch.Run.plan(args.approach, args.experiment, args.seed, parameter, txt, rest))
+        runs.append(batch.Run.plan(args.approach, args.experiment, args.seed, parameter, txt, args.stale, rest))
     if args.figure:
         if not args.dry_run:
             results.make_folder(args.figure)
         for name in REFERENCES:
             txt = args.res / f'{args.experiment}_{name}_{args.seed}.txt'
-            references.append(batch.Run.plan(name, args.experiment, args.seed, '', txt, rest))
+            references.append(batch.Run.plan(name, args.experiment, args.seed, '', txt, args.stale, rest))
     code = batch.execute(runs + references, args)
     if not args.dry_run:
         report(done := [r for r in runs if r.finished()])

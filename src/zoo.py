@@ -7,6 +7,7 @@ the same, bit for bit? Last, a training step of the third task is timed against 
 With --all: the survey of benchmarks/survey.py, of all that is in benchmarks/networks.py, on the CPU.
 """
 
+import multiprocessing
 import statistics
 import sys
 import time
@@ -17,10 +18,10 @@ import torch
 import torch.nn.functional as F
 
 import hat
-from arguments import Parser, count, positive
+from arguments import Parser, count, few, positive, words
 from benchmarks import networks
-from benchmarks.survey import installed, survey
-from errors import UserError, exit_code
+from benchmarks.survey import survey
+from errors import UserError, exit_code, require
 from machine import choose_device, describe
 from tables import markdown
 
@@ -52,12 +53,12 @@ examples:
 
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
-    parser.add_argument('--networks', type=lambda text: text.split(','), metavar='A,B,...',
+    parser.add_argument('--networks', type=words, metavar='A,B,...',
                         help=f'(default {",".join(NETWORKS)}; with --all: all)')  # fmt: skip
-    parser.add_argument('--size', type=count, default=32, metavar='N', help='of the images, N x N (default 32)')
+    parser.add_argument('--size', type=few, default=32, metavar='N', help='of the images, N x N (default 32)')
     parser.add_argument('--batch-size', type=count, default=16, metavar='N', help='(default 16)')
-    parser.add_argument('--rounds', type=count, default=15, metavar='N', help='steps that are timed (default 15)')
-    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N (default cpu)')
+    parser.add_argument('--rounds', type=few, default=15, metavar='N', help='steps that are timed (default 15)')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:N or mps (default cpu)')
     group = parser.add_argument_group('survey')
     group.add_argument('--all', action='store_true', help='the survey, of --networks if they are given')
     group.add_argument('--source', choices=networks.SOURCES, help='networks of this source only')
@@ -69,6 +70,10 @@ def parse(argv):
     if unknown := [name for name in args.networks or () if name not in known]:
         raise UserError(f'--networks: {unknown[0]!r} is none of {", ".join(known)}')
     args.networks = [name for name in args.networks or known if args.source in (None, known[name][0])]
+    if args.all and 'fork' not in multiprocessing.get_all_start_methods():
+        raise UserError('--all studies each network in a fork of this process, which this system does not have')
+    for name in () if args.all else args.networks:
+        require(f'{name} needs {known[name][0]}', known[name][0])
     return args
 
 
@@ -121,8 +126,6 @@ def row(name, args, device):
 def build(name, size):
     source, settings = NETWORKS[name]
     settings = {key: size if value == 'size' else value for key, value in settings.items()}
-    if not installed(source):
-        raise UserError(f'{name} needs {source}: pip install {source}')
     net, _ = networks.BUILDERS[source](name, settings)
     return net
 

@@ -16,6 +16,6 @@ class Random(Approach):
 
     def evaluate(self, t, images):
         """Loss (of a classifier of probabilities 0 or 1: infinite) and accuracy, the sum over c of p_train(c) p(c)."""
-        labels = self.tasks[t].train.y, images.y
+        labels = self.tasks[t].train.y.cpu(), images.y.cpu()  # float64 is not everywhere
         train, given = (torch.bincount(y, minlength=self.tasks[t].n_classes).double() for y in labels)
         return math.inf, float(train @ given / (train.sum() * given.sum()))

@@ -3,6 +3,7 @@
 import torch
 from tqdm import tqdm
 
+EXACT = {'cpu': torch.float64, 'cuda': torch.float64, 'mps': torch.float32}  # the last has no float64
 WARM_UP = 3  # steps before the capture, in which libraries make ready what they cannot during one
 
 
@@ -21,11 +22,11 @@ class Steps:
         self.approach, self.t = approach, t
         self.parameters = [p for p in approach.net.parameters() if p.requires_grad]
         last = (n - 1) // self.size
-        self.progress = torch.arange(last + 1, dtype=torch.float64, device=device) / last if last else torch.ones(
-            1, dtype=torch.float64, device=device)  # fmt: skip
+        exact = {'dtype': EXACT[device.type], 'device': device}
+        self.progress = torch.arange(last + 1, **exact) / last if last else torch.ones(1, **exact)
         self.order, self.places = torch.arange(n, device=device), torch.arange(self.size, device=device)
         self.b = torch.zeros(1, dtype=torch.int64, device=device)
-        self.total, self.lr = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+        self.total, self.lr = (torch.zeros((), **exact) for _ in range(2))
         self.endless = torch.zeros((), dtype=torch.int64, device=device)
         self.step = Graph(self.full_batch, lambda: held(approach)) if device.type == 'cuda' else self.full_batch
 

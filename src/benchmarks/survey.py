@@ -47,7 +47,7 @@ def survey(names, limit, output=None):
             records[name] = apart(name, limit)
             if output:
                 with atomic(output) as part:
-                    part.write_text(json.dumps(records, indent=1))
+                    part.write_text(json.dumps(records, indent=1), encoding='utf-8')
         found[name] = records.get(name, {'why': 'not installed'})
         print(markdown(HEAD, [row(name, found[name])]).splitlines()[-1], flush=True)
     print(f'\n{markdown(COUNTS, counts(found))}\n\n{markdown(["why not", "networks", "which"], reasons(found))}')
@@ -55,7 +55,7 @@ def survey(names, limit, output=None):
 
 def read(path):
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise UserError(f'--output: {path} is not JSON: {error}') from None
 

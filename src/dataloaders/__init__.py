@@ -16,7 +16,7 @@ EXPERIMENTS = {
 }
 
 
-PAPER = {'nepochs': 200, 'width': 1}  # what an experiment's DEFAULTS may change
+PAPER = {'nepochs': 200, 'width': 1, 'threads': None}  # what an experiment's DEFAULTS may change
 
 
 def defaults(experiment):

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 import seeds
 from errors import UserError
 
-LAYOUT = {'cpu': torch.channels_last, 'cuda': torch.contiguous_format}  # of a batch, in which a network is fast
-EVAL_BATCH = {'cpu': 512, 'cuda': 2048}  # images at a time
+# The layout of a batch in which a network is fast
+LAYOUT = {'cpu': torch.channels_last, 'cuda': torch.contiguous_format, 'mps': torch.contiguous_format}
+EVAL_BATCH = {'cpu': 512, 'cuda': 2048, 'mps': 512}  # images at a time
 VALID_PERCENT = 15  # of the training images are held out for validation (paper, section 4)
 
 

@@ -31,9 +31,9 @@ def count_weights(network, units: Units) -> list[int]:
     """
     plan, sizes = network.plan, {name: p.numel() for name, p in network.shared.items()}
     counts = [0] * len(plan.layers)
-    chosen = plan.units.attention([u.double().to(network.fingerprints.device) for u in units])
+    chosen = plan.units.attention([u.float().to(network.fingerprints.device) for u in units])
     for name, (layer, *ends) in plan.shared.items():
-        used = [chosen[u].cpu() for u in ends if u is not None]
+        used = [chosen[u].cpu().double() for u in ends if u is not None]
         if len(used) == 2 and all(1 in pair for pair in zip(used[0].shape, used[1].shape, strict=True)):
             share = used[0].mean() * used[1].mean()
         else:

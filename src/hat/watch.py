@@ -28,7 +28,7 @@ class Watch:
             return
         network.agree()
         for name, a in zip(network.plan.gates, network.cumulative or (), strict=False):
-            free = float((a < 0.5).double().mean())
+            free = int((a < 0.5).sum()) / a.numel()
             if free < FREE:
                 warn(f'only {100 * free:.1f} % of the units of layer {name!r} are free for task {task}')
         self.start = present(network, task)
