@@ -320,7 +320,7 @@ def test_a_batch_whose_reader_goes_ends_its_runs(arguments, tmp_path):  # noqa: 
     """A short one's end cannot be said; then the long one is ended, and goes on another time."""
     command = arguments('sgd,random', '0,1', '--nepochs', '1000', '--batch-size', '2')
     process = subprocess.Popen([sys.executable, SRC / 'run_multi.py', *command], stdout=-1, stderr=-1)
-    assert b'2 runs at a time on cpu' in process.stdout.readline()
+    assert b'runs at a time: 2, on cpu' in process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b'' and process.wait() == 141
     assert not processes(str(tmp_path))
@@ -499,7 +499,7 @@ def test_a_run_has_the_threads_it_is_given(one, arguments, tmp_path, monkeypatch
     monkeypatch.setattr(batch, 'cores', lambda: 8)
     capsys.readouterr()
     assert exit_code('run_multi.py', run_multi.main, arguments('random', '0')) == 0
-    assert capsys.readouterr().out.startswith('2 runs at a time on cpu; CPU threads of each: 4\n')
+    assert capsys.readouterr().out.startswith('runs at a time: 2, on cpu; CPU threads of each: 4\n')
     assert ' --threads 4 --device cpu\n' in (tmp_path / 'mixture_random_0.log').read_text()
     assert exit_code('run_multi.py', run_multi.main, [*arguments('random', '1'), '--threads', '3']) == 0
     assert ' --threads 3 --device cpu\n' in (tmp_path / 'mixture_random_1.log').read_text()
