@@ -59,7 +59,7 @@ def main(argv=None):
                 figure.savefig(args.output / f'{name}.{suffix}', dpi=120)
     if args.html:
         with atomic(args.html) as part:
-            part.write_text(html(runs, tables, figures), encoding='utf-8')
+            part.write_text(html(runs, tables, figures), encoding='utf-8', errors='stand-ins')  # of paths
 
 
 if __name__ == '__main__':

@@ -103,7 +103,9 @@ def test_runs_that_are_started_anew_are_stopped_too(arguments, tmp_path, number)
     script.write_text(ABSENT.format(src=str(SRC), no=''))
     mine = arguments('sgd', '0', '--nepochs', '1000', '--batch-size', '2', '--tasks', 'mnist,cifar10')
     process = subprocess.Popen([sys.executable, script, *mine], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while not set(children(process.pid)) & set(processes('--multiprocessing-fork')):  # the run's imports have just begun
+    while not set(children(process.pid)) & set(
+        processes('--multiprocessing-fork')
+    ):  # it imports
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(number)
@@ -276,8 +278,10 @@ def test_paths_that_are_no_text_work_from_end_to_end(small_data, one, tmp_path):
     assert (folder / 'mixture_hat_0.log').read_bytes().startswith(b'$ ')
     done = python(SRC / 'prune.py', folder / 'mixture_hat_0.json', '--rounds', '1')
     assert done.returncode == 0 and (folder / 'mixture_hat_0_pruned' / 'mnist.pt2').exists(), done
-    done = python(SRC / 'plot_results.py', '--experiment', 'mixture', '--res', folder, '--output', folder / 'figures')
+    done = python(SRC / 'plot_results.py', '--experiment', 'mixture', '--res', folder, '--output', folder / 'figures',
+                  '--html', folder / 'page.html')  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b''), done
+    assert 'dat\\xfe' in (folder / 'page.html').read_text(encoding='utf-8')
 
 
 def test_an_error_and_a_warning_are_one_printable_line(one, capsys):
