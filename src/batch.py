@@ -114,8 +114,8 @@ class Run:
 def add_options(parser):
     parser.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='for the results, and a log of '
                         'each run; made if it is not there (default res)')  # fmt: skip
-    parser.add_argument('--devices', default='auto', metavar='D,D,...', help='cpu, or cuda:0,cuda:1 ... (default auto: '
-                        'all CUDA devices, else cpu)')  # fmt: skip
+    parser.add_argument('--devices', default='auto', metavar='D,D,...', help='cpu, mps, or cuda:0,cuda:1 ... (default '
+                        'auto: all CUDA devices, else cpu)')  # fmt: skip
     parser.add_argument('--nproc', type=parallel, default=1, metavar='K', help='runs at a time on each device; on the '
                         'CPU they share its cores (default 1)')  # fmt: skip
     parser.add_argument('--engine', choices=('local', 'ray'), default='local', help='this machine, or a Ray cluster '
@@ -158,7 +158,7 @@ def execute(runs, args):
         r.tidy()
     if todo and args.engine == 'local':
         each = os.environ.get('OMP_NUM_THREADS') or ', '.join(sorted({str(r.threads or threads) for r in todo}))
-        print(f'{len(slots)} runs at a time on {", ".join(chosen)}; CPU threads of each: {each}', flush=True)
+        print(f'runs at a time: {len(slots)}, on {", ".join(chosen)}; CPU threads of each: {each}', flush=True)
     if other := [r.name for r in done if r.output.stale(r.identity)]:
         names = other[0] if len(other) == 1 else f'{other[0]} and {len(other) - 1} more'
         print(f'done before by other code: {names}; --stale redo does them again', flush=True)

@@ -90,7 +90,8 @@ def collect(r, files):
     for path, content in zip(r.output.files[:-1], files[:-1], strict=True):
         with atomic(path) as part:
             part.write_bytes(content)
-    r.output.save_record(json.loads(files[-1]))
+    folder = os.path.relpath(r.identity.folder, ROOT)  # as seen from here
+    r.output.save_record(json.loads(files[-1]) | {'folder': folder})
     r.checkpoint.remove()
 
 

@@ -87,6 +87,8 @@ def exit_code(name, main, argv):
 
 def _closed(stream):
     """Has its reader gone?"""
+    if not hasattr(select, 'poll'):  # Windows
+        return True
     poll = select.poll()
     poll.register(stream.fileno(), 0)
     return bool(poll.poll(0))

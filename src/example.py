@@ -18,7 +18,7 @@ from errors import exit_code, require
 TASKS, EPOCHS, BATCH, C = ['shapes', 'digits', 'arrows'], 6, 32, 0.75
 
 
-def main(argv=None):
+def main(argv=()):
     Parser(__doc__).parse_args(argv)
     require('example.py needs torchvision', 'torchvision')
     import torchvision

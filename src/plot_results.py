@@ -62,7 +62,7 @@ def main(argv=None):
         save(figures, args.output)
     if args.html:
         with atomic(args.html) as part:
-            part.write_text(html(runs, tables, figures), encoding='utf-8')
+            part.write_text(html(runs, tables, figures), encoding='utf-8', errors='stand-ins')  # of paths
 
 
 if __name__ == '__main__':

@@ -23,8 +23,8 @@ class HAT(Approach):
         'low': Parameter(0.0),  # ends of init=uniform
         'high': Parameter(2.0),
         'anneal': Parameter('linear', choices=tuple(hat.schedules.SCHEDULES)),  # of s over an epoch (Eq. 3)
-        'gradient': Parameter('released', choices=tuple(hat.functional.GRADIENTS)),  # of embeddings (section 2.5)
         'reg': Parameter('network', choices=tuple(hat.regularizers.REGULARIZERS)),  # what is summed up (Eq. 5)
+        'gradient': Parameter('released', choices=tuple(hat.functional.GRADIENTS)),  # of embeddings (section 2.5)
     }
 
     def __init__(self, *args, **kwargs):

@@ -191,10 +191,10 @@ def test_work_tries_the_declared_grid_and_chooses_by_validation(tmp_path, capsys
 
     def instead(runs, args):
         for r in runs:
-            lamb, T = r.arguments['parameter'].values()
+            lamb, T = r.identity.arguments['parameter'].values()
             r.output.save_matrix(np.eye(2))
             valid = [[0.9, 0], [0.5 if (lamb, T) == (4, 2) else 0.4, 0.3]]
-            record = {'arguments': r.arguments, 'accuracy': [[0, 0], [lamb, T]], 'valid_accuracy': valid}
+            record = {'arguments': r.identity.arguments, 'accuracy': [[0, 0], [lamb, T]], 'valid_accuracy': valid}
             r.output.save_record(record)
         return 0
 

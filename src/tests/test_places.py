@@ -103,9 +103,7 @@ def test_runs_that_are_started_anew_are_stopped_too(arguments, tmp_path, number)
     script.write_text(ABSENT.format(src=str(SRC), no=''))
     mine = arguments('sgd', '0', '--nepochs', '1000', '--batch-size', '2', '--tasks', 'mnist,cifar10')
     process = subprocess.Popen([sys.executable, script, *mine], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while not set(children(process.pid)) & set(
-        processes('--multiprocessing-fork')
-    ):  # the run's imports have just begun
+    while not set(children(process.pid)) & set(processes('--multiprocessing-fork')):  # it imports
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(number)
@@ -278,8 +276,10 @@ def test_paths_that_are_no_text_work_from_end_to_end(small_data, one, tmp_path):
     assert (folder / 'mixture_hat_0.log').read_bytes().startswith(b'$ ')
     done = python(SRC / 'prune.py', folder / 'mixture_hat_0.json', '--rounds', '1')
     assert done.returncode == 0 and (folder / 'mixture_hat_0_pruned' / 'mnist.pt2').exists(), done
-    done = python(SRC / 'plot_results.py', '--experiment', 'mixture', '--res', folder, '--output', folder / 'figures')
+    done = python(SRC / 'plot_results.py', '--experiment', 'mixture', '--res', folder, '--output', folder / 'figures',
+                  '--html', folder / 'page.html')  # fmt: skip
     assert (done.returncode, done.stderr) == (0, b''), done
+    assert 'dat\\xfe' in (folder / 'page.html').read_text(encoding='utf-8')
 
 
 def test_an_error_and_a_warning_are_one_printable_line(one, capsys):
@@ -322,7 +322,7 @@ def test_a_batch_whose_reader_goes_ends_its_runs(arguments, tmp_path):  # noqa: 
     """A short one's end cannot be said; then the long one is ended, and goes on another time."""
     command = arguments('sgd,random', '0,1', '--nepochs', '1000', '--batch-size', '2')
     process = subprocess.Popen([sys.executable, SRC / 'run_multi.py', *command], stdout=-1, stderr=-1)
-    assert b'2 runs at a time on cpu' in process.stdout.readline()
+    assert b'runs at a time: 2, on cpu' in process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b'' and process.wait() == 141
     assert not processes(str(tmp_path))
@@ -501,7 +501,7 @@ def test_a_run_has_the_threads_it_is_given(one, arguments, tmp_path, monkeypatch
     monkeypatch.setattr(batch, 'cores', lambda: 8)
     capsys.readouterr()
     assert exit_code('run_multi.py', run_multi.main, arguments('random', '0')) == 0
-    assert capsys.readouterr().out.startswith('2 runs at a time on cpu; CPU threads of each: 4\n')
+    assert capsys.readouterr().out.startswith('runs at a time: 2, on cpu; CPU threads of each: 4\n')
     assert ' --threads 4 --device cpu\n' in (tmp_path / 'mixture_random_0.log').read_text()
     assert exit_code('run_multi.py', run_multi.main, [*arguments('random', '1'), '--threads', '3']) == 0
     assert ' --threads 3 --device cpu\n' in (tmp_path / 'mixture_random_1.log').read_text()
@@ -531,6 +531,7 @@ def test_whatever_is_read_or_written_as_text_names_its_encoding():
             named = {keyword.arg for keyword in call.keywords}
             binary = any(isinstance(a, ast.Constant) and 'b' in str(a.value) for a in call.args[1:])
             opens = name == 'open' and isinstance(call.func, ast.Name) and not binary
-            if (opens or name in ('read_text', 'write_text')) and 'encoding' not in named:
+            paths = isinstance(call.func, ast.Attribute) and name in ('read_text', 'write_text')
+            if (opens or paths) and 'encoding' not in named:
                 wrong.append(f'{path}:{call.lineno}')
     assert not wrong

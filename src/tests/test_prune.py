@@ -1,5 +1,6 @@
 """Networks cut down to one task: small, plain, with the outputs of the masked network (section 4.4)."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -206,7 +207,7 @@ def test_bad_input_is_one_line(saved, tmp_path, monkeypatch, capsys):
         assert prune_cli(*arguments) == 2
         err = capsys.readouterr().err
         assert err.startswith('prune.py: error: ') and err.count('\n') == 1 and message in err
-    monkeypatch.setattr(prune.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     assert prune_cli(saved, '--onnx') == 2
     assert capsys.readouterr().err == 'prune.py: error: --onnx needs ONNX: pip install onnx onnxscript\n'
 

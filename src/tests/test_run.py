@@ -14,7 +14,8 @@ from files import ROOT
 
 SMALL = ['--tasks', 'mnist,cifar10,svhn', '--width', '0.05', '--nepochs', '2', '--ntrain', '120', '--device', 'cpu']
 
-PAPER = {'c': 0.75, 'smax': 400, 'hard': 0, 'init': 'normal', 'low': 0, 'high': 2, 'anneal': 'linear', 'reg': 'network'}
+PAPER = {'c': 0.75, 'smax': 400, 'hard': 0, 'init': 'normal', 'low': 0, 'high': 2, 'anneal': 'linear', 'reg': 'network',
+         'gradient': 'released'}  # fmt: skip
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ BAD = {
     'not finite': (['--parameter', 'nan'], 'c must be a finite number of at least 0'),
     'too small': (['--parameter', 'smax=0.5'], 'smax must be a finite number of at least 1'),
     'not one of the choices': (['--parameter', 'hard=2'], 'hard must be one of 0, 1'),
-    'too many': (['--parameter', '1,2,0,normal,0,2,linear,layer,9'], '9 values are too many'),
+    'too many': (['--parameter', '1,2,0,normal,0,2,linear,layer,exact,9'], '10 values are too many'),
     'unknown parameter': (
         ['--parameter', 'd=1'],
         "unknown: 'd'; it takes c (0.75), smax (400.0), hard (0), init (normal)",

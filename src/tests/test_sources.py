@@ -87,7 +87,7 @@ def refusal(names, folder, *words):
 @each_set
 def test_every_pixel_and_label_of_an_archive_is_read(name, offer, tmp_path):
     small = offer(name)
-    assert_same(sources.load([name], tmp_path)[name], small.arrays)
+    assert_same(sources.load([name], tmp_path)[name][:4], small.arrays)
     assert sorted(listing(tmp_path)) == sorted([f'{name}.npz', *small.files])
 
 
@@ -98,7 +98,7 @@ def test_a_second_run_downloads_nothing(name, offer, server, tmp_path):
     assert sorted(server.requests) == sorted(small.files)
     for path in small.files:
         (tmp_path / path).unlink()  # nor does it read the archives
-    assert_same(sources.load([name], tmp_path)[name], small.arrays)
+    assert_same(sources.load([name], tmp_path)[name][:4], small.arrays)
     assert len(server.requests) == len(small.files)
 
 
@@ -106,7 +106,7 @@ def test_a_second_run_downloads_nothing(name, offer, server, tmp_path):
 def test_archives_put_there_by_hand_are_not_downloaded(name, offer, server, tmp_path):
     small = offer(name)
     put(tmp_path, small.files)
-    assert_same(sources.load([name], tmp_path)[name], small.arrays)
+    assert_same(sources.load([name], tmp_path)[name][:4], small.arrays)
     assert server.requests == []
 
 
@@ -114,7 +114,7 @@ def test_only_the_archive_that_is_not_there_is_downloaded(offer, server, tmp_pat
     small = offer('mnist')
     missing = 'mnist/t10k-images-idx3-ubyte.gz'
     put(tmp_path, {path: content for path, content in small.files.items() if path != missing})
-    assert_same(sources.load(['mnist'], tmp_path)['mnist'], small.arrays)
+    assert_same(sources.load(['mnist'], tmp_path)['mnist'][:4], small.arrays)
     assert server.requests == [missing]
 
 
@@ -157,7 +157,7 @@ def facescrub_zip(offer, **options):
 @pytest.mark.parametrize('pickler', PICKLERS)
 def test_pickles_of_numpy_arrays_load(pickler, labels, offer, tmp_path):
     small = facescrub_zip(offer, dump=PICKLERS[pickler], labels=LABELS[labels])
-    assert_same(sources.load(['facescrub'], tmp_path)['facescrub'], small.arrays)
+    assert_same(sources.load(['facescrub'], tmp_path)['facescrub'][:4], small.arrays)
 
 
 @pytest.mark.parametrize('order', ['C', 'F', 'N last'])
@@ -169,13 +169,13 @@ def test_arrays_load_from_every_order_in_memory(pickler, order, offer, tmp_path)
         return PICKLERS[pickler](content | {'features': x})
 
     small = facescrub_zip(offer, dump=dump)
-    assert_same(sources.load(['facescrub'], tmp_path)['facescrub'], small.arrays)
+    assert_same(sources.load(['facescrub'], tmp_path)['facescrub'][:4], small.arrays)
 
 
 @pytest.mark.parametrize('grey', ['u1', 'i1', '>i2', 'i8', 'f4', 'f8'])
 def test_grey_levels_load_from_every_type_that_holds_them(grey, offer, tmp_path):
     small = facescrub_zip(offer, grey=grey)
-    assert_same(sources.load(['facescrub'], tmp_path)['facescrub'], small.arrays)
+    assert_same(sources.load(['facescrub'], tmp_path)['facescrub'][:4], small.arrays)
 
 
 @pytest.mark.parametrize('shift', [-1, 0.5, 256])

@@ -94,7 +94,7 @@ def test_the_example_learns_and_keeps(monkeypatch, capsys):
         return [replace(task, test=Images(task.test.x, *(v[:30] for v in task.test[1:]))) for task in tasks]
 
     monkeypatch.setattr(example.dataloaders, 'load', few)
-    monkeypatch.setattr(example.torchvision.models, 'resnet18', lambda: torchvision.models.ResNet(block, [1, 1, 1, 1]))
+    monkeypatch.setattr(torchvision.models, 'resnet18', lambda: torchvision.models.ResNet(block, [1, 1, 1, 1]))
     monkeypatch.setattr(example, 'EPOCHS', 1)
     example.main()
     lines = capsys.readouterr().out.splitlines()
