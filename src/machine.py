@@ -67,8 +67,8 @@ def crowded(device):
     load, threads = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0, torch.get_num_threads()
     if device.type != 'cpu' or threads <= cores() - round(load):
         return ''
-    advice = '; --threads 1 may be faster' if threads > 1 else ''
-    return f'the machine is busy: load {load:.1f} on {cores()} cores, and {threads} threads come to it{advice}'
+    advice = ' (--threads 1 may be faster)' if threads > 1 else ''
+    return f'the machine is busy: load {load:.1f} on {cores()} cores; threads of this run: {threads}{advice}'
 
 
 def describe(device):

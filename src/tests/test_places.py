@@ -515,7 +515,7 @@ def test_a_busy_machine_is_said(monkeypatch, one, tmp_path, capsys):
         monkeypatch.setattr(os, 'getloadavg', lambda load=load: (load, 0, 0), raising=False)
         assert bool(machine.crowded(cpu)) == busy
     assert run.cli([*one, '--output', str(tmp_path / 'a.txt')]) == 0
-    line = 'the machine is busy: load 2.6 on 4 cores, and 2 threads come to it; --threads 1 may be faster'
+    line = 'the machine is busy: load 2.6 on 4 cores; threads of this run: 2 (--threads 1 may be faster)'
     assert line in capsys.readouterr().out.splitlines()
     assert machine.crowded(torch.device('cuda')) == ''
 
