@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from errors import UserError
+from errors import UserError, out_of_memory
 from files import ROOT, atomic, digest, lock, pack, sweep
 from identity import differences
 
@@ -74,9 +74,9 @@ class Checkpoint:
                 raise ValueError
             saved = torch.load(io.BytesIO(content[size:]), map_location=device, weights_only=True)
             old = json.loads(saved['identity'])
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # whatever a damaged or hostile file may bring about
+            if out_of_memory(error):
+                raise
             raise UserError(f'{self.path}: damaged checkpoint; delete it, or start over with --fresh') from error
         if differ := differences(old, identity | {'format': FORMAT}):
             raise UserError(f'{self.path}: checkpoint of another run: {"; ".join(differ)}; {ADVICE}')

@@ -42,7 +42,8 @@ def atomic(path):
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror or error}') from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def pack(state):

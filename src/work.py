@@ -14,7 +14,7 @@ import batch
 import results
 from approaches import APPROACHES
 from approaches.parameters import show
-from arguments import Parser, approach, seed
+from arguments import Parser, approach, seed, words
 from collection import REFERENCES, Collection
 from dataloaders import EXPERIMENTS
 from errors import UserError, exit_code
@@ -35,7 +35,7 @@ def parse(argv):
     parser.add_argument('--approach', required=True, choices=APPROACHES, type=approach)
     parser.add_argument('--experiment', required=True, choices=EXPERIMENTS)
     parser.add_argument('--seed', type=seed, default=0, help='(default 0)')
-    parser.add_argument('--vary', metavar='NAME,...', help='these hyper-parameters only, the others at their defaults '
+    parser.add_argument('--vary', type=words, metavar='NAME,...', help='these hyper-parameters only, the others at their defaults '
                         '(default: all that have a grid, each value with each)')  # fmt: skip
     parser.add_argument('--figure', type=Path, metavar='DIR', help='for Fig. 4 (.png .pdf); the references of its '
                         'forgetting ratios, joint and random, are then run, too')  # fmt: skip
@@ -71,9 +71,9 @@ def combinations(declared, vary):
     if not grids:
         raise UserError('--approach: it has no hyper-parameters to vary')
     if vary:
-        if unknown := [name for name in vary.split(',') if name not in grids]:
+        if unknown := [name for name in vary if name not in grids]:
             raise UserError(f'--vary: {unknown[0]!r} is none of {", ".join(grids)}')
-        grids = {name: grids[name] for name in vary.split(',')}
+        grids = {name: grids[name] for name in vary}
     return [dict(zip(grids, values, strict=True)) for values in itertools.product(*grids.values())]
 
 

@@ -10,6 +10,7 @@ import torch
 from conftest import record
 
 import run
+from dataloaders import npz
 from files import ROOT
 
 SMALL = ['--tasks', 'mnist,cifar10,svhn', '--width', '0.05', '--nepochs', '2', '--ntrain', '120', '--device', 'cpu']
@@ -39,7 +40,7 @@ def test_two_runs_with_one_seed_are_identical_bit_for_bit(start, approach):
     assert start(approach, '--seed', '6', name='c.txt')[0].read_bytes() != first[0].read_bytes()
 
 
-def test_the_matrix_and_the_record_say_what_was_done(start, capsys):
+def test_the_matrix_and_the_record_say_what_was_done(start, small_data):
     txt, record = start('hat', '--parameter', '0.5,smax=200')
     accuracy = np.loadtxt(txt)
     assert accuracy.shape == (3, 3)
@@ -48,7 +49,8 @@ def test_the_matrix_and_the_record_say_what_was_done(start, capsys):
     record = json.loads(record.read_text())
     assert record['arguments']['parameter'] == PAPER | {'c': 0.5, 'smax': 200}
     assert record['arguments'].items() >= {'lr': 0.05, 'nepochs': 2, 'batch_size': 64, 'width': 0.05, 'seed': 0}.items()
-    assert record['tasks'][0] == {'name': 'mnist', 'n_classes': 10, 'train': 102, 'valid': 18, 'test': 40}
+    assert record['tasks'][0] == {'name': 'mnist', 'n_classes': 10, 'train': 102, 'valid': 18, 'test': 40,
+                                  'data': npz.fingerprint(small_data / 'mnist.npz')}  # fmt: skip
     np.testing.assert_allclose(record['accuracy'], accuracy, atol=5e-5)
     assert [len(epochs) for epochs in record['epochs']] == [2, 2, 2]
     assert record['epochs'][0][0].keys() >= {'lr', 'train_loss', 'valid_loss', 'valid_accuracy'}
