@@ -35,8 +35,8 @@ def parse(argv):
     parser.add_argument('--approach', required=True, choices=APPROACHES, type=approach)
     parser.add_argument('--experiment', required=True, choices=EXPERIMENTS)
     parser.add_argument('--seed', type=seed, default=0, help='(default 0)')
-    parser.add_argument('--vary', type=words, metavar='NAME,...', help='these hyper-parameters only, the others at their defaults '
-                        '(default: all that have a grid, each value with each)')  # fmt: skip
+    parser.add_argument('--vary', type=words, metavar='NAME,...', help='these hyper-parameters only, the others at '
+                        'their defaults (default: all that have a grid, each value with each)')  # fmt: skip
     parser.add_argument('--figure', type=Path, metavar='DIR', help='for Fig. 4 (.png .pdf); the references of its '
                         'forgetting ratios, joint and random, are then run, too')  # fmt: skip
     batch.add_options(parser)

@@ -63,7 +63,7 @@ class PathNet(Approach):
         return max(1, self.protocol.nepochs // (2 * self.n_generations()))
 
     def n_rounds(self):
-        return 2 * self.n_generations() * self.n_epochs()
+        return min(2 * self.n_generations() * self.n_epochs(), self.protocol.nepochs)
 
     def train_epoch(self, t, round, lr):
         """An epoch of the path whose turn it is."""

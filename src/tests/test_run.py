@@ -40,7 +40,7 @@ def test_two_runs_with_one_seed_are_identical_bit_for_bit(start, approach):
     assert start(approach, '--seed', '6', name='c.txt')[0].read_bytes() != first[0].read_bytes()
 
 
-def test_the_matrix_and_the_record_say_what_was_done(start, small_data):
+def test_the_matrix_and_the_record_say_what_was_done(start, small_data, capsys):
     txt, record = start('hat', '--parameter', '0.5,smax=200')
     accuracy = np.loadtxt(txt)
     assert accuracy.shape == (3, 3)

@@ -32,7 +32,7 @@ from networks.layers import Linear
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 TRAINED = [name for name in APPROACHES if name != 'random']
-STEPS, BATCH = 50, 17  # 170 images make ten whole batches
+STEPS, BATCH = 51, 10  # 170 images of training and 30 of validation make whole batches
 
 
 def without_dropout(net):
