@@ -12,6 +12,7 @@ def fisher(net, task, t):
     """Mean over the training images of task t of the squared gradient of log p(label | image), of each shared weight.
 
     Of each image by itself, in evaluation mode, of the cross-entropy alone. Returns a list, as net.blocks.parameters().
+    The label is the given one; drawn from p(. | image), as Lee et al. 2017 write, IMM-mode ends a point lower (README).
     Original: squares of the gradients of batches of 20 (10 for IMM), dropout on, the L2-transfer term included.
     """
     net.eval()

@@ -10,7 +10,7 @@ Then the weights of all tasks so far are merged, each with the same share, and t
     mode-IMM    (F_1 mu_1 + ... + F_t mu_t) / (F_1 + ... + F_t), F the Fisher diagonal (their Eqs. 9, 10)
 
 Original: task t + 1 is trained from the merged weights instead of mu_t; the mode's merge is computed, but not used.
-Heads belong to one task each: they are neither merged nor held near anything.
+Heads belong to one task each: they are neither merged nor held near anything (original: the L2-transfer holds them).
 """
 
 import torch

@@ -46,7 +46,7 @@ def initialize(net, seed, *purpose, gain=1):
     """Xavier uniform weights (times gain), zero biases (HAT, section 4); gates are the approach's to set.
 
     Each tensor is drawn from a stream of its own name, on the CPU: layers that two networks share start equal in both.
-    Original: PyTorch's defaults, although the paper says Xavier.
+    The paper says Xavier, and nothing of biases. Original: PyTorch's defaults.
     """
     for name, module in net.named_modules():
         generator = seeds.generator(seed, *purpose, name.removeprefix('hidden.net.'))  # of a Gated: the plain layers
