@@ -6,6 +6,7 @@ Not in the paper. The tasks look different enough for plain SGD to forget, and a
 from functools import cache
 
 import numpy as np
+import PIL
 from PIL import Image, ImageDraw, ImageFont
 
 import seeds
@@ -169,12 +170,12 @@ NAMES = tuple(TASKS)
 
 
 def read(names, folder, seed):
-    """Datasets of the given names, drawn by seed; nothing is read from the folder."""
+    """Datasets of the given names, drawn by seed; nothing is read from the folder. Pillow draws."""
     datasets = []
     for name in names:
         train = pictures(name, N_TRAIN, seeds.derive(seed, 'demo', name, 'train'))
         test = pictures(name, N_TEST, seeds.derive(seed, 'demo', name, 'test'))
-        datasets.append(Dataset(name, len(TASKS[name][1]), MEAN, STD, *train, *test))
+        datasets.append(Dataset(name, len(TASKS[name][1]), MEAN, STD, *train, *test, f'Pillow {PIL.__version__}'))
     return datasets
 
 

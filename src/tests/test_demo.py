@@ -1,7 +1,9 @@
 """The demo's pictures: drawn from the seed, without any file."""
 
 import numpy as np
+import PIL
 
+import dataloaders
 import seeds
 from dataloaders import demo
 
@@ -37,3 +39,8 @@ def test_classes_look_different():
         for a in range(len(means)):
             for b in range(a):
                 assert np.abs(means[a] - means[b]).max() > 12, (name, a, b)
+
+
+def test_a_result_of_the_demo_says_what_has_drawn_it():
+    (task,) = dataloaders.load('demo', None, 0, ['digits'], ntrain=40)
+    assert task.sizes()['data'] == f'Pillow {PIL.__version__}'
