@@ -149,6 +149,8 @@ def execute(runs, args):
     make_folder(args.res)
     runs[0].output.check()
     if args.fresh:
+        if busy := next((r for r in runs if r.taken()), None):
+            raise Busy(f'{busy.output.txt}: another process is at this run; nothing is done')
         for r in runs:
             r.renew()
     done, todo = [], []

@@ -47,6 +47,12 @@ def parse(argv):
     parser.add_argument('--output', type=Path, default=ROOT / 'res' / 'benchmark.json', metavar='FILE.json',
                         help='all times and settings (default res/benchmark.json)')  # fmt: skip
     args = parser.parse_args(argv)
+    if args.ntrain - args.ntrain * 15 // 100 < args.batch_size:
+        raise UserError(
+            f'--ntrain: {args.ntrain} images, less those of validation, do not make a batch of {args.batch_size}'
+        )
+    if args.output.is_dir():
+        raise UserError(f'--output: {args.output} is a folder; give a file name')
     if not args.output.parent.is_dir():
         raise UserError(f'--output: there is no folder {args.output.parent}')
     return args

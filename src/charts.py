@@ -3,12 +3,15 @@
 Series are told apart by marker and by shade; the shades (viridis) differ in lightness, for greyscale and all eyes.
 """
 
+import logging
 import os
 
 import numpy as np
 
 os.environ['MPLBACKEND'] = 'agg'  # figures go to files; what the environment names, such as a notebook's, may be absent
 import matplotlib  # noqa: E402
+
+logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # not of each font that it does without
 from matplotlib.figure import Figure  # noqa: E402
 
 MARKERS = 'osv^D<>pXP*h'

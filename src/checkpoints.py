@@ -28,7 +28,7 @@ def folder(output, tmp=None):
 
 
 class Checkpoint:
-    """Of the run that writes `output` (results.Output): one file, guarded by a lock file beside it."""
+    """Of the run that writes `output` (results.Output): one file, guarded by a lock."""
 
     def __init__(self, output, tmp=None):
         key = hashlib.blake2b(os.fsencode(output.txt.parent.resolve() / output.txt.name), digest_size=4).hexdigest()
@@ -37,12 +37,13 @@ class Checkpoint:
         self.saved_at, self.took = time.perf_counter(), 0.0
 
     def lock(self):
-        """For the whole run: one process at a time writes the output. Raises Busy."""
+        """For the whole run: one process at a time writes the output, beside which the lock is. Raises Busy."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f'--tmp: cannot make the folder {self.path.parent}: {error.strerror}') from error
-        return lock(self.path.with_suffix('.lock'), f'{self.output.txt}: another process is at this run')
+            raise UserError(f'--tmp or ${TMP}: cannot make the folder {self.path.parent}: {error.strerror}') from error
+        path = self.output.txt.with_name(f'.{self.output.txt.stem}.lock')
+        return lock(path, f'{self.output.txt}: another process is at this run')
 
     def save(self, identity, state):
         """identity: what a run must agree in to go on from here, the head of a record (identity.facts) and its code.

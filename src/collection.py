@@ -130,6 +130,9 @@ class Collection:
         where = [f'{r.txt.name}: task {d["task"]}, epoch {d["epoch"]}' for r in self.all() for d in r.diverged]
         if where:
             self.notes.append(f'! diverged, something was not finite: {"; ".join(where)}')
+        where = [f'{r.txt.name}: task {task}, {", ".join(layers)}' for r in self.all() for task, layers in r.closed]
+        if where:
+            self.notes.append(f'! all gates of a layer closed: {"; ".join(where)}')
 
     def stale(self, result):
         """Has other code than today's computed it, or, as far as its record says, may it have?"""
@@ -139,7 +142,7 @@ class Collection:
         """What there is to say of Results, behind the name of their row: the notes explain it."""
         said = {
             '*': any(self.stale(r) for r in results),
-            '!': any(r.diverged for r in results),
+            '!': any(r.diverged or r.closed for r in results),
             ' (mixed)': any(r.txt in self.mixed for r in results),
         }
         return ''.join(mark for mark, is_so in said.items() if is_so)

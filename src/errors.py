@@ -68,6 +68,9 @@ def exit_code(name, main, argv):
     """Run main(argv) of the script `name` for the shell: errors and warnings are one line; 130 after Ctrl-C, 141 where
     nobody reads on what it prints."""
     warnings.formatwarning = lambda message, *_: f'{name}: warning: {escape(one_line(message))}\n'
+    for stream in 'stdout', 'stderr':
+        if getattr(sys, stream) is None:  # closed
+            setattr(sys, stream, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115
     streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, 'reconfigure')]
     for stream in streams:
         stream.reconfigure(errors='stand-ins')
@@ -106,6 +109,9 @@ def _exit_code(name, main, argv):
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
             complain(name, f'error: {error.strerror}; with room, the same command without --fresh goes on')
+        elif isinstance(error, OSError) and error.filename is not None:
+            complain(name, f'error: {os.fsdecode(error.filename)}: {error.strerror}')
+            return UserError.code
         elif out_of_memory(error):
             complain(name, 'error: out of memory; lower --batch-size, --width or, of a batch of runs, --nproc')
         else:

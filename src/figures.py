@@ -38,6 +38,15 @@ def sweeps(runs):
                 yield f'fig4-{name}-{seed}', (caption, charts.sweep(panels, runs.n_tasks))
 
 
+NAMES = 'fig3', 'accuracy', 'matrices', 'fig5', 'fig6', 'fig7', 'active'  # of what draw() may give
+
+
+def remove_old(folder):
+    """Figures of an earlier time: there may be none of them now."""
+    for path in [folder / f'{name}.{suffix}' for name in NAMES for suffix in ('png', 'pdf')]:
+        path.unlink(missing_ok=True)
+
+
 def save(figures, folder):
     """Each of what draw() gives as .png and .pdf."""
     for name, (_, figure) in figures.items():

@@ -30,7 +30,9 @@ def atomic(path):
     A process that is killed leaves the temporary file behind: sweep() removes it. After a power loss `path` is the old
     file or the new one. Raises UserError where the folder cannot be written or the disk is full.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise UserError(f'cannot write {path}: it is no file')
     part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
     try:
         part.touch()

@@ -10,15 +10,26 @@ import networks
 from approaches import APPROACHES
 
 SRC = Path(__file__).parent
-TEXTS = {
-    path: path.read_bytes()
-    for folder in ('', 'hat', 'approaches', 'networks', 'dataloaders')
-    for path in (SRC / folder).glob('*.py')
-}  # read now: what is edited later does not run in this process
-ELSEWHERE = 'data', 'output', 'device', 'threads', 'tmp', 'save', 'tensorboard', 'fresh', 'stale'  # no number hangs on
+TEXTS = {path: path.read_bytes() for path in SRC.rglob('*.py') if not {'tests', 'benchmarks'} & set(path.parts)}
+# read now: what is edited later does not run in this process
+ELSEWHERE = (
+    'data',
+    'output',
+    'device',
+    'threads',
+    'tmp',
+    'save',
+    'tensorboard',
+    'fresh',
+    'stale',
+)  # no more than last bits
 TABLES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ imports all there is: not followed
 APART = 'errors', 'files', 'dataloaders.sources'  # say, write and fetch things; of the data there is a fingerprint
-LOOP = {'run.py': ('learn', 'build'), 'machine.py': ('choose_device',)}  # functions that all runs go through
+LOOP = {  # functions that all runs go through
+    'run.py': ('main', 'learn', 'build'),
+    'machine.py': ('choose_device', 'use_threads'),
+    'results.py': ('square',),
+}
 SILENT = 'print', 'warn'
 TYPES = 'annotation', 'returns', 'ctx'  # fields without a say
 
@@ -59,11 +70,14 @@ def facts(record):
     of |= {name: record.get(name) for name in ('n_parameters', 'versions', 'format')}
     for task in record.get('tasks', []):
         of |= {f'{task["name"]}: {name}': value for name, value in task.items() if name != 'name'}
-    return {name: show(value) if isinstance(value, dict) else str(value) for name, value in of.items()}
+    return {name: show(value) for name, value in of.items()}
 
 
-def show(values):
-    return ','.join(f'{name}={value}' for name, value in sorted(values.items()))
+def show(value):
+    """As text; 1 and 1.0 are the same."""
+    if isinstance(value, dict):
+        return ','.join(f'{name}={show(each)}' for name, each in sorted(value.items()))
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 @functools.cache
@@ -97,38 +111,54 @@ def locate(module):
 def read(path):
     """Of a file, (name if it is a function, fingerprint) of each statement, and the modules that it may import."""
     imported, statements = [], []
+    package = path.parent.relative_to(SRC).parts
     for statement in ast.parse(TEXTS[path]).body:
-        if content := form(statement, imported):
+        if content := form(statement, imported, package):
             name = statement.name if isinstance(statement, ast.FunctionDef) else ''
             statements.append((name, digest(content)))
     return statements, imported
 
 
-def form(node, imported):
-    """Of a syntax tree what computes, as nested tuples; None where nothing does. Adds to `imported` what it imports."""
+def form(node, imported, package):
+    """Of a syntax tree what computes, as nested tuples; None where nothing does. Adds to `imported` what it imports.
+
+    package: the folders that the file is in.
+    """
     kind = type(node)
     if kind is list:
-        return [part for each in node if (part := form(each, imported)) is not None]
+        parts = ((each, form(each, imported, package)) for each in node)
+        return [part for each, part in parts if each is None or part is not None]
     if not isinstance(node, ast.AST):
         return node
-    if kind is ast.Import:
-        imported += [alias.name for alias in node.names]
-        return None
-    if kind is ast.ImportFrom:
-        imported += [node.module, *(f'{node.module}.{alias.name}' for alias in node.names)]
-        return None
+    if kind in (ast.Import, ast.ImportFrom):
+        return bound(node, imported, package)
     if kind is ast.Raise:
         return 'Raise'
     if kind is ast.Expr and says(node):
         return None
     fields = ((name, getattr(node, name, None)) for name in node._fields if name not in TYPES)
-    return kind.__name__, *[(name, form(value, imported)) for name, value in fields if value not in (None, [])]
+    return kind.__name__, *[(name, form(value, imported, package)) for name, value in fields if value not in (None, [])]
+
+
+def bound(node, imported, package):
+    """What an import makes names stand for, (name, what) each; where a module of this project is does not count."""
+    level = getattr(node, 'level', 0)
+    above = package[: len(package) - level + 1] if level else ()
+    home = '.'.join(filter(None, [*above, getattr(node, 'module', '')]))
+    pairs = []
+    for alias in node.names:
+        full = '.'.join(filter(None, [home, alias.name]))
+        imported += filter(None, [home, full])
+        ours = locate(full) or home and locate(home)
+        pairs.append((alias.asname, alias.name.split('.')[-1] if ours else full))
+    return pairs
 
 
 def says(node):
     """A docstring, or a call that only says something?"""
     called = node.value.func if isinstance(node.value, ast.Call) else None
-    return isinstance(node.value, ast.Constant) or isinstance(called, ast.Name) and called.id in SILENT
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, 'id', None)
+    return isinstance(node.value, ast.Constant) or name in SILENT
 
 
 def digest(content):

@@ -44,9 +44,9 @@ def main(argv=None):
     makers |= {'times': times, 'pruned': compression}
     tables = {name: made for name, make in makers.items() if (made := make(runs))}
     print('\n\n'.join(['\n'.join(runs.notes), *(text(*table) for table in tables.values())]).lstrip('\n'))
-    if not (args.output or args.html):
+    if args.output is None and args.html is None:
         return
-    from figures import draw, save  # and matplotlib with it
+    from figures import draw, remove_old, save  # and matplotlib with it
     from page import html
 
     for folder in filter(None, [args.output, args.html and args.html.parent]):
@@ -59,8 +59,9 @@ def main(argv=None):
         for name, content in files.items():
             with atomic(args.output / name) as part:
                 part.write_text(f'{content}\n', encoding='utf-8')
+        remove_old(args.output)
         save(figures, args.output)
-    if args.html:
+    if args.html is not None:
         with atomic(args.html) as part:
             part.write_text(html(runs, tables, figures), encoding='utf-8', errors='stand-ins')  # of paths
 

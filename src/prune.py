@@ -29,6 +29,7 @@ from machine import choose_device, describe, versions
 from tables import PRUNED, pruned_row, text
 
 BATCHES = 1, 256  # images at a time, where time is measured
+CLOSE = 0.005  # so far may an accuracy be from that of the run, on another device
 TOLERANCE = 1e-5  # of an output: absolute, or relative where it is above 1
 SHAPES = ({0: torch.export.Dim('images')},)  # of what the exported network takes: that dimension is free
 EXAMPLES = """\
@@ -75,7 +76,7 @@ def prune_all(path, device, args):
     if unknown := [name for name in wanted if name not in names]:
         raise UserError(f'--tasks: {unknown[0]!r} is none of {", ".join(names)}')
     folder = results.pruned_folder(path)
-    folder.mkdir(exist_ok=True)
+    results.make_folder(folder)
     for name in wanted:
         for old in folder.glob(f'{glob.escape(name)}.*'):
             old.unlink()
@@ -94,7 +95,7 @@ def load(path, data, device):
         args.data = data or ROOT / record['folder']
         tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
         approach = run.build(args, [task.to(device) for task in tasks], device)
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f'{path}: not the record of a run of this version: {one_line(error)}') from error
     if differ := differences(record, record | {'tasks': [task.sizes() for task in tasks]}):
         raise UserError(f'{path}: these are other data than those of the run: {"; ".join(differ)}')
@@ -109,7 +110,7 @@ def load(path, data, device):
         if out_of_memory(error):
             raise
         raise UserError(f'{model}: not the network of {path.name}: {one_line(error)}') from error
-    return approach, {'run': arguments, 'model': record['model']}
+    return approach, {'run': arguments, 'model': record['model'], 'accuracies': record['accuracy'][-1]}
 
 
 @torch.no_grad()
@@ -129,13 +130,18 @@ def prune(approach, t, base, facts, args):
         difference = max(difference, float((after - before).abs().max()))
         right += int((after.argmax(1) == y).sum())
 
+    accuracy, run_had = right / len(task.test.y), facts['accuracies'][t]
+    if abs(accuracy - run_had) > CLOSE:
+        raise UserError(
+            f'{task.name}: {100 * accuracy:.1f} % here, {100 * run_had:.1f} % in its run: is this other code?'
+        )
     kept = count_weights(net.hidden, active(masks))
     plain = torch.nn.ModuleList([net.hidden.net, net.heads[t]])
-    report = facts | {
+    report = {key: value for key, value in facts.items() if key != 'accuracies'} | {
         'task': task.name,
         'classes': task.n_classes,
         'input': {'shape': task.shape, 'mean': task.mean.flatten().tolist(), 'std': task.std.flatten().tolist()},
-        'accuracy': right / len(task.test.y),
+        'accuracy': accuracy,
         'images': len(task.test.y),
         'largest_difference': difference,
         'weights': [sum(p.numel() for p in net.hidden.shared.values()), sum(kept)],

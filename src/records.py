@@ -41,6 +41,12 @@ class Result:
         """Where something was not finite, a list of {task, epoch}."""
         return self.record.get('diverged', [])
 
+    @property
+    def closed(self):
+        """Tasks of hat that end with a layer all of whose gates are closed: (task, layers), a list."""
+        layers = self.record.get('monitor', {}).get('closed', [])
+        return [(task, each) for task, each in zip(self.tasks, layers, strict=False) if each]
+
     @cached_property
     def facts(self):
         """In what it must agree with the results beside it: name -> value, or a dict of values."""

@@ -52,7 +52,9 @@ class Output:
     def finished(self, identity, stale=None):
         """Is there the finished result of this run (identity.Identity)? With stale='redo', one of today's code?"""
         record = read_record(self.json)
-        there = record and not identity.differences(record) and all(path.exists() for path in self.files)
+        n = len(record.get('tasks', []))
+        whole = n and 'times' in record and [len(row) for row in record.get('accuracy', [])] == [n] * n
+        there = whole and not identity.differences(record) and all(path.exists() for path in self.files)
         return bool(there) and not (stale == 'redo' and self.stale(identity))
 
     def stale(self, identity):
@@ -137,6 +139,8 @@ def load_record(path):
 def read_text(path):
     """The content of a file of results. Raises UserError."""
     try:
+        if not os.path.isfile(path):
+            raise UserError(f'{path}: not a file')
         if (size := os.stat(path).st_size) > LARGEST:
             raise UserError(f'{path}: {size / 1e6:.0f} MB: too large for a result, not read')
         return Path(path).read_text(encoding='utf-8')

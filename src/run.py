@@ -59,7 +59,7 @@ def parse(argv):
                         help='where <task>.npz or the archives are (default dat)')  # fmt: skip
     places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; all the rest goes to '
                         'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
-    places.add_argument('--tmp', type=Path, metavar='DIR', help='for checkpoints and locks (default $HAT_TMP; or '
+    places.add_argument('--tmp', type=Path, metavar='DIR', help='for checkpoints (default $HAT_TMP; or '
                         'tmp; or beside the output where that cannot be written)')  # fmt: skip
     places.add_argument('--save', action='store_true', help='keep the network, too, in FILE.pt (for prune.py)')
     places.add_argument('--tensorboard', action='store_true', help='write what each epoch brings to tensorboard/ '

@@ -5,6 +5,7 @@ by name, where '?' marks what need not be there, and ... stands for all other na
 """
 
 import json
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ class Kind(NamedTuple):
 
 
 TEXT = Kind('a text', lambda v: isinstance(v, str))
-NUMBER = Kind('a number', lambda v: type(v) in (int, float) and abs(v) < 1e300)
+NUMBER = Kind('a number', lambda v: type(v) in (int, float) and math.isfinite(v))
 AMOUNT = Kind('a number of at least 0', lambda v: NUMBER.holds(v) and v >= 0)
 POSITIVE = Kind('a number above 0', lambda v: NUMBER.holds(v) and v > 0)
 SHARE = Kind('a number from 0 to 1', lambda v: NUMBER.holds(v) and 0 <= v <= 1)
@@ -30,7 +31,12 @@ TEXTS = Kind('a list of texts', lambda v: isinstance(v, list) and all(map(TEXT.h
 PLAIN = Kind('a plain value', lambda v: v is None or isinstance(v, bool) or VALUE.holds(v) or TEXTS.holds(v))
 
 ARGUMENTS = {'parameter?': {...: VALUE}, ...: PLAIN}  # of run.py
-HEAD = {'arguments?': ARGUMENTS, 'tasks?': [{'name': TEXT, ...: PLAIN}]}  # what run it is of
+HEAD = {  # what run it is of, and what run.py says of it
+    'arguments?': ARGUMENTS,
+    'tasks?': [{'name': TEXT, ...: PLAIN}],
+    'accuracy?': [[SHARE]],
+    'times?': {'total': AMOUNT},
+}
 SCORED = {'arguments': ARGUMENTS | {'parameter': {...: VALUE}}, 'valid_accuracy': [[SHARE.or_null()]]}  # for work.py
 REPORT = {  # of prune.py
     'run': ARGUMENTS, 'model?': TEXT, 'task': TEXT, 'accuracy': SHARE, 'weights': [POSITIVE, 2], 'bytes': [POSITIVE, 2],
@@ -49,7 +55,12 @@ def record_shape(record, n, names, parameters):
     monitor = record.get('monitor')
     weights = monitor.get('weights') if isinstance(monitor, dict) else None
     counts = [WHOLE, max(1, len(weights)) if isinstance(weights, list) else 1]  # one for each layer
-    watched = {'weights': [POSITIVE, *counts[1:]], 'active': [counts, n], 'reuse': [[WHOLE, n], n]}
+    watched = {
+        'weights': [POSITIVE, *counts[1:]],
+        'active': [counts, n],
+        'reuse': [[WHOLE, n], n],
+        'closed?': [TEXTS, n],
+    }
     epoch = {'valid_accuracy': SHARE.or_null()} | ({'active': counts, 'capacity': counts} if monitor else {})
     return {
         'arguments': {'parameter?': declared | {...: VALUE}, ...: PLAIN},

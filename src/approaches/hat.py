@@ -1,6 +1,7 @@
 """HAT: hard attention to the task (Serra et al. 2018, sections 2.2 to 2.6). The method stands in src/hat."""
 
 import functools
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from approaches.base import Approach
 from approaches.parameters import Parameter
 from errors import UserError
 from hat import capacity
+from hat.watch import closed, shut
 
 
 class HAT(Approach):
@@ -58,7 +60,10 @@ class HAT(Approach):
     @torch.no_grad()
     def observe(self, t):
         """What the masks at s_max use (section 4.4): by layer, and in `reuse` of each earlier task."""
-        self.hidden.watch.closed(self.hidden, t)
+        if (layers := closed(self.hidden, t)) and self.hidden.watch.shut != t:
+            self.hidden.watch.shut = t
+            where = f'{self.tasks[t].name} (task {t + 1}), epoch {len(self.training.log) + 1}'
+            warnings.warn(f'{where}: {shut(layers)}', stacklevel=2)
         masks = self.hidden.masks(t, self.smax)
         active, count = capacity.active(masks), functools.partial(capacity.count_weights, self.hidden)
         first = 0.0 if self.n_train(t) > self.protocol.batch_size else 1.0
@@ -78,4 +83,5 @@ class HAT(Approach):
     def report(self):
         """Who uses what in the end (section 4.4)."""
         tasks = [capacity.active(self.hidden.masks(t)) for t in range(len(self.tasks))]
-        return {'units': self.net.units, **capacity.usage(self.hidden, tasks)}
+        shut = [closed(self.hidden, t) for t in range(len(self.tasks))]
+        return {'units': self.net.units, 'closed': shut, **capacity.usage(self.hidden, tasks)}

@@ -11,6 +11,9 @@ def show(values):
     return ','.join(f'{name}={v if isinstance(v, str) else format(v, "g")}' for name, v in values.items())
 
 
+MOST = 1e30  # of a value; float32 ends at 3e38
+
+
 class Parameter(NamedTuple):
     default: float | int | str
     grid: tuple = ()  # values searched with one seed (paper, section 4, "Baselines")
@@ -25,8 +28,9 @@ class Parameter(NamedTuple):
             raise UserError(f'--parameter: {name} must be {kind}, not {text!r}') from None
         if self.choices and value not in self.choices:
             raise UserError(f'--parameter: {name} must be one of {", ".join(map(str, self.choices))}, not {text}')
-        if not self.choices and (not math.isfinite(value) or value < self.low):
-            raise UserError(f'--parameter: {name} must be a finite number of at least {self.low:g}, not {text}')
+        if not self.choices and not max(self.low, -MOST) <= value <= MOST:
+            low = max(self.low, -MOST)
+            raise UserError(f'--parameter: {name} must be a number from {low:g} to {MOST:g}, not {text}')
         return value
 
 

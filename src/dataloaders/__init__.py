@@ -1,7 +1,7 @@
 """The experiments, by name. Each module says NAMES (the tasks, numbered), FAMILY and SHAPE (network and its input),
 DEFAULTS (of run.py, where they are not the paper's), SHUFFLED (if False, the tasks keep their order), more_names(n)
 (the names of n tasks, where there can be more than NAMES), source(name) (the data set that a task is made of, where it
-is of a file) and read(names, folder, seed) -> list of Dataset."""
+is of a file; else FINGERPRINT) and read(names, folder, seed) -> list of Dataset."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ EXPERIMENTS = {
 }
 
 
-PAPER = {'nepochs': 200, 'width': 1, 'threads': None}  # what an experiment's DEFAULTS may change
+PAPER = {'nepochs': 200, 'width': 1.0, 'threads': None}  # what an experiment's DEFAULTS may change
 
 
 def defaults(experiment):
@@ -40,5 +40,7 @@ def load(experiment, folder, seed, tasks=None, ntasks=None, ntrain=None):
 
 def fingerprints(experiment, folder, tasks):
     """Of the data of tasks (names): name -> text, None where there is no file. They are not read for it."""
-    source = getattr(EXPERIMENTS[experiment], 'source', None)
-    return {name: source and npz.fingerprint(Path(folder) / f'{source(name)}.npz') for name in tasks}
+    module = EXPERIMENTS[experiment]
+    if not hasattr(module, 'source'):
+        return dict.fromkeys(tasks, module.FINGERPRINT)
+    return {name: npz.fingerprint(Path(folder) / f'{module.source(name)}.npz') for name in tasks}

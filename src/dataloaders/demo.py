@@ -167,15 +167,16 @@ TASKS = {  # what draws a picture, and the classes; the order is the numbering o
     'faces': (face, tuple((e, m) for e in EYES for m in MOUTHS)),
 }
 NAMES = tuple(TASKS)
+FINGERPRINT = f'Pillow {PIL.__version__}'  # of what is drawn; the rest is code
 
 
 def read(names, folder, seed):
-    """Datasets of the given names, drawn by seed; nothing is read from the folder. Pillow draws."""
+    """Datasets of the given names, drawn by seed; nothing is read from the folder."""
     datasets = []
     for name in names:
         train = pictures(name, N_TRAIN, seeds.derive(seed, 'demo', name, 'train'))
         test = pictures(name, N_TEST, seeds.derive(seed, 'demo', name, 'test'))
-        datasets.append(Dataset(name, len(TASKS[name][1]), MEAN, STD, *train, *test, f'Pillow {PIL.__version__}'))
+        datasets.append(Dataset(name, len(TASKS[name][1]), MEAN, STD, *train, *test, FINGERPRINT))
     return datasets
 
 

@@ -35,7 +35,7 @@ def fingerprint(path):
     try:
         with zipfile.ZipFile(path) as archive:
             return _fingerprint(archive)
-    except (OSError, KeyError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return None
 
 

@@ -10,7 +10,8 @@ FIRST = 8  # training batches of a task in which it is seen whether its optimize
 
 
 class Watch:
-    """Of the task in training: `task`, its number; `progress`, that of its last batch; `batches` so far.
+    """Of the task in training: `task`, its number; `progress`, that of its last batch; `batches` so far; `shut`, the
+    last task whose closed layers somebody else has warned of.
 
     check: in how many training batches of a task it is seen whether forward() does what it did for example_input.
     """
@@ -56,23 +57,14 @@ class Watch:
     def end_task(self, network, task):
         if not network.tasks[task].embedding(False).isfinite().all():
             warn(f'task {task} has diverged: its masks are not numbers, and nothing of it is protected')
-        else:
-            self.closed(network, task)
+        elif (layers := closed(network, task)) and self.shut != task:
+            warn(f'{shut(layers)} for task {task}')
         if self.task != task:
             warn(f'task {task} ends, and has not been trained')
             return
         if self.batches > 1:
             self.stuck(network)
         self.task = self.progress = None
-
-    def closed(self, network, task):
-        """Warns, once a task, of the layers that let nothing through."""
-        gates = zip(network.plan.gates, network.masks(task), strict=True)
-        layers = [repr(name) for name, a in gates if not (a > 0.5).any()]
-        if layers and self.shut != task:
-            self.shut = task
-            names = f'layer {layers[0]}' if len(layers) == 1 else f'the layers {", ".join(layers)}'
-            warn(f'all gates of {names} are closed for task {task}: is c too large, or do embeddings start too low?')
 
     def stuck(self, network):
         """Is the network trained, and the task's masks are not?"""
@@ -81,6 +73,18 @@ class Watch:
         if stuck:
             warn(f'the masks of task {self.task} do not change: is its optimizer older than add_task() or forget()?')
         return stuck
+
+
+@torch.no_grad()
+def closed(network, task):
+    """The layers that let nothing of a task through, a list of names."""
+    return [name for name, a in zip(network.plan.gates, network.masks(task), strict=True) if not (a > 0.5).any()]
+
+
+def shut(layers):
+    """What a warning says of them."""
+    names = f'layer {layers[0]!r}' if len(layers) == 1 else f'the layers {", ".join(map(repr, layers))}'
+    return f'all gates of {names} are closed (is c too large, or do embeddings start too low?)'
 
 
 @torch.no_grad()

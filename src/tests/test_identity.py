@@ -12,6 +12,7 @@ import torch
 from conftest import assert_equal, dataset
 
 import dataloaders
+import files
 import identity
 import results
 import run
@@ -20,6 +21,7 @@ from approaches.base import Approach
 from approaches.sgd import SGD
 from checkpoints import Checkpoint
 from dataloaders import npz
+from errors import UserError
 from files import ROOT
 
 SMALL = ['--experiment', 'mixture', '--tasks', 'mnist,cifar10', '--width', '0.05', '--nepochs', '2', '--ntrain', '60',
@@ -149,7 +151,7 @@ def test_the_data_of_each_experiment_have_a_fingerprint(small_data):
     for name, module in dataloaders.EXPERIMENTS.items():
         found = dataloaders.fingerprints(name, small_data, module.NAMES)
         assert list(found) == list(module.NAMES)
-        assert all(found.values()) == (name != 'demo')
+        assert all(found.values())
     tasks = dataloaders.load('cifar', small_data, 0, tasks=['cifar10-0', 'cifar100-3'])
     assert [task.fingerprint for task in tasks] == [
         npz.fingerprint(small_data / f'{n}.npz') for n in ('cifar10', 'cifar100')
@@ -190,7 +192,6 @@ def nothing_edited():
     ('run.py', "for t in range(len(done['epochs']), len(tasks))", "for t in range(len(tasks))", 'not'),
     ('machine.py', 'cudnn.allow_tf32 = False', 'cudnn.allow_tf32 = True', 'not'),
     ('dataloaders/cifar.py', 'range(5)', 'range(4)', ''),
-    ('results.py', 'accuracy[t, : t + 1] = row', 'accuracy[t, : t + 1] = 1', ''),
 ])  # fmt: skip
 def test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, path, old, new, hit):
     before = {name: identity.code(name, 'mixture') for name in run.APPROACHES}
@@ -311,7 +312,12 @@ def test_a_gradient_that_is_not_finite_is_said_though_the_loss_is(make_approach)
 def test_a_layer_without_an_open_gate_is_said(command, recwarn, parameter):
     assert run.cli(command('hat', 'out.txt', '--parameter', parameter, '--batch-size', '8')) == 0
     said = [str(w.message) for w in recwarn if 'all gates of' in str(w.message)]
-    assert len(said) == 2 and "'blocks.0.0'" in said[0] and 'closed for task 0' in said[0] and 'task 1' in said[1]
+    assert (
+        len(said) == 2
+        and "'blocks.0.0'" in said[0]
+        and 'mnist (task 1), epoch ' in said[0]
+        and 'cifar10 (task 2), epoch ' in said[1]
+    )
 
 
 class Memory(SGD):
@@ -390,3 +396,73 @@ def test_an_output_that_is_no_place_for_a_matrix_is_refused(command, tmp_path, c
     assert run.cli(command('sgd', path)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert '--output' in line and str(tmp_path / path) in line
+
+
+@pytest.mark.parametrize('path, old, new, hit', [
+    ('approaches/lfl.py', 'from torch.nn.functional import cross_entropy',
+     'from torch.nn.functional import multi_margin_loss as cross_entropy', 'lfl'),
+    ('approaches/base.py', 'import torch.nn.functional as F', 'import mylosses as F', 'not'),
+    ('approaches/hat.py', 'from hat import capacity', 'from hat import regularizers as capacity', 'hat'),
+    ('results.py', 'accuracy[t, : t + 1] = row', 'accuracy[t, : t + 1] = 1', 'not'),
+    ('run.py', 'device = choose_device(args.device)', 'device = choose_device("cpu")', 'not'),
+    ('approaches/fisher.py', 'in_dims=(None, 0, 0)', 'in_dims=(0, None, 0)', 'ewc imm-mean imm-mode'),
+])  # fmt: skip
+def test_what_a_name_stands_for_counts(monkeypatch, path, old, new, hit):
+    test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, path, old, new, hit)
+
+
+def test_relative_imports_and_new_folders_are_followed(monkeypatch):
+    src = ROOT / 'src'
+    before = identity.code('ewc', 'mixture')
+    edit(monkeypatch, 'approaches/ewc.py', 'from approaches.fisher import fisher', 'from .fisher import fisher')
+    assert identity.code('ewc', 'mixture') == before
+    edit(monkeypatch, 'approaches/fisher.py', '(g**2)', '(g**4)')
+    assert identity.code('ewc', 'mixture') != before
+    monkeypatch.setitem(identity.TEXTS, src / 'losses' / 'mine.py', b'SCALE = 1')
+    edit(monkeypatch, 'approaches/ewc.py', 'from .fisher', 'from losses.mine import SCALE\nfrom .fisher')
+    before = identity.code('ewc', 'mixture')
+    edit(monkeypatch, 'losses/mine.py', 'SCALE = 1', 'SCALE = 2')
+    assert identity.code('ewc', 'mixture') != before
+
+
+def test_a_width_of_1_is_that_of_the_paper(command, capsys):
+    assert run.cli(command('random', 'out.txt', '--width', '1')) == 0
+    arguments = command('random')
+    at = arguments.index('--width')
+    assert run.cli([*arguments[:at], *arguments[at + 2 :]]) == 0
+    assert 'done before; --fresh' in capsys.readouterr().out
+
+
+def test_a_lock_is_the_outputs_wherever_checkpoints_go(command, tmp_path):
+    with Checkpoint(results.Output(tmp_path / 'out.txt'), tmp_path / 'a').lock():
+        assert run.cli(command('sgd', 'out.txt', '--tmp', str(tmp_path / 'b'))) == 75
+
+
+@pytest.mark.parametrize('damage', [{'accuracy': [[0.5]]}, {'times': 3}, {'tasks': []}, {'accuracy': 'none'}])
+def test_a_damaged_record_is_no_finished_run(command, tmp_path, damage):
+    assert run.cli(command('sgd')) == 0
+    (tmp_path / 'out.json').write_text(json.dumps(record(tmp_path / 'out.json') | damage))
+    assert run.cli(command('sgd')) == 0
+    assert (tmp_path / 'out.old-1.json').exists() and record(tmp_path / 'out.json')['times']['total'] > 0
+
+
+def test_values_that_are_large_are_no_damage(command, tmp_path):
+    assert run.cli(command('sgd', 'out.txt', '--lr', '1e305')) == 0
+    assert run.cli(command('hat', 'b.txt', '--parameter', 'c=1e300')) == 2
+
+
+def test_closed_layers_are_in_the_record(command, tmp_path):
+    assert run.cli(command('hat', 'out.txt', '--parameter', 'init=uniform,low=-6,high=-5')) == 0
+    closed = record(tmp_path / 'out.json')['monitor']['closed']
+    assert len(closed) == 2 and 'blocks.0.0' in closed[0]
+
+
+def test_a_place_that_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(UserError, match='no file'), files.atomic(tmp_path / 'pipe'):
+        pass
+    (tmp_path / 'target').write_text('old')
+    (tmp_path / 'link').symlink_to(tmp_path / 'target')
+    with files.atomic(tmp_path / 'link') as part:
+        part.write_text('new')
+    assert (tmp_path / 'link').is_symlink() and (tmp_path / 'target').read_text() == 'new'

@@ -1,0 +1,222 @@
+"""What was reproduced: the tables of README.md and .results/README.md, made anew from the result files in .results/.
+
+.results/<setup>/ holds the runs of a setup, without the records of their epochs, and about.json: what is run, what
+differs from the paper, on what machine, by which commands. A table stands in a page between two comments, as
+<!-- reproduction: <setup> --> and <!-- end -->, and `summary` is that of all setups.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+import results
+from approaches import APPROACHES
+from arguments import Parser
+from collection import Collection
+from errors import UserError, exit_code
+from files import ROOT, atomic
+from tables import best_first, deviation, markdown
+
+FOLDER = ROOT / '.results'
+PAGES = ROOT / 'README.md', FOLDER / 'README.md'
+BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
+SEEDS = range(100)
+DROPPED = 'epochs', 'monitor', 'folder', 'model'  # of a record that is taken in
+EXAMPLES = """\
+examples:
+  python src/reproduction.py
+  python src/reproduction.py --add res --setup mixture-0.25 --commit 0123abc
+"""
+
+
+class Figure(NamedTuple):
+    """A figure of merit that the paper gives."""
+
+    name: str  # rho or A
+    t: int  # of the first t tasks
+    values: dict  # approach -> (mean, standard deviation or None)
+
+
+PAPER = {  # experiment -> its figures, the main one last: Table 1, section 4.2
+    'mixture': [
+        Figure('rho', 2, {
+            'lfl': (-0.73, 0.29), 'lwf': (-0.14, 0.13), 'sgd': (-0.20, 0.08), 'imm-mode': (-0.11, 0.08),
+            'sgd-frozen': (-0.20, 0.15), 'imm-mean': (-0.12, 0.10), 'ewc': (-0.08, 0.06), 'pathnet': (-0.09, 0.16),
+            'pnn': (-0.11, 0.10), 'hat': (-0.02, 0.03),
+        }),
+        Figure('rho', 8, {
+            'lfl': (-0.92, 0.08), 'lwf': (-0.80, 0.06), 'sgd': (-0.66, 0.03), 'imm-mode': (-0.49, 0.05),
+            'sgd-frozen': (-0.44, 0.06), 'imm-mean': (-0.42, 0.04), 'ewc': (-0.25, 0.03), 'pathnet': (-0.17, 0.23),
+            'pnn': (-0.11, 0.01), 'hat': (-0.06, 0.01),
+        }),
+    ],
+    'cifar': [Figure('rho', 10, {'hat': (-0.09, None), 'ewc': (-0.18, None)})],
+    'pmnist': [Figure('A', 10, {'hat': (98.6, None)})],
+    'mnist2': [Figure('A', 2, {'hat': (99.0, None)})],
+}  # fmt: skip
+
+
+class Setup:
+    """The runs of one folder of .results."""
+
+    def __init__(self, folder):
+        self.name, self.about = folder.name, json.loads((folder / 'about.json').read_text(encoding='utf-8'))
+        self.runs = Collection(self.about['experiment'], folder, list(APPROACHES), SEEDS)
+        self.paper = PAPER[self.about['experiment']]
+
+    def ours(self, figure, name):
+        """The figure of each run of an approach, an array."""
+        merit = self.runs.merits[name]
+        values = merit['rho'] if figure.name == 'rho' else 100 * merit['accuracy']
+        return values[:, figure.t - 1] if len(values) else np.array([])
+
+    def table(self):
+        merits, key = self.runs.merits, 'rho' if self.main.name == 'rho' else 'accuracy'
+        header, lines = ['approach', 'n'], []
+        for figure in self.paper:
+            header += [label(figure), 'paper']
+        average = [] if self.main.name == 'A' else [f'A<={self.runs.n_tasks}, %']
+        header += [*average, 'BWT, points', 'hours a run', 'epochs']
+        for name in best_first({name: merit[key] for name, merit in merits.items()}):
+            n, merit = len(self.runs.shown[name]), merits[name]
+            line = [self.runs.label(name), str(n)]
+            for figure in self.paper:
+                line += [shown(self.ours(figure, name), figure), said(figure.values.get(name), figure)]
+            times = [r.record['times'] for r in self.runs.shown[name].values()]
+            hours, epochs = [t['total'] / 3600 for t in times], [sum(map(len, t['epochs'])) for t in times]
+            line += [spread_of(100 * merit['accuracy'][:, -1], 1)] * len(average) + [spread_of(100 * merit['BWT'], 1)]
+            lines.append([*line, f'{np.mean(hours):.2f}', f'{np.mean(epochs):.0f}'])
+        return '\n\n'.join([self.about['what'], markdown(header, lines), *self.order(), *self.notes()])
+
+    @property
+    def main(self):
+        return self.paper[-1]
+
+    def order(self):
+        """How the order of the methods goes with the paper's, one line, where there are enough of them."""
+        both = [name for name in self.main.values if name in self.runs.merits and len(self.ours(self.main, name))]
+        if len(both) < 4:
+            return []
+        ours, paper = [self.ours(self.main, name).mean() for name in both], [self.main.values[name][0] for name in both]
+        rank = stats.spearmanr(ours, paper).statistic
+        return [f"Order of the {len(both)} methods against the paper's, by {label(self.main)}: Spearman's rank "
+                f'correlation {rank:.2f}.']  # fmt: skip
+
+    def notes(self):
+        commits = sorted({r.record.get('commit', '?')[:10] for runs in self.runs.shown.values() for r in runs.values()})
+        devices = sorted({d for r in self.runs.all() for d in r.record.get('devices', [])})
+        made = f'Commit {", ".join(commits)}; {self.about["machine"]} ({"; ".join(devices)}):'
+        return [
+            f'{made}\n\n```\n{self.about["command"]}\n```',
+            *(note for note in self.runs.notes if not note.startswith('missing')),
+        ]
+
+    def row(self):
+        """Of the table `summary`."""
+        figure, name = self.main, 'hat'
+        if name not in self.runs.merits:
+            return None
+        values = self.ours(figure, name)
+        return [self.about['title'], f'{label(figure)} = {said(figure.values[name], figure)}', shown(values, figure),
+                str(len(values)), self.about['differs']]  # fmt: skip
+
+
+def label(figure):
+    return f'{figure.name}<={figure.t}' + (', %' if figure.name == 'A' else '')
+
+
+def digits(figure):
+    return 2 if figure.name == 'rho' else 1
+
+
+def shown(values, figure):
+    return spread_of(values, digits(figure)) if len(values) else '-'
+
+
+def spread_of(values, places):
+    """Mean and, in parentheses, standard deviation."""
+    return f'{np.mean(values):.{places}f}{deviation(values, places)}'
+
+
+def said(value, figure):
+    """A value of the paper."""
+    if value is None:
+        return ''
+    mean, sd = value
+    return f'{mean:.{digits(figure)}f}' + (f' ({sd:.{digits(figure)}f})' if sd else '')
+
+
+def tables():
+    """name -> Markdown."""
+    setups = [Setup(path.parent) for path in sorted(FOLDER.glob('*/about.json'))]
+    lines = [row for setup in setups if (row := setup.row())]
+    summary = markdown(['setup', 'paper: HAT', 'here: HAT', 'n', 'what differs'], lines)
+    return {'summary': summary} | {setup.name: setup.table() for setup in setups}
+
+
+def rewritten(text, made, page):
+    """A page's text with its tables made anew. Raises UserError."""
+    for name in {part.split(' -->')[0] for part in text.split(BEGIN.split('{')[0])[1:]}:
+        if name not in made:
+            raise UserError(f'{page}: there are no results of {name}')
+        head, rest = text.split(BEGIN.format(name), 1)
+        if END not in rest:
+            raise UserError(f'{page}: {END} is missing behind the table {name}')
+        text = f'{head}{BEGIN.format(name)}{made[name]}\n{rest[rest.index(END) :]}'
+    return text
+
+
+def take_in(folder, setup, commit):
+    """Copy the finished runs of a folder into .results, in short."""
+    place = FOLDER / setup
+    place.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.glob('*.json')):
+        record = results.read_record(path)
+        if '.old-' in path.name or 'accuracy' not in record:
+            continue
+        short = {key: value for key, value in record.items() if key not in DROPPED} | {'commit': commit}
+        short['times'] = record['times'] | {
+            'epochs': [[round(second, 2) for second in log] for log in record['times']['epochs']],
+            'testing': [round(second, 2) for second in record['times']['testing']],
+        }
+        with atomic(place / path.name) as part:
+            part.write_text(json.dumps(short) + '\n', encoding='utf-8')
+        with atomic(place / f'{path.stem}.txt') as part:
+            part.write_bytes(path.with_suffix('.txt').read_bytes())
+
+
+def parse(argv):
+    parser = Parser(__doc__, EXAMPLES)
+    parser.add_argument('--check', action='store_true', help='change nothing; exit code 1 if a page would change')
+    parser.add_argument('--add', type=Path, metavar='DIR', help='take the finished runs of DIR in, first')
+    parser.add_argument('--setup', metavar='NAME', help='where to: .results/NAME')
+    parser.add_argument('--commit', metavar='HASH', help='of the code that computed them')
+    args = parser.parse_args(argv)
+    if args.add and not (args.setup and args.commit):
+        raise UserError('--add needs --setup and --commit')
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    if args.add:
+        take_in(args.add, args.setup, args.commit)
+    made, changed = tables(), []
+    for page in PAGES:
+        before = page.read_text(encoding='utf-8')
+        after = rewritten(before, made, page.name)
+        if after != before:
+            changed.append(page.name)
+            if not args.check:
+                with atomic(page) as part:
+                    part.write_text(after, encoding='utf-8')
+    print(f'{len(made) - 1} setups; changed: {", ".join(changed) or "nothing"}')
+    return int(args.check and bool(changed))
+
+
+if __name__ == '__main__':
+    sys.exit(exit_code('reproduction.py', main, None))

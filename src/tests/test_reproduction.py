@@ -1,0 +1,70 @@
+"""Every table of results in a page is what the files in .results/ give."""
+
+import json
+
+import numpy as np
+import pytest
+from test_plots import JOINT, RANDOM, Runs
+
+import reproduction
+from errors import exit_code
+
+ABOUT = {'experiment': 'mixture', 'title': 'mixture', 'what': 'Two sets.', 'differs': 'all', 'machine': 'a machine',
+         'command': 'python src/run_multi.py'}  # fmt: skip
+FIGURES = [reproduction.Figure('rho', 2, {'hat': (-0.02, 0.03), 'sgd': (-0.2, 0.08)})]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """.results/ of one setup, and a page."""
+    (tmp_path / 'runs').mkdir()
+    runs = Runs(tmp_path / 'runs')
+    for seed in 0, 1:
+        for name, accuracy in ('joint', JOINT), ('random', RANDOM), ('hat', JOINT - 0.01 * seed), ('sgd', JOINT / 2):
+            runs(name, seed, accuracy)
+    runs('ewc', 0, JOINT, name='mixture_ewc_0.old-1')
+    monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
+    monkeypatch.setattr(reproduction, 'PAGES', [tmp_path / 'page.md'])
+    monkeypatch.setattr(reproduction, 'PAPER', {'mixture': FIGURES})
+    small, summary = '<!-- reproduction: small -->\n', '<!-- reproduction: summary -->\nold\n'
+    (tmp_path / 'page.md').write_text(f'Before.\n\n{small}<!-- end -->\n\n{summary}<!-- end -->\n\nAfter.\n')
+    (tmp_path / 'results' / 'small').mkdir(parents=True)
+    (tmp_path / 'results' / 'small' / 'about.json').write_text(json.dumps(ABOUT))
+    return tmp_path
+
+
+def reproduce(*argv):
+    return exit_code('reproduction.py', reproduction.main, list(map(str, argv)))
+
+
+def test_the_pages_here_are_what_the_files_give(capsys):
+    assert reproduction.main(['--check']) == 0, capsys.readouterr().out
+    size = sum(path.stat().st_size for path in reproduction.FOLDER.rglob('*'))
+    assert size < 6_000_000
+
+
+def test_runs_are_taken_in_and_tables_made_of_them(folder, capsys):
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', '0123456789abcdef') == 0
+    assert 'changed: page.md' in capsys.readouterr().out
+    page = (folder / 'page.md').read_text()
+    hat, sgd = (line for line in page.splitlines() if line.startswith(('| hat |', '| sgd |')))
+    drops = np.array([0, 0.01]) * (1 / 0.7 + 1 / 0.7) / 2
+    assert hat.startswith(f'| hat | 2 | {-drops.mean():.2f} ({drops.std(ddof=1):.2f}) | -0.02 (0.03) |')
+    assert sgd.split(' | ')[3] == '-0.20 (0.08)' and 'Commit 0123456789;' in page
+    assert '| mixture | rho<=2 = -0.02 (0.03) | -0.01 (0.01) | 2 | all |' in page and '\nold\n' not in page
+    assert page.startswith('Before.\n\n<!--') and page.endswith('<!-- end -->\n\nAfter.\n')
+    names = {path.name for path in (folder / 'results' / 'small').iterdir()}
+    assert 'mixture_hat_0.json' in names and not any('old' in name for name in names)
+    record = json.loads((folder / 'results' / 'small' / 'mixture_hat_0.json').read_text())
+    assert 'epochs' not in record and record['commit'] == '0123456789abcdef'
+    assert reproduce() == 0 and 'changed: nothing' in capsys.readouterr().out
+    (folder / 'page.md').write_text(page.replace('-0.01 (0.01)', '-0.00 (0.01)'))
+    assert reproduce('--check') == 1
+    assert reproduce() == 0 and (folder / 'page.md').read_text() == page
+
+
+def test_a_table_of_nothing_is_one_line(folder, capsys):
+    (folder / 'page.md').write_text('<!-- reproduction: other -->\n<!-- end -->\n')
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 2
+    assert 'page.md: there are no results of other' in capsys.readouterr().err
+    assert reproduce('--add', folder / 'runs') == 2
