@@ -171,7 +171,7 @@ BAD = {
     'seeds': (['--seeds', '0-x'], "--seeds: '0-x' is not like 0-9"),
     'folder': (['--res', '/dev/null/none'], '--res: cannot make the folder /dev/null/none'),
     'device': (['--devices', 'cuda:99'], 'cuda:99 asked for'),
-    'parameter': (['--parameter', 'c=-1'], 'c must be a finite number of at least 0'),
+    'parameter': (['--parameter', 'c=-1'], 'c must be a number from 0 to 1e+30'),
     'not here': (['--', '--seed', '3'], '--seed cannot stand after --'),
     'for a run': (['--', '--lr', 'fast'], "'fast' is not a number"),
 }
@@ -194,8 +194,12 @@ def test_work_tries_the_declared_grid_and_chooses_by_validation(tmp_path, capsys
             lamb, T = r.identity.arguments['parameter'].values()
             r.output.save_matrix(np.eye(2))
             valid = [[0.9, 0], [0.5 if (lamb, T) == (4, 2) else 0.4, 0.3]]
-            record = {'arguments': r.identity.arguments, 'accuracy': [[0, 0], [lamb, T]], 'valid_accuracy': valid}
-            r.output.save_record(record)
+            record = {
+                'arguments': r.identity.arguments,
+                'accuracy': [[0, 0], [lamb / 10, T / 10]],
+                'times': {'total': 1},
+            }
+            r.output.save_record(record | {'tasks': [{'name': 'mnist'}, {'name': 'svhn'}], 'valid_accuracy': valid})
         return 0
 
     monkeypatch.setattr(batch, 'execute', instead)

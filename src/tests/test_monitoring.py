@@ -71,7 +71,7 @@ def test_the_record_holds_each_epoch_and_the_whole(small_data, tmp_path, batch_s
     assert run.cli([*SMALL, '--data', str(small_data), '--output', str(out), *more]) == 0
     record = json.loads(out.with_suffix('.json').read_text())
     monitor, layers = record['monitor'], 5
-    assert monitor.keys() == {'units', 'weights', 'active', 'capacity', 'reuse'}
+    assert monitor.keys() == {'units', 'closed', 'weights', 'active', 'capacity', 'reuse'}
     for t, epochs in enumerate(record['epochs']):
         for epoch in epochs:
             assert epoch.keys() == {'lr', 'train_loss', 'valid_loss', 'valid_accuracy', 's', 'regularization',

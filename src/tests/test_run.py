@@ -95,8 +95,8 @@ BAD = {
     'an unknown approach': (['--approach', 'magic'], "invalid choice: 'magic'"),
     'an unknown experiment': (['--experiment', 'magic'], "invalid choice: 'magic'"),
     'no number': (['--parameter', 'much'], "c must be a number, not 'much'"),
-    'not finite': (['--parameter', 'nan'], 'c must be a finite number of at least 0'),
-    'too small': (['--parameter', 'smax=0.5'], 'smax must be a finite number of at least 1'),
+    'not finite': (['--parameter', 'nan'], 'c must be a number from 0 to 1e+30'),
+    'too small': (['--parameter', 'smax=0.5'], 'smax must be a number from 1 to 1e+30'),
     'not one of the choices': (['--parameter', 'hard=2'], 'hard must be one of 0, 1'),
     'too many': (['--parameter', '1,2,0,normal,0,2,linear,layer,exact,9'], '10 values are too many'),
     'unknown parameter': (
