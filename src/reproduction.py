@@ -139,7 +139,7 @@ def shown(values, figure):
 
 def spread_of(values, places):
     """Mean and, in parentheses, standard deviation."""
-    return f'{np.mean(values):.{places}f}{deviation(values, places)}'
+    return f'{round(np.mean(values), places) + 0.0:.{places}f}{deviation(values, places)}'  # never -0.0
 
 
 def said(value, figure):

@@ -187,7 +187,11 @@ def test_a_full_disk_costs_nothing_that_was_there(command, tmp_path, monkeypatch
 
 
 def test_ctrl_c_from_a_shell(command, tmp_path):
-    arguments = [sys.executable, ROOT / 'src' / 'run.py', *command('hat', 'out.txt', '--nepochs', '100000')]
+    arguments = [
+        sys.executable,
+        ROOT / 'src' / 'run.py',
+        *command('hat', 'out.txt', '--width', '1', '--ntrain', '200'),
+    ]  # for a while
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         checkpoint = Checkpoint(results.Output(tmp_path / 'out.txt'))
         while not checkpoint.path.exists():
