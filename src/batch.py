@@ -28,22 +28,14 @@ from errors import Busy, UserError, exit_code, require
 from files import ROOT
 from identity import Identity
 from machine import choose_device, cores
-from results import Output
+from results import Output, make_folder
 
 SIGNALS = signal.SIGINT, signal.SIGTERM  # both stop a batch
 SOCKET = 60  # characters that the path of a folder may have for the fork server to put its socket there
 POLL = 0.1  # seconds between two looks at the processes
 RETRY = 1  # seconds before another look at a run that another batch has taken, or that was killed
-OURS = (
-    '--approach',
-    '--experiment',
-    '--seed',
-    '--parameter',
-    '--device',
-    '--output',
-    '--fresh',
-    '--stale',
-)  # not after --
+# Not after --: these are for the batch to say
+OURS = '--approach', '--experiment', '--seed', '--parameter', '--device', '--output', '--fresh', '--stale'
 
 
 @dataclass(frozen=True)
@@ -147,7 +139,6 @@ def execute(runs, args):
                 print(shlex.join(r.command(chosen[0], threads)))
         return 0
     make_folder(args.res)
-    runs[0].output.check()
     if args.fresh:
         if busy := next((r for r in runs if r.taken()), None):
             raise Busy(f'{busy.output.txt}: another process is at this run; nothing is done')
@@ -171,17 +162,10 @@ def execute(runs, args):
 
             cluster.execute(todo, args, board)
         else:
-            execute_here(todo, slots, board)
+            execute_here(todo, slots, threads, board)
     finally:
         board.close()
     return 1 if board.failed else 0
-
-
-def make_folder(path):
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--res: cannot make the folder {path}: {error.strerror}') from error
 
 
 def share(slots):
@@ -196,9 +180,8 @@ def devices(text):
     return [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
 
 
-def execute_here(runs, slots, board):
-    """slots: a device for each run that may go on at the same time."""
-    threads = share(slots)
+def execute_here(runs, slots, threads, board):
+    """slots: a device for each run that may go on at the same time; threads: of each on the CPU."""
     waiting, free, going = deque((0, r) for r in runs), list(slots), {}  # (not before, run); process -> its run ...
     with signals_noted() as signals:
         processes = context()

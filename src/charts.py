@@ -10,9 +10,9 @@ import numpy as np
 
 os.environ['MPLBACKEND'] = 'agg'  # figures go to files; what the environment names, such as a notebook's, may be absent
 import matplotlib  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
 logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # not of each font that it does without
-from matplotlib.figure import Figure  # noqa: E402
 
 MARKERS = 'osv^D<>pXP*h'
 MANY = 30  # tasks: of more, not each has its label and its numbers

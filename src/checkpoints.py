@@ -13,7 +13,7 @@ from errors import UserError, out_of_memory
 from files import ROOT, atomic, digest, lock, pack, sweep
 from identity import differences
 
-TMP = 'HAT_TMP'  # environment variable: the folder for checkpoints and locks
+TMP = 'HAT_TMP'  # environment variable: the folder for checkpoints
 FORMAT = 5  # of `state`: what an older version has saved is refused
 ADVICE = 'go on with the command that made it; or delete it, or start over with --fresh'
 

@@ -92,10 +92,10 @@ def load(path, data, device):
         raise UserError(f'{path}: not the record of a finished run of hat')
     args = SimpleNamespace(**arguments)
     try:
-        args.data = data or ROOT / record['folder']
+        args.data, accuracies = data or ROOT / record['folder'], record['accuracy'][-1]
         tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
         approach = run.build(args, [task.to(device) for task in tasks], device)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f'{path}: not the record of a run of this version: {one_line(error)}') from error
     if differ := differences(record, record | {'tasks': [task.sizes() for task in tasks]}):
         raise UserError(f'{path}: these are other data than those of the run: {"; ".join(differ)}')
@@ -110,7 +110,7 @@ def load(path, data, device):
         if out_of_memory(error):
             raise
         raise UserError(f'{model}: not the network of {path.name}: {one_line(error)}') from error
-    return approach, {'run': arguments, 'model': record['model'], 'accuracies': record['accuracy'][-1]}
+    return approach, {'run': arguments, 'model': record['model'], 'accuracies': accuracies}
 
 
 @torch.no_grad()

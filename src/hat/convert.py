@@ -103,19 +103,8 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
         raise CannotConvert('the network has no layer that could have a gate; the last one has none')
     if n_classes is not None and len(plan.heads) != 1:
         raise ValueError(f'n_classes requires exactly one output layer; this network has {len(plan.heads)}')
-    return Network(
-        net,
-        plan,
-        classes,
-        s_max,
-        hard,
-        gradient,
-        init,
-        schedule,
-        regularizer,
-        int(1e18 if check is True else check),
-        generator,
-    )
+    check = int(1e18 if check is True else check)
+    return Network(net, plan, classes, s_max, hard, gradient, init, schedule, regularizer, check, generator)
 
 
 def check_network(net) -> None:

@@ -169,7 +169,7 @@ BAD = {
     'approach': (['--approaches', 'hat,magic'], "'magic' is none of hat, sgd"),
     'experiment': (['--experiments', 'magic'], "'magic' is none of mixture"),
     'seeds': (['--seeds', '0-x'], "--seeds: '0-x' is not like 0-9"),
-    'folder': (['--res', '/dev/null/none'], '--res: cannot make the folder /dev/null/none'),
+    'folder': (['--res', '/dev/null/none'], 'cannot write in /dev/null/none'),
     'device': (['--devices', 'cuda:99'], 'cuda:99 asked for'),
     'parameter': (['--parameter', 'c=-1'], 'c must be a number from 0 to 1e+30'),
     'not here': (['--', '--seed', '3'], '--seed cannot stand after --'),

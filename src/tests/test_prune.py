@@ -363,3 +363,16 @@ def test_padding_in_a_transformer_encoder_is_the_same_when_pruned():
     model.end_task(0)
     with torch.no_grad():
         torch.testing.assert_close(hat.prune(model, 0)(x, padding), model(x, padding, task=0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_that_does_not_do_what_its_run_did_is_refused(saved, tmp_path, capsys):
+    """As where the code has changed since, such as how an image becomes an input."""
+    record = json.loads(saved.read_text())
+    record['accuracy'][-1] = [a / 2 for a in record['accuracy'][-1]]
+    saved.write_text(json.dumps(record))
+    assert prune_cli(saved) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and '% here' in err and '% in its run' in err
+    del record['accuracy']
+    saved.write_text(json.dumps(record))
+    assert prune_cli(saved) == 2 and capsys.readouterr().err.count('\n') == 1
