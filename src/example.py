@@ -12,8 +12,8 @@ from torch import nn
 
 import dataloaders
 import hat
-from arguments import Parser
-from errors import exit_code, require
+from core.arguments import Parser
+from core.errors import exit_code, require
 
 TASKS, EPOCHS, BATCH, C = ['shapes', 'digits', 'arrows'], 6, 32, 0.75
 

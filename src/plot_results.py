@@ -2,67 +2,104 @@
 
 Table 1, Fig. 3 and the matrices need no .json beside the .txt, so the original code's results serve, too.
 What is missing, damaged, or not like the other runs (in tasks, data, protocol or versions; within a row, in
-hyper-parameters) is named and left out.
+hyper-parameters) is listed and left out.
+
+--reproduction brings the tables of README.md and .results/README.md up to date with the result files in .results/.
+--fig2 draws Fig. 2, which needs no results.
 """
 
 import sys
 from pathlib import Path
 
-from approaches import APPROACHES
-from arguments import Parser, names, seeds
-from collection import Collection
+from approaches import APPROACHES, canonical
+from core.arguments import Parser, names, positive, seeds
+from core.errors import UserError, exit_code
+from core.files import ROOT, atomic
+from core.results import make_folder
+from core.text_tables import latex, markdown, text
 from dataloaders import EXPERIMENTS
-from errors import exit_code
-from files import ROOT, atomic
-from results import make_folder
-from tables import compression, latex, markdown, single_tasks, table_1, text, times
+from reports import reproduction
+from reports.collection import Collection
+from reports.tables import compression, single_tasks, table_1, times
 
 EXAMPLES = """\
 examples:
   python src/plot_results.py --experiment mixture
   python src/plot_results.py --experiment demo --seeds 0-2 --output res/figures --html res/demo.html
+  python src/plot_results.py --fig2 --output res/figures
+  python src/plot_results.py --reproduction
+  python src/plot_results.py --reproduction --add res --setup mixture-0.25 --commit 0123abc
 """
 
 
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
-    parser.add_argument('--experiment', required=True, choices=EXPERIMENTS)
-    parser.add_argument('--approaches', type=names(APPROACHES), default='all', metavar='X,Y,...', help='(default all)')
-    parser.add_argument('--seeds', type=seeds, default='0-9', metavar='N,N-N', help='such as 0,2,5-7 (default 0-9)')
-    parser.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='the results (default res)')
-    parser.add_argument('--mixed', action='store_true', help='keep what is not like the others, and mark its row')
-    parser.add_argument('--output', type=Path, metavar='DIR', help='for the tables (.txt .md .tex), notes.txt '
-                        'and the figures (.png .pdf); without it, and --html, the tables are printed')  # fmt: skip
-    parser.add_argument('--html', type=Path, metavar='FILE', help='for all of it as one page that opens from disk')
-    return parser.parse_args(argv)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('--experiment', choices=EXPERIMENTS)
+    what.add_argument('--reproduction', action='store_true', help='tables of the pages, from .results/')
+    what.add_argument('--fig2', action='store_true', help="Fig. 2: the gradient of HAT's embeddings")
+    runs = parser.add_argument_group('with --experiment')
+    runs.add_argument('--approaches', type=names(APPROACHES, canonical), default='all', metavar='X,Y,...',
+                      help='(default all)')  # fmt: skip
+    runs.add_argument('--seeds', type=seeds, default='0-9', metavar='N,N-N', help='such as 0,2,5-7 (default 0-9)')
+    runs.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='the results (default res)')
+    runs.add_argument('--mixed', action='store_true', help='keep runs that differ from the others, and mark their row')
+    runs.add_argument('--html', type=Path, metavar='FILE', help='everything as one page that opens from disk')
+    parser.add_argument('--output', type=Path, metavar='DIR', help='for tables (.txt .md .tex), notes.txt '
+                        'and figures (.png .pdf); default: tables are printed, Fig. 2 is in res/figures')  # fmt: skip
+    fig2 = parser.add_argument_group('with --fig2')
+    fig2.add_argument('--smax', type=positive, default=400.0, metavar='S', help='(default 400)')
+    published = parser.add_argument_group('with --reproduction')
+    published.add_argument('--check', action='store_true', help='change nothing; exit code 1 if a page would change')
+    published.add_argument('--add', type=Path, metavar='DIR', help='first add the finished runs of DIR ...')
+    published.add_argument('--setup', metavar='NAME', help='... to .results/NAME')
+    published.add_argument('--commit', metavar='HASH', help='of the code that computed them')
+    args = parser.parse_args(argv)
+    if args.add and not (args.setup and args.commit):
+        raise UserError('--add needs --setup and --commit')
+    return args
 
 
 def main(argv=None):
     args = parse(argv)
+    if args.reproduction:
+        if args.add:
+            reproduction.add(args.add, args.setup, args.commit)
+        return int(bool(reproduction.rewrite(args.check)) and args.check)
+    if args.fig2:
+        from reports import gradient  # and matplotlib with it
+
+        folder = args.output or ROOT / 'res' / 'figures'
+        make_folder(folder)
+        return gradient.draw(args.smax, folder)
     runs = Collection(args.experiment, args.res, args.approaches, args.seeds, args.mixed)
     makers = {'tasks': single_tasks} if runs.n_tasks == 1 else {'table1': table_1}
     makers |= {'times': times, 'pruned': compression}
     tables = {name: made for name, make in makers.items() if (made := make(runs))}
     print('\n\n'.join(['\n'.join(runs.notes), *(text(*table) for table in tables.values())]).lstrip('\n'))
-    if args.output is None and args.html is None:
-        return
-    from figures import draw, remove_old, save  # and matplotlib with it
-    from page import html
+    if args.output or args.html:
+        write(runs, tables, args.output, args.html)
 
-    for folder in filter(None, [args.output, args.html and args.html.parent]):
-        make_folder(folder)
+
+def write(runs, tables, folder, page):
+    """All tables and figures, in files and on a page."""
+    from reports.figures import draw, remove_old, save  # and matplotlib with it
+    from reports.html import html
+
+    for each in filter(None, [folder, page and page.parent]):
+        make_folder(each)
     figures = dict(draw(runs))
-    if args.output:
+    if folder:
         files = {'notes.txt': '\n'.join(runs.notes)}  # what the marks in the tables mean
         for name, table in tables.items():
             files |= {f'{name}.txt': text(*table), f'{name}.md': markdown(*table), f'{name}.tex': latex(*table)}
         for name, content in files.items():
-            with atomic(args.output / name) as part:
+            with atomic(folder / name) as part:
                 part.write_text(f'{content}\n', encoding='utf-8')
-        remove_old(args.output)
-        save(figures, args.output)
-    if args.html is not None:
-        with atomic(args.html) as part:
+        remove_old(folder)
+        save(figures, folder)
+    if page:
+        with atomic(page) as part:
             part.write_text(html(runs, tables, figures), encoding='utf-8', errors='stand-ins')  # of paths
 
 

@@ -18,15 +18,16 @@ from types import SimpleNamespace
 import torch
 
 import dataloaders
-import results
-import run
-from arguments import Parser, few, words
-from errors import UserError, complain, exit_code, one_line, out_of_memory, require
-from files import ROOT, atomic, digest, pack
+from approaches import build
+from core import results
+from core.arguments import Parser, few, words
+from core.device import choose_device, describe, versions
+from core.errors import UserError, complain, exit_code, one_line, out_of_memory, require
+from core.files import ROOT, atomic, digest, pack
+from core.text_tables import text
 from hat.capacity import active, count_weights
-from identity import differences
-from machine import choose_device, describe, versions
-from tables import PRUNED, pruned_row, text
+from reports.tables import PRUNED, pruned_row
+from runs.identity import differences
 
 BATCHES = 1, 256  # images at a time, where time is measured
 CLOSE = 0.005  # so far may an accuracy be from that of the run, on another device
@@ -94,7 +95,7 @@ def load(path, data, device):
     try:
         args.data, accuracies = data or ROOT / record['folder'], record['accuracy'][-1]
         tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
-        approach = run.build(args, [task.to(device) for task in tasks], device)
+        approach = build(args, [task.to(device) for task in tasks], device)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f'{path}: not the record of a run of this version: {one_line(error)}') from error
     if differ := differences(record, record | {'tasks': [task.sizes() for task in tasks]}):

@@ -8,19 +8,18 @@ from pathlib import Path
 import numpy as np
 
 import dataloaders
-import networks
-import results
-from approaches import APPROACHES
+from approaches import APPROACHES, build, canonical
 from approaches.base import Protocol
-from approaches.parameters import parse as parse_parameters
-from approaches.parameters import show
-from arguments import Parser, approach, count, few, parallel, positive, seed, width, words
-from checkpoints import Checkpoint
-from errors import UserError, exit_code, require
-from events import Events
-from files import ROOT
-from identity import Identity
-from machine import choose_device, crowded, describe, use_threads, versions
+from core import results
+from core.arguments import Parser, count, few, parallel, positive, seed, width, words
+from core.device import choose_device, crowded, describe, use_threads, versions
+from core.errors import UserError, exit_code, require
+from core.files import ROOT
+from core.hyperparameters import parse as parse_parameters
+from core.hyperparameters import show
+from runs.checkpoints import Checkpoint
+from runs.identity import Identity
+from runs.tensorboard import Events
 
 EXAMPLES = """\
 examples:
@@ -34,7 +33,7 @@ def parse(argv):
     """Arguments, complete: what was not given has the experiment's default, `parameter` is a dict of all values."""
     parser = Parser(__doc__, EXAMPLES)
     what = parser.add_argument_group('what to run')
-    what.add_argument('--approach', required=True, choices=APPROACHES, type=approach)
+    what.add_argument('--approach', required=True, choices=APPROACHES, type=canonical)
     what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS)
     what.add_argument('--parameter', default='', metavar='VALUES', help=_parameter_help())
     what.add_argument('--seed', type=seed, default=0, help='sets the task order and everything random (default 0)')
@@ -192,17 +191,6 @@ def summary(output):
             f'average forgetting {100 * results.average_forgetting(accuracy):6.2f} points\n'
             f'time               {record["times"]["total"]:6.0f} s\n'
             f'results            {output.txt}, {output.json.name}')  # fmt: skip
-
-
-def build(args, tasks, device):
-    """The approach, with its network on the device."""
-    approach = APPROACHES[args.approach]
-    experiment = dataloaders.EXPERIMENTS[args.experiment]
-    classes = [task.n_classes for task in tasks]
-    family, shape = experiment.FAMILY, experiment.SHAPE
-    net = networks.build(family, approach.variant, shape, classes, args.width, args.seed).to(device)
-    protocol = Protocol(seed=args.seed, nepochs=args.nepochs, lr=args.lr, batch_size=args.batch_size)
-    return approach(net, tasks, protocol, **args.parameter)
 
 
 def _defaults(name):

@@ -3,11 +3,12 @@
 import itertools
 import sys
 
-import batch
-from approaches import APPROACHES
-from arguments import Parser, few, names, seeds
+import batches
+from approaches import APPROACHES, canonical
+from batches.run import Run
+from core.arguments import Parser, few, names, seeds
+from core.errors import exit_code
 from dataloaders import EXPERIMENTS
-from errors import exit_code
 
 EXAMPLES = """\
 what stands behind -- goes to each run; runs that are done are skipped, so the same command finishes a batch
@@ -23,19 +24,19 @@ def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     for option, known in ('--experiments', EXPERIMENTS), ('--approaches', APPROACHES):
         meaning = f'all or of {", ".join(known)}'
-        parser.add_argument(option, required=True, type=names(known), metavar='A,B,...', help=meaning)
+        parser.add_argument(option, required=True, type=names(known, canonical), metavar='A,B,...', help=meaning)
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--seeds', type=seeds, default='0', metavar='N,N-N', help='such as 0-9 or 0,2,5-7 (default 0)')
     which.add_argument('--nruns', type=few, metavar='N', help='the seeds 0 to N - 1')
     parser.add_argument('--parameter', default='', metavar='VALUES', help='hyper-parameters, as of run.py')
-    batch.add_options(parser)
+    batches.add_options(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    argv, rest = batch.split(argv)
+    argv, rest = batches.split(argv)
     args = parse(argv)
-    return batch.execute(plan(args, rest), args)
+    return batches.execute(plan(args, rest), args)
 
 
 def plan(args, rest):
@@ -44,7 +45,7 @@ def plan(args, rest):
     runs = []
     for experiment, seed, approach in itertools.product(args.experiments, numbers, args.approaches):
         txt = args.res / f'{experiment}_{approach}_{seed}.txt'
-        runs.append(batch.Run.plan(approach, experiment, seed, args.parameter, txt, args.stale, rest))
+        runs.append(Run.plan(approach, experiment, seed, args.parameter, txt, args.stale, rest))
     return runs
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-import batch
-import results
-from approaches import APPROACHES
-from approaches.parameters import show
-from arguments import Parser, approach, seed, words
-from collection import REFERENCES, Collection
+import batches
+from approaches import APPROACHES, canonical
+from batches.run import Run
+from core import results
+from core.arguments import Parser, seed, words
+from core.errors import UserError, exit_code
+from core.hyperparameters import show
+from core.shapes import SCORED, check
 from dataloaders import EXPERIMENTS
-from errors import UserError, exit_code
-from shapes import SCORED, check
+from reports.collection import REFERENCES, Collection
 
 EXAMPLES = """\
 what stands behind -- goes to each run; runs that are done are skipped
@@ -32,32 +33,32 @@ examples:
 
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
-    parser.add_argument('--approach', required=True, choices=APPROACHES, type=approach)
+    parser.add_argument('--approach', required=True, choices=APPROACHES, type=canonical)
     parser.add_argument('--experiment', required=True, choices=EXPERIMENTS)
     parser.add_argument('--seed', type=seed, default=0, help='(default 0)')
     parser.add_argument('--vary', type=words, metavar='NAME,...', help='these hyper-parameters only, the others at '
                         'their defaults (default: all that have a grid, each value with each)')  # fmt: skip
     parser.add_argument('--figure', type=Path, metavar='DIR', help='for Fig. 4 (.png .pdf); the references of its '
                         'forgetting ratios, joint and random, are then run, too')  # fmt: skip
-    batch.add_options(parser)
+    batches.add_options(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    argv, rest = batch.split(argv)
+    argv, rest = batches.split(argv)
     args = parse(argv)
     runs, references = [], []
     for values in combinations(APPROACHES[args.approach].parameters, args.vary):
         parameter = show(values)
         txt = args.res / f'{args.experiment}_{args.approach}_{args.seed}_{parameter.replace(",", "_")}.txt'
-        runs.append(batch.Run.plan(args.approach, args.experiment, args.seed, parameter, txt, args.stale, rest))
+        runs.append(Run.plan(args.approach, args.experiment, args.seed, parameter, txt, args.stale, rest))
     if args.figure:
         if not args.dry_run:
             results.make_folder(args.figure)
         for name in REFERENCES:
             txt = args.res / f'{args.experiment}_{name}_{args.seed}.txt'
-            references.append(batch.Run.plan(name, args.experiment, args.seed, '', txt, args.stale, rest))
-    code = batch.execute(runs + references, args)
+            references.append(Run.plan(name, args.experiment, args.seed, '', txt, args.stale, rest))
+    code = batches.execute(runs + references, args)
     if not args.dry_run:
         report(done := [r for r in runs if r.finished()])
         if args.figure and done:
@@ -97,7 +98,7 @@ def report(runs):
 
 def draw(args):
     """Fig. 4 of what is finished."""
-    from figures import save, sweeps  # and matplotlib with it
+    from reports.figures import save, sweeps  # and matplotlib with it
 
     runs = Collection(args.experiment, args.res, [], [args.seed], swept=[args.approach])
     figures = dict(sweeps(runs))

@@ -1,5 +1,8 @@
 """The approaches, by name. A new one is a file and a line here."""
 
+import dataloaders
+import networks
+from approaches.base import Protocol
 from approaches.ewc import EWC
 from approaches.hat import HAT
 from approaches.imm import IMMMean, IMMMode
@@ -29,3 +32,18 @@ APPROACHES = {
     'random': Random,
 }
 ALIASES = {'progressive': 'pnn'}
+
+
+def canonical(name):
+    return ALIASES.get(name, name)
+
+
+def build(args, tasks, device):
+    """The approach, with its network on the device."""
+    approach = APPROACHES[args.approach]
+    experiment = dataloaders.EXPERIMENTS[args.experiment]
+    classes = [task.n_classes for task in tasks]
+    family, shape = experiment.FAMILY, experiment.SHAPE
+    net = networks.build(family, approach.variant, shape, classes, args.width, args.seed).to(device)
+    protocol = Protocol(seed=args.seed, nepochs=args.nepochs, lr=args.lr, batch_size=args.batch_size)
+    return approach(net, tasks, protocol, **args.parameter)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-import seeds
 from approaches.steps import Steps
+from core import seeds
 
 
 @dataclass

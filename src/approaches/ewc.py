@@ -8,8 +8,8 @@ penalty for each task.
 
 from approaches.base import Approach
 from approaches.fisher import fisher
-from approaches.parameters import Parameter
 from approaches.penalty import squared_distance
+from core.hyperparameters import Parameter
 
 
 class EWC(Approach):

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 import hat
-import seeds
 from approaches.base import Approach
-from approaches.parameters import Parameter
-from errors import UserError
+from core import seeds
+from core.errors import UserError
+from core.hyperparameters import Parameter
 from hat import capacity
 from hat.watch import closed, shut
 

@@ -17,8 +17,8 @@ import torch
 
 from approaches.base import Approach
 from approaches.fisher import fisher
-from approaches.parameters import Parameter
 from approaches.penalty import squared_distance
+from core.hyperparameters import Parameter
 
 TINY = 1e-12  # added to each Fisher value: a weight that matters to no task gets the mean
 

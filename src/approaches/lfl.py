@@ -9,8 +9,8 @@ original code's, for whose batches of 64 the grid is; a mean would make lamb so 
 import torch
 from torch.nn.functional import cross_entropy
 
-from approaches.parameters import Parameter
 from approaches.teacher import Taught
+from core.hyperparameters import Parameter
 
 
 class LFL(Taught):

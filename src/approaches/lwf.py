@@ -10,8 +10,8 @@ protocol is the same for all approaches.
 import torch
 import torch.nn.functional as F
 
-from approaches.parameters import Parameter
 from approaches.teacher import Taught
+from core.hyperparameters import Parameter
 
 
 class LWF(Taught):

@@ -18,9 +18,9 @@ import numpy as np
 from torch.nn.functional import cross_entropy
 
 import networks
-import seeds
 from approaches.base import Approach
-from approaches.parameters import Parameter
+from core import seeds
+from core.hyperparameters import Parameter
 from networks.pathnet import MODULES
 
 ACTIVE = 3  # N, modules that a path may name in a layer

@@ -21,9 +21,9 @@ from torch.utils._pytree import tree_leaves
 
 import hat
 from benchmarks.networks import NETWORKS, SOURCES
-from errors import UserError, one_line
-from files import atomic
-from tables import markdown
+from core.errors import UserError, one_line
+from core.files import atomic
+from core.text_tables import markdown
 
 N_TASKS, STEPS, NOISE = 3, 3, 10.0
 CLOSE = 1e-5  # two outputs, of the largest one

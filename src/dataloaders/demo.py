@@ -9,7 +9,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageDraw, ImageFont
 
-import seeds
+from core import seeds
 from dataloaders.task import Dataset
 
 FAMILY = 'alexnet'

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from errors import UserError, one_line
-from files import atomic
+from core.errors import UserError, one_line
+from core.files import atomic
 
 ARRAYS = ('train_x', 'train_y', 'test_x', 'test_y')
 SHAPES = ((28, 28, 1), (32, 32, 1), (32, 32, 3))  # of an image

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from core.errors import UserError, one_line
+from core.files import atomic, lock, sweep
 from dataloaders import npz, readers
-from errors import UserError, one_line
-from files import atomic, lock, sweep
 
 TIMEOUT = 20  # seconds without an answer from a server
 

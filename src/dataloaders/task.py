@@ -7,8 +7,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import seeds
-from errors import UserError
+from core import seeds
+from core.errors import UserError
 
 # The layout of a batch in which a network is fast
 LAYOUT = {'cpu': torch.channels_last, 'cuda': torch.contiguous_format, 'mps': torch.contiguous_format}

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-import seeds
+from core import seeds
 from networks import (
     alexnet,
     alexnet_hat,

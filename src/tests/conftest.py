@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import networks
-import results
 from approaches import APPROACHES
 from approaches.base import Protocol
-from checkpoints import Checkpoint
+from core import results
+from core.files import ROOT
 from dataloaders import mixture, npz, sources, task
-from files import ROOT
+from runs.checkpoints import Checkpoint
 
 torch.set_num_threads(1)  # the networks are tiny: more threads only wait for each other
 

@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 from conftest import assert_equal, left_behind, record
 
-import batch
-import results
+import batches
 import run
 import run_multi
 import work
 from approaches import APPROACHES
-from checkpoints import Checkpoint
+from core import results
+from core.errors import exit_code
+from core.files import ROOT
 from dataloaders import mixture, task
-from errors import exit_code
-from files import ROOT
 from hat.init import INITS
+from runs.checkpoints import Checkpoint
 
 KILLS = 24
 
@@ -54,7 +54,7 @@ def shell(arguments, **kwargs):
 def undisturbed(arguments, folder):
     """The same runs, one after the other, in this process; then they are compared."""
     folder.mkdir()
-    options, rest = batch.split(arguments)
+    options, rest = batches.split(arguments)
     options = run_multi.parse([*options, '--res', str(folder)])
     for r in run_multi.plan(options, rest):
         assert run.cli([*r.argv, '--device', 'cpu']) == 0
@@ -202,7 +202,7 @@ def test_work_tries_the_declared_grid_and_chooses_by_validation(tmp_path, capsys
             r.output.save_record(record | {'tasks': [{'name': 'mnist'}, {'name': 'svhn'}], 'valid_accuracy': valid})
         return 0
 
-    monkeypatch.setattr(batch, 'execute', instead)
+    monkeypatch.setattr(batches, 'execute', instead)
     command = ['--approach', 'lwf', '--experiment', 'mixture', '--res', str(tmp_path)]
     assert exit_code('work.py', work.main, command) == 0
     grids = [APPROACHES['lwf'].parameters[name].grid for name in ('lamb', 'T')]
@@ -212,7 +212,7 @@ def test_work_tries_the_declared_grid_and_chooses_by_validation(tmp_path, capsys
 
 
 def test_work_varies_what_it_is_told_to_in_real_runs(arguments, tmp_path, capsys):
-    rest = batch.split(arguments('', ''))[1]
+    rest = batches.split(arguments('', ''))[1]
     command = ['--approach', 'lwf', '--experiment', 'mixture', '--res', str(tmp_path), '--devices', 'cpu']
     assert exit_code('work.py', work.main, [*command, '--vary', 'magic']) == 2
     assert "--vary: 'magic' is none of lamb, T" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import numpy as np
 import PIL
 
 import dataloaders
-import seeds
+from core import seeds
 from dataloaders import demo
 
 

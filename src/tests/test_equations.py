@@ -8,7 +8,7 @@ import torch
 
 import hat
 from approaches.hat import HAT
-from files import ROOT
+from core.files import ROOT
 from hat.functional import CompensatedGate
 
 SIZES = (3, 5, 4)  # units of three layers

@@ -12,17 +12,16 @@ import torch
 from conftest import assert_equal, dataset
 
 import dataloaders
-import files
-import identity
-import results
 import run
 from approaches import steps
 from approaches.base import Approach
 from approaches.sgd import SGD
-from checkpoints import Checkpoint
+from core import files, results
+from core.errors import UserError
+from core.files import ROOT
 from dataloaders import npz
-from errors import UserError
-from files import ROOT
+from runs import identity
+from runs.checkpoints import Checkpoint
 
 SMALL = ['--experiment', 'mixture', '--tasks', 'mnist,cifar10', '--width', '0.05', '--nepochs', '2', '--ntrain', '60',
          '--device', 'cpu']  # fmt: skip
@@ -190,7 +189,7 @@ def nothing_edited():
     ('dataloaders/mixture.py', '0.2752', '0.2753', 'not'),
     ('networks/__init__.py', 'nn.init.zeros_(module.bias)', 'nn.init.ones_(module.bias)', 'not'),
     ('run.py', "for t in range(len(done['epochs']), len(tasks))", "for t in range(len(tasks))", 'not'),
-    ('machine.py', 'cudnn.allow_tf32 = False', 'cudnn.allow_tf32 = True', 'not'),
+    ('core/device.py', 'cudnn.allow_tf32 = False', 'cudnn.allow_tf32 = True', 'not'),
     ('dataloaders/cifar.py', 'range(5)', 'range(4)', ''),
 ])  # fmt: skip
 def test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, path, old, new, hit):

@@ -22,23 +22,22 @@ from test_batch import arguments, children, processes, shell  # noqa: F401  (arg
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import batch
-import contestants
+import batches
 import dataloaders
-import files
-import machine
-import results
 import run
 import run_multi
 from approaches import APPROACHES, steps
-from board import Board
-from checkpoints import Checkpoint
+from batches import local
+from batches.progress import Board
+from benchmarks import workers
+from core import device, files, results
+from core.errors import Busy, UserError, exit_code
+from core.files import ROOT
 from dataloaders import task
-from errors import Busy, UserError, exit_code
-from files import ROOT
+from runs.checkpoints import Checkpoint
 
 SRC = ROOT / 'src'
-SCRIPTS = ['run', 'run_multi', 'work', 'plot_results', 'prune', 'benchmark', 'scaling', 'zoo', 'example']
+SCRIPTS = ['run', 'run_multi', 'work', 'plot_results', 'prune', 'benchmark', 'example']
 ABSENT = """\
 import ctypes, errno, fcntl, multiprocessing, os, signal, sys, types
 import torch
@@ -61,9 +60,11 @@ for module, names in (os, 'sched_getaffinity getloadavg uname wait4'), (errno, '
 multiprocessing.get_all_start_methods = lambda: ['spawn']
 ctypes.CDLL = no_library
 sys.modules |= {{'fcntl': None, 'resource': None, 'msvcrt': Windows()}}
-from errors import exit_code
-import batch, run_multi
-batch.signal = types.SimpleNamespace(**{{name: getattr(signal, name) for name in dir(signal) if name != {no!r}}})
+from core.errors import exit_code
+import run_multi
+import batches
+from batches import local
+local.signal = types.SimpleNamespace(**{{name: getattr(signal, name) for name in dir(signal) if name != {no!r}}})
 if __name__ == '__main__':
     sys.exit(exit_code('run_multi.py', run_multi.main, None))
 """
@@ -122,33 +123,33 @@ def test_a_batch_where_the_folder_for_temporary_files_has_a_long_name(arguments,
 
 
 def test_without_a_place_for_its_socket_there_is_no_fork_server(monkeypatch):
-    monkeypatch.setattr(batch, 'SOCKET', 0)
-    assert batch.context().get_start_method() == 'spawn'
+    monkeypatch.setattr(local, 'SOCKET', 0)
+    assert local.context().get_start_method() == 'spawn'
 
 
 def test_cores_load_and_memory_are_what_the_system_says_or_nothing(monkeypatch, tmp_path):
-    assert machine.cores() == len(os.sched_getaffinity(0))
+    assert device.cores() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, 'sched_getaffinity')
-    assert machine.cores() == os.cpu_count()
+    assert device.cores() == os.cpu_count()
     monkeypatch.delattr(os, 'getloadavg')
-    assert machine.crowded(torch.device('cpu')) == '' or torch.get_num_threads() > os.cpu_count()
+    assert device.crowded(torch.device('cpu')) == '' or torch.get_num_threads() > os.cpu_count()
     for error in OSError, TypeError:
         monkeypatch.setattr(ctypes, 'CDLL', lambda name, error=error: (_ for _ in ()).throw(error()))
-        machine.keep_memory()
-    assert contestants.process_peak() > 1e7
-    monkeypatch.setattr(contestants, 'PROC', tmp_path / 'status')
-    assert contestants.process_peak() > 1e7
+        device.keep_memory()
+    assert workers.process_peak() > 1e7
+    monkeypatch.setattr(workers, 'PROC', tmp_path / 'status')
+    assert workers.process_peak() > 1e7
     monkeypatch.setitem(sys.modules, 'resource', None)
-    assert contestants.process_peak() is None
+    assert workers.process_peak() is None
 
 
 def test_versions_are_of_what_is_installed(monkeypatch):
     def absent(name):
-        raise machine.metadata.PackageNotFoundError(name)
+        raise device.metadata.PackageNotFoundError(name)
 
-    assert set(machine.versions()) == {'python', 'torch', 'numpy', 'torchvision', 'scipy'}
-    monkeypatch.setattr(machine.metadata, 'version', absent)
-    assert set(machine.versions()) == {'python', 'torch', 'numpy'}
+    assert set(device.versions()) == {'python', 'torch', 'numpy', 'torchvision', 'scipy'}
+    monkeypatch.setattr(device.metadata, 'version', absent)
+    assert set(device.versions()) == {'python', 'torch', 'numpy'}
 
 
 class Windows:
@@ -213,11 +214,11 @@ def test_files_are_whole_and_locks_hold(system, monkeypatch, tmp_path):
 def test_mps_is_a_device_where_it_is_asked_for_and_there(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
     with pytest.raises(UserError, match='mps asked for, and it is not there'):
-        machine.choose_device('mps')
+        device.choose_device('mps')
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
-    assert machine.choose_device('mps') == torch.device('mps')
-    assert machine.describe(torch.device('mps')).startswith('mps (')
-    assert machine.choose_device('auto').type in ('cpu', 'cuda')
+    assert device.choose_device('mps') == torch.device('mps')
+    assert device.describe(torch.device('mps')).startswith('mps (')
+    assert device.choose_device('auto').type in ('cpu', 'cuda')
     assert task.LAYOUT.keys() == task.EVAL_BATCH.keys() == steps.EXACT.keys() == {'cpu', 'cuda', 'mps'}
 
 
@@ -351,8 +352,8 @@ BOUNDS = [
     ('run_multi', [*BATCH, '--nproc', '1025'], '--nproc: 1025 is not a number of at most 1024'),
     ('plot_results', ['--experiment', 'demo', '--seeds', '0-1000'], '0-1000 are more than 1000 seeds'),
     ('benchmark', ['--rounds', '1001'], '--rounds: 1001 is not a number of at most 1000'),
-    ('scaling', ['--processes', '1,2000'], '--processes: 2000 is not a number of at most 1024'),
-    ('zoo', ['--size', '1001'], '--size: 1001 is not a number of at most 1000'),
+    ('benchmark', ['scaling', '--processes', '1,2000'], '--processes: 2000 is not a number of at most 1024'),
+    ('benchmark', ['zoo', '--size', '1001'], '--size: 1001 is not a number of at most 1000'),
     ('prune', ['x.json', '--tasks', ''], "--tasks: '': a name is empty"),
 ]
 
@@ -419,7 +420,7 @@ MISSING = {
     'tensorboard': ('run', [*ONE, '--tensorboard'], '--tensorboard needs TensorBoard: pip install tensorboard'),
     'ray': ('run_multi', [*BATCH, '--engine', 'ray'], '--engine ray needs Ray: pip install ray'),
     'onnxscript': ('prune', ['x.json', '--onnx'], '--onnx needs ONNX: pip install onnx onnxscript'),
-    'timm': ('zoo', [], 'efficientnet_b0 needs timm: pip install timm'),
+    'timm': ('benchmark', ['zoo'], 'efficientnet_b0 needs timm: pip install timm'),
     'torchvision': ('example', [], 'example.py needs torchvision: pip install torchvision'),
 }
 
@@ -498,7 +499,7 @@ def test_a_run_has_the_threads_it_is_given(one, arguments, tmp_path, monkeypatch
     assert run.parse([*ONE]).threads == 1 and run.parse([*one]).threads is None
 
     monkeypatch.delenv('OMP_NUM_THREADS')
-    monkeypatch.setattr(batch, 'cores', lambda: 8)
+    monkeypatch.setattr(batches, 'cores', lambda: 8)
     capsys.readouterr()
     assert exit_code('run_multi.py', run_multi.main, arguments('random', '0')) == 0
     assert capsys.readouterr().out.startswith('runs at a time: 2, on cpu; CPU threads of each: 4\n')
@@ -508,16 +509,16 @@ def test_a_run_has_the_threads_it_is_given(one, arguments, tmp_path, monkeypatch
 
 
 def test_a_busy_machine_is_said(monkeypatch, one, tmp_path, capsys):
-    monkeypatch.setattr(machine, 'cores', lambda: 4)
+    monkeypatch.setattr(device, 'cores', lambda: 4)
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
     cpu = torch.device('cpu')
     for load, busy in (0.3, False), (2.4, False), (2.6, True):
         monkeypatch.setattr(os, 'getloadavg', lambda load=load: (load, 0, 0), raising=False)
-        assert bool(machine.crowded(cpu)) == busy
+        assert bool(device.crowded(cpu)) == busy
     assert run.cli([*one, '--output', str(tmp_path / 'a.txt')]) == 0
     line = 'the machine is busy: load 2.6 on 4 cores; threads of this run: 2 (--threads 1 may be faster)'
     assert line in capsys.readouterr().out.splitlines()
-    assert machine.crowded(torch.device('cuda')) == ''
+    assert device.crowded(torch.device('cuda')) == ''
 
 
 # The source

@@ -15,16 +15,15 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-import identity
-import plot_gradient
 import plot_results
-import results
-import tables
 import work
 from approaches import APPROACHES
-from collection import Collection
-from errors import exit_code
-from figures import draw
+from core import results
+from core.errors import exit_code
+from reports import tables
+from reports.collection import Collection
+from reports.figures import draw
+from runs import identity
 
 JOINT, RANDOM = np.array([[0.9, 0], [0.8, 0.9]]), np.array([[0.1, 0], [0.1, 0.2]])
 TIMES = {'total': 1, 'epochs': [[1]]}
@@ -613,7 +612,7 @@ def test_the_page_opens_from_disk_sorts_and_shows_its_figures(full, runs, tmp_pa
 
 
 def test_figure_2_shows_that_open_gates_close_more_slowly_than_closed_ones_open(tmp_path, capsys):
-    assert plot_gradient.main(['--output', str(tmp_path / 'new' / 'figures')]) is None
+    assert plot_results.main(['--fig2', '--output', str(tmp_path / 'new' / 'figures')]) is None
     out = capsys.readouterr().out
     assert 'released  sum over an epoch at e = -1: 8019, at e = 1: 27' in out
     assert 'exact     sum over an epoch at e = -1: 8019, at e = 1: 8019' in out

@@ -9,8 +9,8 @@ from conftest import same
 
 import dataloaders
 import networks
+from core.errors import UserError
 from dataloaders import mixture, task
-from errors import UserError
 
 FIRST = {0: 'facescrub', 1: 'notmnist', 2: 'fashion-mnist', 3: 'traffic-signs', 6: 'cifar10', 10: 'mnist',
          13: 'cifar100', 25: 'svhn'}  # fmt: skip

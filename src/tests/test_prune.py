@@ -14,7 +14,7 @@ import hat
 import plot_results
 import prune
 import run
-from errors import UserError, exit_code
+from core.errors import UserError, exit_code
 from hat import pruning
 from networks import alexnet_hat, gated, mlp_hat
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from test_plots import JOINT, RANDOM, Runs
 
-import reproduction
-from errors import exit_code
+import plot_results
+from core.errors import exit_code
+from reports import reproduction
 
 ABOUT = {'experiment': 'mixture', 'title': 'mixture', 'what': 'Two sets.', 'differs': 'all', 'machine': 'a machine',
          'command': 'python src/run_multi.py'}  # fmt: skip
@@ -34,11 +35,11 @@ def folder(tmp_path, monkeypatch):
 
 
 def reproduce(*argv):
-    return exit_code('reproduction.py', reproduction.main, list(map(str, argv)))
+    return exit_code('plot_results.py', plot_results.main, ['--reproduction', *map(str, argv)])
 
 
 def test_the_pages_here_are_what_the_files_give(capsys):
-    assert reproduction.main(['--check']) == 0, capsys.readouterr().out
+    assert reproduce('--check') == 0, capsys.readouterr().out
     size = sum(path.stat().st_size for path in reproduction.FOLDER.rglob('*'))
     assert size < 6_000_000
 

@@ -14,15 +14,14 @@ import pytest
 import torch
 from conftest import assert_equal, dataset, left_behind
 
-import checkpoints
-import files
-import results
 import run
 from approaches import APPROACHES
 from approaches.base import Approach
-from checkpoints import Checkpoint
+from core import files, results
+from core.files import ROOT
 from dataloaders import npz, sources
-from files import ROOT
+from runs import checkpoints
+from runs.checkpoints import Checkpoint
 
 SMALL = ['--tasks', 'mnist,cifar10,svhn', '--width', '0.05', '--nepochs', '4', '--ntrain', '60', '--device', 'cpu']
 

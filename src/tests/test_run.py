@@ -10,8 +10,8 @@ import torch
 from conftest import record
 
 import run
+from core.files import ROOT
 from dataloaders import npz
-from files import ROOT
 
 SMALL = ['--tasks', 'mnist,cifar10,svhn', '--width', '0.05', '--nepochs', '2', '--ntrain', '120', '--device', 'cpu']
 
@@ -61,7 +61,7 @@ def test_the_matrix_and_the_record_say_what_was_done(start, small_data, capsys):
 
 
 def test_average_forgetting_is_the_mean_drop_since_a_task_was_learned():
-    import results
+    from core import results
 
     accuracy = np.array([[0.9, 0, 0], [0.7, 0.8, 0], [0.6, 0.9, 0.5]])
     assert results.average_forgetting(accuracy) == pytest.approx((0.3 - 0.1) / 2)

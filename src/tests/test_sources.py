@@ -14,8 +14,8 @@ import pytest
 from torchvision.datasets import CIFAR10, CIFAR100, GTSRB, MNIST, SVHN, FashionMNIST
 
 import run
+from core.errors import UserError
 from dataloaders import mixture, npz, sources
-from errors import UserError
 
 WITH_CHECKSUM = [name for name in mixture.NAMES if name not in ('facescrub', 'notmnist')]
 each_set = pytest.mark.parametrize('name', mixture.NAMES)

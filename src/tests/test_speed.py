@@ -14,19 +14,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-import benchmark
-import contestants
 import dataloaders
 import hat
 import networks
-import reference
-import scaling
 from approaches import APPROACHES
 from approaches.base import Protocol
 from approaches.steps import Graph, Steps
+from benchmarks import eager_loop, scaling, speed, workers
+from core.device import choose_device
+from core.errors import UserError, exit_code
 from dataloaders import mixture, task
-from errors import UserError, exit_code
-from machine import choose_device
 from networks.dropout import Activation, Dropout
 from networks.layers import Linear
 
@@ -67,7 +64,7 @@ def pair(small_data):
             net = networks.build(mixture.FAMILY, approach.variant, mixture.SHAPE, [10, 10], width, 0).to(device, dtype)
             without_dropout(net)
             if ordinary:
-                reference.make_ordinary(net)
+                eager_loop.make_ordinary(net)
             values = {k: p.default for k, p in approach.parameters.items()} | settings
             approach = approach(net, data, Protocol(batch_size=BATCH), **values)
             approach.before_task(0)
@@ -78,7 +75,7 @@ def pair(small_data):
             approach.after_task(0)
             approach.before_task(1)
             both.append(approach)
-        return both[0], reference.LOOPS.get(name, reference.Loop)(both[1], 1)
+        return both[0], eager_loop.LOOPS.get(name, eager_loop.Loop)(both[1], 1)
 
     return make
 
@@ -126,7 +123,7 @@ def test_a_large_fully_connected_layer_computes_the_same_in_training():
     x, slopes = torch.randn(17, 1100), torch.randn(17, 1000)
     found, flops = [], []
     for layer in fast, plain:
-        with FlopCounterMode(display=False, custom_mapping=contestants.ONEDNN) as counter:
+        with FlopCounterMode(display=False, custom_mapping=workers.ONEDNN) as counter:
             images = x.clone().requires_grad_()
             y = layer(images)
             y.backward(slopes)
@@ -270,14 +267,14 @@ def test_replays_draw_new_dropout_and_follow_the_seed_on_a_gpu():
 
 
 def test_the_benchmark_measures_both_ways_in_turns(tmp_path, capsys):
-    output = tmp_path / 'benchmark.json'
+    output = tmp_path / 'speed.json'
     arguments = ['--approaches', 'hat,sgd', '--ntrain', '150', '--width', '0.02', '--rounds', '2', '--device', 'cpu',
                  '--output', str(output)]  # fmt: skip
-    assert exit_code('benchmark.py', benchmark.main, arguments) == 0
+    assert exit_code('speed.py', speed.main, arguments) == 0
     record = json.loads(output.read_text())
     assert [row['approach'] for row in record['table']] == ['hat', 'sgd']
     assert {(each['approach'], each['way']) for each in record['seconds']} == {
-        (name, way) for name in ('hat', 'sgd') for way in benchmark.WAYS
+        (name, way) for name in ('hat', 'sgd') for way in speed.WAYS
     }
     for each in record['seconds']:
         turns = each['train, train again, valid']
@@ -292,9 +289,9 @@ def test_the_benchmark_measures_both_ways_in_turns(tmp_path, capsys):
 def test_ratios_are_medians_within_a_turn():
     args = SimpleNamespace(batch_size=50, approaches=['hat', 'sgd'])
     ours, plain = [[1, 0, 1], [2, 0, 2], [3, 0, 3]], [[3, 1, 1], [4, 1, 3], [12, 1, 8]]
-    times = {(n, w): t for n in ('hat', 'sgd') for w, t in zip(benchmark.WAYS, (ours, plain, plain), strict=True)}
+    times = {(n, w): t for n in ('hat', 'sgd') for w, t in zip(speed.WAYS, (ours, plain, plain), strict=True)}
     facts = {'hat': {'images': 100, 'valid': 100, 'flops': 10, 'bytes': 20, 'peak': 5e6}}
-    row = dict(zip(benchmark.HEAD, benchmark.row('hat', args, times, facts, 20, 100), strict=True))
+    row = dict(zip(speed.HEAD, speed.row('hat', args, times, facts, 20, 100), strict=True))
     assert row['step, ms'] == '1000.0' and row['images/s'] == '50' and row['epoch, s'] == '4.00'
     assert row['floor, ms'] == '500.0' and row['against the floor'] == '2.00'
     assert row['step: times as fast'] == '3.00' and row['epoch: times as fast'] == '2.50'
@@ -304,27 +301,27 @@ def test_ratios_are_medians_within_a_turn():
 def test_flops_of_a_step_are_those_of_the_layers():
     """Of each layer, 2 a weight, place and image, forward, and twice that backward; not to the images."""
     args = SimpleNamespace(device='cpu', experiment='demo', data=None, ntrain=150, width=0.02, batch_size=16)
-    facts = contestants.Work(args, 'sgd', False).facts()
+    facts = workers.Work(args, 'sgd', False).facts()
     net = networks.build('alexnet', '', (3, 32, 32), [10], 0.02, 0)
     sides = 28, 12, 4, 1, 1
     weights = [block[-2].weight.numel() * side**2 for block, side in zip(net.blocks, sides, strict=True)]
-    head = net.units[-1] * dataloaders.load('demo', None, 0)[contestants.T].n_classes
+    head = net.units[-1] * dataloaders.load('demo', None, 0)[workers.T].n_classes
     assert facts['flops'] == 2 * 16 * (2 * weights[0] + 3 * sum(weights[1:]) + 3 * head)
 
 
 def test_bad_arguments_of_the_benchmark_are_one_line(tmp_path, capsys):
     for arguments in ['--approaches', 'random'], ['--output', str(tmp_path / 'none' / 'x.json')], ['--rounds', '0']:
-        assert exit_code('benchmark.py', benchmark.main, arguments) == 2
+        assert exit_code('speed.py', speed.main, arguments) == 2
         assert capsys.readouterr().err.count('\n') == 1
     for arguments in ['--measure', 'all'], ['--processes', '1,x']:
-        assert exit_code('scaling.py', scaling.main, arguments) == 2
+        assert exit_code('benchmark.py', scaling.main, arguments) == 2
         assert capsys.readouterr().err.count('\n') == 1
 
 
 def test_scaling_measures_more_tasks_than_ten(small_data, capsys):
     arguments = ['--measure', 'tasks', '--data', str(small_data), '--ntasks', '12', '--ntrain', '100', '--nepochs', '1',
                  '--width', '0.01']  # fmt: skip
-    assert exit_code('scaling.py', scaling.main, arguments) == 0
+    assert exit_code('benchmark.py', scaling.main, arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(' | ')[0] for line in lines if line.startswith('| 1')] == ['| 1', '| 10', '| 12']
     assert re.fullmatch(r'network [\d.]+ MB, record [\d.]+ MB, peak of memory \d+ MB, \d+ s in all', lines[-2])

@@ -13,14 +13,14 @@ import torchvision
 import dataloaders
 import example
 import hat
-import zoo
+from benchmarks import zoo
+from core.errors import exit_code
+from core.files import ROOT
 from dataloaders.task import Images
-from errors import exit_code
-from files import ROOT
 
 
 def rows(capsys, networks):
-    assert exit_code('zoo.py', zoo.main, ['--networks', networks, '--batch-size', '4', '--rounds', '1']) == 0
+    assert exit_code('benchmark.py', zoo.main, ['--networks', networks, '--batch-size', '4', '--rounds', '1']) == 0
     lines = [[cell.strip() for cell in line.split('|')[1:-1]] for line in capsys.readouterr().out.splitlines()]
     return {line[0]: dict(zip(zoo.HEAD, line, strict=True)) for line in lines if line}
 
@@ -46,13 +46,14 @@ def test_networks_of_timm_and_one_that_is_refused(capsys):
 
 
 def test_an_unknown_network_is_one_line(capsys):
-    assert exit_code('zoo.py', zoo.main, ['--networks', 'resnet18,alexnet']) == 2
-    assert capsys.readouterr().err.startswith("zoo.py: error: --networks: 'alexnet' is none of resnet18, ")
+    assert exit_code('benchmark.py', zoo.main, ['--networks', 'resnet18,alexnet']) == 2
+    assert capsys.readouterr().err.startswith("benchmark.py: error: --networks: 'alexnet' is none of resnet18, ")
 
 
 def survey(networks, path, *more):
     """In a process of its own, which starts others. Returns the rows of what it prints, and the records."""
-    command = [sys.executable, ROOT / 'src' / 'zoo.py', '--all', '--networks', networks, '--output', path, *more]
+    script = ROOT / 'src' / 'benchmark.py'
+    command = [sys.executable, script, 'zoo', '--all', '--networks', networks, '--output', path, *more]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [[cell.strip() for cell in line.split('|')[1:-1]] for line in lines], json.loads(path.read_text())
 

@@ -3,27 +3,22 @@
 import argparse
 import sys
 
-from approaches import ALIASES
-from errors import UserError
+from core.errors import UserError
 
 MANY, FEW = 1_000_000, 1_000  # the most of what costs little, and of what costs a run, a task or a measurement each
 SHOWN = 40  # characters of a value that is refused
 
 
 class Parser(argparse.ArgumentParser):
-    def __init__(self, description, epilog=None):
+    def __init__(self, description, epilog=None, prog=None):
         form = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, epilog=epilog, formatter_class=form, allow_abbrev=False)
+        super().__init__(prog, description=description, epilog=epilog, formatter_class=form, allow_abbrev=False)
 
     def print_help(self, file=None):
         print(self.format_help(), end='', file=file)  # argparse is silent where nobody reads
 
     def error(self, message):
         raise UserError(f'{message} (--help lists all arguments)')
-
-
-def approach(text):
-    return ALIASES.get(text, text)
 
 
 def count(text):
@@ -93,12 +88,12 @@ def words(text):
     return found
 
 
-def names(known):
-    """A type: all or some of the names in `known`, comma-separated."""
+def names(known, name=str):
+    """A type: all or some of the names in `known`, comma-separated; name: a function of each."""
 
     def parse(text):
-        found = list(known) if text == 'all' else [approach(name) for name in text.split(',')]
-        if unknown := [name for name in found if name not in known]:
+        found = list(known) if text == 'all' else [name(part) for part in text.split(',')]
+        if unknown := [each for each in found if each not in known]:
             raise argparse.ArgumentTypeError(f'{unknown[0]!r} is none of {", ".join(known)}')
         return list(dict.fromkeys(found))
 

@@ -15,16 +15,16 @@ import tempfile
 import time
 from pathlib import Path
 
-from arguments import Parser, count, few, parallel, width
-from errors import UserError, exit_code
-from files import ROOT
-from tables import markdown
+from core.arguments import Parser, count, few, parallel, width
+from core.errors import UserError
+from core.files import ROOT
+from core.text_tables import markdown
 
-SRC = Path(__file__).parent
+SRC = Path(__file__).resolve().parents[1]
 EXAMPLES = """\
 examples:
-  python src/scaling.py --measure tasks --data DIR --ntasks 50
-  python src/scaling.py --measure processes --device cuda --processes 1,2,4,8
+  python src/benchmark.py scaling --measure tasks --data DIR --ntasks 50
+  python src/benchmark.py scaling --measure processes --device cuda --processes 1,2,4,8
 """
 IMPORT = 'import time; t = time.perf_counter(); import run; print(time.perf_counter() - t)'
 STAND_INS = """
@@ -51,7 +51,7 @@ print(time.perf_counter() - t, sum(len(task.train.y) + len(task.valid.y) + len(t
 
 
 def parse(argv):
-    parser = Parser(__doc__, EXAMPLES)
+    parser = Parser(__doc__, EXAMPLES, prog='benchmark.py scaling')
     parser.add_argument('--measure', default='start,tasks,processes', metavar='A,B', help='(default %(default)s)')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:N or mps (default cpu)')
     parser.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR', help='with mnist.npz (default dat)')
@@ -72,7 +72,7 @@ def numbers(text):
     return [parallel(part) for part in text.split(',')]
 
 
-def main(argv=None):
+def main(argv):
     args = parse(argv)
     (ROOT / 'tmp').mkdir(exist_ok=True)
     for name in args.measure:
@@ -136,7 +136,3 @@ def python(*command, peak=False):
             raise UserError(f'{command[0]} failed: {error.strip().splitlines()[-1] if error.strip() else status}')
         out.seek(0)
         return most if peak else out.read()
-
-
-if __name__ == '__main__':
-    sys.exit(exit_code('scaling.py', main, None))

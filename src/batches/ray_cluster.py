@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import run
-from errors import Busy, UserError
-from files import ROOT, atomic
-from results import Output
+from core.errors import Busy, UserError
+from core.files import ROOT, atomic
+from core.results import Output
 
 MOST = 500  # runs handed in at a time: each has an open lock file
 RETRIES = 5  # of a run whose node died
@@ -97,7 +97,7 @@ def collect(r, files):
 
 def on_node(argv, folder):
     """One run on a node, beside its copy of the code. Returns the exit code, the log and the results."""
-    code = Path(__file__).resolve().parent.name  # Ray names it by its content: results of older code are not ours
+    code = Path(__file__).resolve().parents[1].name  # Ray names it by its content: results of older code are not ours
     name = Path(argv[argv.index('--output') + 1]).name
     output = Output(Path(ROOT, 'res', folder, code, name), '--save' in argv)
     output.txt.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from errors import Busy, UserError
+from core.errors import Busy, UserError
 
 try:
     import fcntl
@@ -19,7 +19,7 @@ except ImportError:  # Windows
     fcntl = None
     import msvcrt
 
-ROOT = Path(__file__).resolve().parent.parent  # of the repository: default paths hang on it, not on where one stands
+ROOT = Path(__file__).resolve().parents[2]  # of the repository: default paths hang on it, not on where one stands
 POLL = 0.1  # seconds between two looks at a lock, where the system cannot wait for it
 
 

@@ -1,7 +1,7 @@
 """Training as the paper reads, and as the original code went about it: an eager loop that takes no shortcut.
 
 Every head is computed for every batch; after each epoch the training images are passed through once more; evaluation
-goes by batches of 64; HAT's masks are multiplied in, and gradients conditioned, one after the other. benchmark.py
+goes by batches of 64; HAT's masks are multiplied in, and gradients conditioned, one after the other. speed.py
 measures what that costs, and a test takes 50 steps of it to see that the fast way comes out at the same place.
 """
 

@@ -1,11 +1,9 @@
 """Tables, each a header and lines of cells, from a Collection of runs; and how they are written."""
 
-import re
-
 import numpy as np
 from scipy import stats
 
-from comparison import agree
+from reports.comparison import agree
 
 LEVEL = 0.95  # of the confidence interval
 PRUNED = ['task', 'accuracy, %', 'weights kept, %', 'file, MB', 'ms an image, one at a time', '256 at a time']
@@ -101,21 +99,3 @@ def pruned_row(report):
     size = ' → '.join(f'{n / 1e6:.2f}' for n in report['bytes'])
     times = [f'{a:.3g} → {b:.3g} ({a / b:.1f}x)' for a, b in report['milliseconds'].values()]
     return [report['task'], f'{100 * report["accuracy"]:.1f}', f'{100 * kept / whole:.1f}', size, *times]
-
-
-def text(header, lines):
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in [header, *lines])
-    return '\n'.join('  '.join(line).rstrip() for line in padded)
-
-
-def markdown(header, lines):
-    return '\n'.join(f'| {" | ".join(line)} |' for line in [header, ['---'] * len(header), *lines])
-
-
-def latex(header, lines):
-    body = [' & '.join(re.sub('([&_#])', r'\\\1', cell) for cell in line) + r' \\' for line in [header, *lines]]
-    body = [re.sub(r'(rho|A)<=(\d+)', r'$\\\1^{\\leq \2}$', line).replace(r'$\A', '$A') for line in body]
-    body = [line.replace('%', r'\%').replace('±', r'$\pm$').replace('→', r'$\to$') for line in body]
-    begin, end = rf'\begin{{tabular}}{{l{"r" * (len(header) - 1)}}}', r'\end{tabular}'
-    return '\n'.join([begin, body[0], r'\hline', *body[1:], end])

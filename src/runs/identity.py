@@ -9,7 +9,7 @@ import dataloaders
 import networks
 from approaches import APPROACHES
 
-SRC = Path(__file__).parent
+SRC = Path(__file__).resolve().parents[1]
 TEXTS = {path: path.read_bytes() for path in SRC.rglob('*.py') if not {'tests', 'benchmarks'} & set(path.parts)}
 # read now: what is edited later does not run in this process
 ELSEWHERE = (
@@ -24,11 +24,12 @@ ELSEWHERE = (
     'stale',
 )  # no more than last bits
 TABLES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ imports all there is: not followed
-APART = 'errors', 'files', 'dataloaders.sources'  # say, write and fetch things; of the data there is a fingerprint
+# modules that print, write and download; the data have a fingerprint of their own
+APART = 'core.errors', 'core.files', 'dataloaders.sources'
 LOOP = {  # functions that all runs go through
-    'run.py': ('main', 'learn', 'build'),
-    'machine.py': ('choose_device', 'use_threads'),
-    'results.py': ('square',),
+    'run.py': ('main', 'learn'),
+    'core/device.py': ('choose_device', 'use_threads'),
+    'core/results.py': ('square',),
 }
 SILENT = 'print', 'warn'
 TYPES = 'annotation', 'returns', 'ctx'  # fields without a say

@@ -5,7 +5,7 @@ import io
 import json
 from html import escape
 
-from results import command
+from core.results import command
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62em; margin: 2em auto; padding: 0 1em }

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-import charts
-from collection import REFERENCES
-from files import atomic
-from tables import best_first
+from core.files import atomic
+from reports import charts
+from reports.collection import REFERENCES
+from reports.tables import best_first
 
 
 def draw(runs):

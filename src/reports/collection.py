@@ -5,14 +5,14 @@ import os
 import numpy as np
 
 import dataloaders
-import identity
-import results
 from approaches import ALIASES, APPROACHES
 from approaches.base import Protocol
-from comparison import differences, majority
-from errors import UserError
-from records import PROTOCOL, defaults, load
-from shapes import REPORT, check
+from core import results
+from core.errors import UserError
+from core.shapes import REPORT, check
+from reports.comparison import differences, majority
+from reports.records import PROTOCOL, defaults, load
+from runs import identity
 
 REFERENCES = ('joint', 'random')  # A_J and A_R of Eq. 6
 UNKNOWN = 'no record beside it: nothing is known of it'

@@ -4,7 +4,7 @@ import time
 
 from tqdm import tqdm
 
-from errors import escape
+from core.errors import escape
 
 
 class Board:

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from errors import UserError
+from core.errors import UserError
 
 
 def show(values):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-import results
 from approaches import APPROACHES
-from comparison import agree
+from core import results
+from core.errors import UserError
+from core.shapes import check, record_shape
 from dataloaders import EXPERIMENTS
-from errors import UserError
-from shapes import check, record_shape
+from reports.comparison import agree
 
 PROTOCOL = 'nepochs', 'lr', 'batch_size', 'width', 'ntrain', 'tasks', 'ntasks'  # arguments that runs to compare share
 TASK = 'n_classes', 'train', 'valid', 'test', 'data'  # what a record says of a task

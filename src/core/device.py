@@ -9,7 +9,7 @@ from importlib import metadata
 import numpy as np
 import torch
 
-from errors import UserError
+from core.errors import UserError
 
 LARGE_PAGES = 'THP_MEM_ALLOC_ENABLE'  # environment variable of PyTorch
 

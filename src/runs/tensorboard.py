@@ -2,7 +2,7 @@
 
 import shutil
 
-from errors import UserError
+from core.errors import UserError
 
 
 class Events:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from approaches.parameters import show
-from errors import UserError, one_line
-from files import atomic, digest, pack, sweep
-from shapes import HEAD, check
+from core.errors import UserError, one_line
+from core.files import atomic, digest, pack, sweep
+from core.hyperparameters import show
+from core.shapes import HEAD, check
 
 LARGEST = 50e6  # bytes of a file that is read
 

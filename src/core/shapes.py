@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from errors import UserError
+from core.errors import UserError
 
 
 class Kind(NamedTuple):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from errors import UserError, out_of_memory
-from files import ROOT, atomic, digest, lock, pack, sweep
-from identity import differences
+from core.errors import UserError, out_of_memory
+from core.files import ROOT, atomic, digest, lock, pack, sweep
+from runs.identity import differences
 
 TMP = 'HAT_TMP'  # environment variable: the folder for checkpoints
 FORMAT = 5  # of `state`: what an older version has saved is refused

@@ -6,31 +6,24 @@ differs from the paper, on what machine, by which commands. A table stands in a 
 """
 
 import json
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-import results
 from approaches import APPROACHES
-from arguments import Parser
-from collection import Collection
-from errors import UserError, exit_code
-from files import ROOT, atomic
-from tables import best_first, deviation, markdown
+from core import results
+from core.errors import UserError
+from core.files import ROOT, atomic
+from core.text_tables import markdown
+from reports.collection import Collection
+from reports.tables import best_first, deviation
 
 FOLDER = ROOT / '.results'
 PAGES = ROOT / 'README.md', FOLDER / 'README.md'
 BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
 SEEDS = range(100)
 DROPPED = 'epochs', 'monitor', 'folder', 'model'  # of a record that is taken in
-EXAMPLES = """\
-examples:
-  python src/reproduction.py
-  python src/reproduction.py --add res --setup mixture-0.25 --commit 0123abc
-"""
 
 
 class Figure(NamedTuple):
@@ -170,7 +163,7 @@ def rewritten(text, made, page):
     return text
 
 
-def take_in(folder, setup, commit):
+def add(folder, setup, commit):
     """Copy the finished runs of a folder into .results, in short."""
     place = FOLDER / setup
     place.mkdir(parents=True, exist_ok=True)
@@ -189,34 +182,16 @@ def take_in(folder, setup, commit):
             part.write_bytes(path.with_suffix('.txt').read_bytes())
 
 
-def parse(argv):
-    parser = Parser(__doc__, EXAMPLES)
-    parser.add_argument('--check', action='store_true', help='change nothing; exit code 1 if a page would change')
-    parser.add_argument('--add', type=Path, metavar='DIR', help='take the finished runs of DIR in, first')
-    parser.add_argument('--setup', metavar='NAME', help='where to: .results/NAME')
-    parser.add_argument('--commit', metavar='HASH', help='of the code that computed them')
-    args = parser.parse_args(argv)
-    if args.add and not (args.setup and args.commit):
-        raise UserError('--add needs --setup and --commit')
-    return args
-
-
-def main(argv=None):
-    args = parse(argv)
-    if args.add:
-        take_in(args.add, args.setup, args.commit)
+def rewrite(check=False):
+    """Bring the tables of all pages up to date; with `check`, change nothing. Returns the pages that differ."""
     made, changed = tables(), []
     for page in PAGES:
         before = page.read_text(encoding='utf-8')
         after = rewritten(before, made, page.name)
         if after != before:
             changed.append(page.name)
-            if not args.check:
+            if not check:
                 with atomic(page) as part:
                     part.write_text(after, encoding='utf-8')
     print(f'{len(made) - 1} setups; changed: {", ".join(changed) or "nothing"}')
-    return int(args.check and bool(changed))
-
-
-if __name__ == '__main__':
-    sys.exit(exit_code('reproduction.py', main, None))
+    return changed

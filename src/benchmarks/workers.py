@@ -1,4 +1,4 @@
-"""Those who take turns in benchmark.py: each trains one approach in one way, an epoch when it is asked to."""
+"""Those who take turns in speed.py: each trains one approach in one way, an epoch when it is asked to."""
 
 import math
 import multiprocessing
@@ -13,11 +13,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import dataloaders
-import machine
 import networks
-import reference
 from approaches import APPROACHES
 from approaches.base import Approach, Protocol
+from benchmarks import eager_loop
+from core.device import LARGE_PAGES, choose_device
 
 FIRST = 128  # images of the first task, which is only there to be over
 PROC = Path('/proc/self/status')
@@ -34,7 +34,7 @@ class Apart:
     def __init__(self, *settings):
         context = multiprocessing.get_context('spawn')
         self.pipe, theirs = context.Pipe()
-        os.environ.pop(machine.LARGE_PAGES, None)  # which this process has set for itself
+        os.environ.pop(LARGE_PAGES, None)  # which this process has set for itself
         self.process = context.Process(target=serve, args=(theirs, *settings), daemon=True)
         self.process.start()
         theirs.close()
@@ -45,7 +45,7 @@ class Apart:
             self.pipe.send(what)
             return self.pipe.recv()
         except (EOFError, BrokenPipeError):
-            raise SystemExit('benchmark.py: a process ended before its time') from None
+            raise SystemExit('speed.py: a process ended before its time') from None
 
     def close(self):
         """It ends when what it does just now is done."""
@@ -69,8 +69,8 @@ class Work:
     """One approach on the second task of an experiment."""
 
     def __init__(self, args, name, plain, settings=True):
-        """plain: by the loop without shortcuts of reference.py. settings: with those of run.py (machine.py)."""
-        self.device = machine.choose_device(args.device) if settings else torch.device(args.device)
+        """plain: by the loop without shortcuts of eager_loop.py. settings: with those of run.py (core/device.py)."""
+        self.device = choose_device(args.device) if settings else torch.device(args.device)
         torch.backends.cudnn.allow_tf32 = False
         experiment, kind = dataloaders.EXPERIMENTS[args.experiment], APPROACHES[name]
         tasks = dataloaders.load(args.experiment, args.data, 0, None, None, args.ntrain)
@@ -80,13 +80,13 @@ class Work:
         classes = [task.n_classes for task in tasks]
         net = networks.build(experiment.FAMILY, kind.variant, experiment.SHAPE, classes, args.width, 0).to(self.device)
         if plain:
-            reference.make_ordinary(net)
+            eager_loop.make_ordinary(net)
         protocol = Protocol(batch_size=args.batch_size)
         self.approach = kind(net, tasks, protocol, **{k: p.default for k, p in kind.parameters.items()})
         self.approach.before_task(0)
         self.approach.after_task(0)
         self.approach.before_task(T)
-        self.loop = plain and reference.LOOPS.get(name, reference.Loop)(self.approach, T)
+        self.loop = plain and eager_loop.LOOPS.get(name, eager_loop.Loop)(self.approach, T)
 
     def epoch(self):
         """Seconds of training, of the loop's further pass over the training images, and of validation."""

@@ -9,7 +9,6 @@ With --all: the survey of benchmarks/survey.py, of all that is in benchmarks/net
 
 import multiprocessing
 import statistics
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -18,12 +17,12 @@ import torch
 import torch.nn.functional as F
 
 import hat
-from arguments import Parser, count, few, positive, words
 from benchmarks import networks
 from benchmarks.survey import survey
-from errors import UserError, exit_code, require
-from machine import choose_device, describe
-from tables import markdown
+from core.arguments import Parser, count, few, positive, words
+from core.device import choose_device, describe
+from core.errors import UserError, require
+from core.text_tables import markdown
 
 NETWORKS = {  # name -> where from, and what else it is made with
     'resnet18': ('torchvision', {}),
@@ -46,13 +45,13 @@ HEAD = ['network', 'converts', 'largest difference, gates open', *(f'same after 
 N_CLASSES, N_TASKS, STEPS = 10, 3, 4
 EXAMPLES = """\
 examples:
-  python src/zoo.py --networks resnet18,efficientnet_b0
-  python src/zoo.py --all --source timm --output zoo.json
+  python src/benchmark.py zoo --networks resnet18,efficientnet_b0
+  python src/benchmark.py zoo --all --source timm --output zoo.json
 """
 
 
 def parse(argv):
-    parser = Parser(__doc__, EXAMPLES)
+    parser = Parser(__doc__, EXAMPLES, prog='benchmark.py zoo')
     parser.add_argument('--networks', type=words, metavar='A,B,...',
                         help=f'(default {",".join(NETWORKS)}; with --all: all)')  # fmt: skip
     parser.add_argument('--size', type=few, default=32, metavar='N', help='of the images, N x N (default 32)')
@@ -77,7 +76,7 @@ def parse(argv):
     return args
 
 
-def main(argv=None):
+def main(argv):
     args = parse(argv)
     warnings.simplefilter('ignore')  # tasks of a few steps close few gates
     if args.all:
@@ -157,7 +156,3 @@ def milliseconds(networks, batch, rounds):
             float(next(network.parameters()).flatten()[0])  # waits for a GPU, too
             each.append(time.perf_counter() - start)
     return [1000 * statistics.median(each[3:]) for each in times]
-
-
-if __name__ == '__main__':
-    sys.exit(exit_code('zoo.py', main, None))

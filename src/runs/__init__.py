@@ -1,0 +1,1 @@
+"""What belongs to one run, whichever command starts it."""
