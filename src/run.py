@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from core.hyperparameters import parse as parse_parameters
 from core.hyperparameters import show
 from runs.checkpoints import Checkpoint
 from runs.identity import Identity
+from runs.progress import TaskProgress
 from runs.tensorboard import Events
 
 EXAMPLES = """\
@@ -30,13 +32,15 @@ examples:
 
 
 def parse(argv):
-    """Arguments, complete: what was not given has the experiment's default, `parameter` is a dict of all values."""
+    """All arguments: missing ones have the default of the experiment, `parameter` is a dict of all values."""
     parser = Parser(__doc__, EXAMPLES)
     what = parser.add_argument_group('what to run')
     what.add_argument('--approach', required=True, choices=APPROACHES, type=canonical)
     what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS)
     what.add_argument('--parameter', default='', metavar='VALUES', help=_parameter_help())
-    what.add_argument('--seed', type=seed, default=0, help='sets the task order and everything random (default 0)')
+    what.add_argument(
+        '--seed', type=seed, default=0, help='of task order, data split, batches, weights, dropout (default 0)'
+    )
     tasks = parser.add_argument_group('which tasks')
     tasks.add_argument('--tasks', type=words, metavar='NAME,NAME,...', help='exactly these, in this order (default: '
                        'all, shuffled)')  # fmt: skip
@@ -52,21 +56,23 @@ def parse(argv):
     places = parser.add_argument_group('where')
     places.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps (default auto: cuda '
                         'if there is one, else cpu)')  # fmt: skip
-    places.add_argument('--threads', type=parallel, metavar='N', help='of the CPU (default: what PyTorch finds right, '
-                        'demo 1); where the environment has OMP_NUM_THREADS, that counts')  # fmt: skip
+    places.add_argument('--threads', type=parallel, metavar='N', help="CPU threads (default: PyTorch's choice, demo 1) "
+                        'unless OMP_NUM_THREADS is set')  # fmt: skip
     places.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR',
-                        help='where <task>.npz or the archives are (default dat)')  # fmt: skip
-    places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; all the rest goes to '
+                        help='folder of <task>.npz or the archives (default dat)')  # fmt: skip
+    places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; the record goes to '
                         'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
-    places.add_argument('--tmp', type=Path, metavar='DIR', help='for checkpoints (default $HAT_TMP; or '
-                        'tmp; or beside the output where that cannot be written)')  # fmt: skip
-    places.add_argument('--save', action='store_true', help='keep the network, too, in FILE.pt (for prune.py)')
-    places.add_argument('--tensorboard', action='store_true', help='write what each epoch brings to tensorboard/ '
+    places.add_argument('--tmp', type=Path, metavar='DIR', help='for checkpoints (default $HAT_TMP, else tmp, or '
+                        'beside the output if that is read-only)')  # fmt: skip
+    places.add_argument('--save', action='store_true', help='also save the network, as FILE.pt (for prune.py)')
+    places.add_argument('--verbose', action='store_true', help='print every epoch (default: one every 10 seconds)')
+    places.add_argument('--tensorboard', action='store_true', help='log the metrics of each epoch to tensorboard/ '
                         'beside the checkpoint (needs: pip install tensorboard)')  # fmt: skip
-    places.add_argument('--fresh', action='store_true', help='start over: not from the checkpoint of a killed run, nor '
-                        'content with a result that is there')  # fmt: skip
-    places.add_argument('--stale', choices=('keep', 'redo'), help='what other code has computed: keep a result, go on '
-                        'from a checkpoint; or do it again (default: keep a result, refuse a checkpoint)')  # fmt: skip
+    places.add_argument('--fresh', action='store_true', help='start from scratch: ignore the checkpoint and the '
+                        'result of an earlier run')  # fmt: skip
+    places.add_argument('--stale', choices=('keep', 'redo'), help='results and checkpoints of other code: keep a '
+                        'result and resume from a checkpoint, or redo the run (default: keep a result, reject a '
+                        'checkpoint)')  # fmt: skip
     args = parser.parse_args(argv)
     args.parameter = parse_parameters(args.parameter, APPROACHES[args.approach].parameters)
     for name, value in dataloaders.defaults(args.experiment).items():
@@ -90,8 +96,8 @@ def main(argv=None):
         if args.fresh:
             checkpoint.remove()
         if output.finished(identity, args.stale) and not args.fresh:
-            again = ', by other code; --stale redo' if output.stale(identity) else '; --fresh'
-            print(f'done before{again} does it again')
+            again = ', by other code (--stale redo' if output.stale(identity) else ' (--fresh'
+            print(f'already finished{again} runs it again)')
             if args.tensorboard:
                 record = results.read_record(output.json)
                 names = [task['name'] for task in record['tasks']]
@@ -102,78 +108,110 @@ def main(argv=None):
     print(f'\n{summary(output)}')
 
 
+@dataclass
+class History:
+    """What a run has measured so far; part of its checkpoint."""
+
+    initial: list = field(default_factory=list)  # test accuracy of each task with the initial weights
+    before: list = field(default_factory=list)  # that of each task just before it is learned
+    accuracy: list = field(default_factory=list)  # a row after each task: test accuracy of all tasks so far
+    valid_accuracy: list = field(default_factory=list)
+    epochs: list = field(default_factory=list)  # for each task, a record for each epoch
+    testing: list = field(default_factory=list)  # seconds of testing after each task
+    devices: list = field(default_factory=list)
+    seconds: float = 0.0  # in all
+
+
 def learn(args, device, output, checkpoint, identity):
-    """The tasks, one after the other; goes on from the checkpoint if there is one."""
-    began = time.perf_counter()
+    """Learn the tasks in sequence; resume from the checkpoint if there is one."""
+    start = time.perf_counter()
     tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
     tasks = [task.to(device) for task in tasks]
     approach = build(args, tasks, device)
-    record = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
-              'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'versions': versions()}  # fmt: skip
+    head = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
+            'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'versions': versions()}  # fmt: skip
     print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
-          f'{record["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
+          f'{head["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
     if hint := crowded(device):
         print(hint, flush=True)
 
-    done = {name: [] for name in ('initial', 'before', 'accuracy', 'valid_accuracy', 'epochs', 'devices', 'testing')}
-    done['seconds'] = 0.0
-    if loaded := checkpoint.load(record, device, args.stale):
-        saved, code = loaded
-        record['code'] = code if code.endswith(identity.code) else f'{code}+{identity.code}'
-        approach.load_state(saved['approach'])
-        done = saved['done']
-        print(f'goes on from {checkpoint.path}', flush=True)
+    history = History()
+    if loaded := checkpoint.load(head, device, args.stale):
+        state, code = loaded
+        head['code'] = code if code.endswith(identity.code) else f'{code}+{identity.code}'
+        approach.load_state(state['approach'])
+        history = History(**state['history'])
+        print(f'resuming from {checkpoint.path}', flush=True)
     else:
         output.make_way(identity)
-    if describe(device) not in done['devices']:
-        done['devices'].append(describe(device))
-    before = done['seconds']
+    if describe(device) not in history.devices:
+        history.devices.append(describe(device))
+    earlier = history.seconds
     events = args.tensorboard and Events(checkpoint, [task.name for task in tasks])
 
     def save():
-        done['seconds'] = before + time.perf_counter() - began
-        checkpoint.save(record, {'approach': approach.state(), 'done': done})
+        history.seconds = earlier + time.perf_counter() - start
+        checkpoint.save(head, {'approach': approach.state(), 'history': vars(history)})
 
-    def after_epoch():
-        if checkpoint.due():
-            save()
-        show()
-
-    def show():
+    def log_metrics():
         if events:
-            events.write([*done['epochs'], approach.training.log if approach.training else []], done['accuracy'])
+            current = [approach.training.log] if approach.training else []
+            events.write([*history.epochs, *current], history.accuracy)
 
-    def accuracy(u, split='test'):
-        return approach.evaluate(u, getattr(tasks[u], split))[1]
+    def learn_task(t):
+        resumed = len(approach.training.log) if approach.training else 0
+        with TaskProgress(tasks[t].name, approach.n_rounds(), args.verbose, resumed) as progress:
 
-    done['initial'] = done['initial'] or [accuracy(u) for u in range(len(tasks))]
-    for t in range(len(done['epochs']), len(tasks)):
-        if len(done['before']) == t:
-            done['before'].append(accuracy(t))
-        log = approach.learn(t, after_epoch)
-        start = time.perf_counter()
-        for name, split in ('accuracy', 'test'), ('valid_accuracy', 'valid'):
-            done[name].append([accuracy(u, split) for u in range(t + 1)])
-        done['testing'].append(time.perf_counter() - start)
-        done['epochs'].append(log)
-        output.save_matrix(results.square(done['accuracy'], len(tasks)))
+            def after_epoch(log):
+                progress.update(log)
+                if checkpoint.due():
+                    save()
+                log_metrics()
+
+            return approach.learn(t, after_epoch)
+
+    history.initial = history.initial or [test(approach, u) for u in range(len(tasks))]
+    for t in range(len(history.epochs), len(tasks)):
+        if len(history.before) == t:
+            history.before.append(test(approach, t))
+        log = learn_task(t)
+        tested = time.perf_counter()
+        history.accuracy.append([test(approach, u) for u in range(t + 1)])
+        history.valid_accuracy.append([test(approach, u, 'valid') for u in range(t + 1)])
+        history.testing.append(time.perf_counter() - tested)
+        history.epochs.append(log)
+        output.save_matrix(results.square(history.accuracy, len(tasks)))
         save()
-        show()
-        print(f'{t + 1}/{len(tasks)} {tasks[t].name}: test accuracy {100 * done["accuracy"][t][t]:.2f} % after '
+        log_metrics()
+        print(f'{t + 1}/{len(tasks)} {tasks[t].name}: test accuracy {100 * history.accuracy[t][t]:.2f} % after '
               f'{len(log)} epochs, {sum(epoch["seconds"] for epoch in log):.1f} s', flush=True)  # fmt: skip
-    epoch_seconds = [[epoch.pop('seconds') for epoch in log] for log in done['epochs']]
-    matrices = {name: results.square(done[name], len(tasks)).tolist() for name in ('accuracy', 'valid_accuracy')}
-    times = {'total': done['seconds'], 'epochs': epoch_seconds, 'testing': done['testing']}
-    lists = {name: done[name] for name in ('initial', 'before', 'epochs', 'devices')}
-    if differ := identity.differences(record):
+    if differ := identity.differences(head):
         raise UserError(f'--data: {args.data} is not what it was when the run began: {"; ".join(differ)}')
-    rest = {'diverged': diverged(tasks, done['epochs']), 'monitor': approach.report(), 'times': times,
-            'folder': os.path.relpath(args.data, ROOT)}  # fmt: skip
-    output.save_record({**record, **matrices, **lists, **output.save_model(approach.state()), **rest})
+    output.save_record(head | report(history, approach) | output.save_model(approach.state())
+                       | {'folder': os.path.relpath(args.data, ROOT)})  # fmt: skip
+
+
+def test(approach, t, split='test'):
+    """The accuracy of task t."""
+    return approach.evaluate(t, getattr(approach.tasks[t], split))[1]
+
+
+def report(history, approach):
+    """What the record says of how the run went."""
+    seconds = [[epoch.pop('seconds') for epoch in log] for log in history.epochs]
+    matrices = {name: results.square(getattr(history, name), len(approach.tasks)).tolist()
+                for name in ('accuracy', 'valid_accuracy')}  # fmt: skip
+    return {
+        **matrices,
+        **{name: getattr(history, name) for name in ('initial', 'before', 'epochs', 'devices')},
+        'diverged': diverged(approach.tasks, history.epochs),
+        'monitor': approach.report(),
+        'times': {'total': history.seconds, 'epochs': seconds, 'testing': history.testing},
+    }
 
 
 def diverged(tasks, logs):
-    """Where something was not finite: the first epoch of each such task."""
+    """The first epoch of each task in which a loss or gradient was not finite."""
     first = {}
     for task, log in zip(tasks, logs, strict=True):
         for e, epoch in enumerate(log, 1):
@@ -183,7 +221,7 @@ def diverged(tasks, logs):
 
 
 def summary(output):
-    """What a finished run has to say, from its files."""
+    """The summary of a finished run, from its files."""
     record = results.read_record(output.json)
     accuracy = np.array(record['accuracy'])
     return (f'{results.table([task["name"] for task in record["tasks"]], accuracy)}\n\n'
@@ -194,7 +232,7 @@ def summary(output):
 
 
 def _defaults(name):
-    """What --help says of an argument whose default hangs on the experiment."""
+    """The help of an argument whose default depends on the experiment."""
     others = ((experiment, module.DEFAULTS.get(name)) for experiment, module in dataloaders.EXPERIMENTS.items())
     return ', '.join([f'default {dataloaders.PAPER[name]}', *(f'{e} {value}' for e, value in others if value)])
 

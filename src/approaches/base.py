@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from approaches.steps import Steps
 from core import seeds
@@ -131,9 +130,12 @@ class Approach:
             setattr(self, name, value)
         self.training = state['training'] and Training(**state['training'])
 
-    def learn(self, t, after_epoch=lambda: None):
-        """Train task t; at the end the model is the one of the best validation loss. Returns a record an epoch."""
-        p, name, rounds = self.protocol, self.tasks[t].name, self.n_rounds()
+    def learn(self, t, after_epoch=lambda log: None):
+        """Train task t; at the end the model is the one of the best validation loss. Returns a record for each epoch.
+
+        after_epoch: called with the records so far
+        """
+        p = self.protocol
         begun = copy.deepcopy(self.state()) if self.training else None  # load_state() has put us within the task
         self.before_task(t)
         if begun:
@@ -141,23 +143,16 @@ class Approach:
         else:
             self.training = Training(p.lr, p.patience, self.snapshot())
         now = self.training
-        with tqdm(total=rounds, initial=len(now.log), desc=f'{name:14}', unit='epoch', disable=None) as bar:
-            while len(now.log) < rounds and now.lr >= p.lr_min:
-                epoch, start = len(now.log), time.perf_counter()
-                train_loss = self.train_epoch(t, epoch, now.lr)
-                valid_loss, valid_accuracy = self.validate(t)
-                diverged = self.diverged(t, train_loss, valid_loss)
-                seconds = time.perf_counter() - start
-                now.log.append({'lr': now.lr, 'train_loss': train_loss, 'valid_loss': valid_loss, **diverged,
-                                'valid_accuracy': valid_accuracy, 'seconds': seconds, **self.observe(t)})  # fmt: skip
-                said = (f'loss {train_loss:.3f}, valid loss {valid_loss:.3f}, acc {100 * valid_accuracy:.1f} %, '
-                        f'lr {now.lr:.2g}')  # fmt: skip
-                bar.set_postfix_str(said, refresh=False)
-                bar.update()
-                if bar.disable:
-                    print(f'{name:14} epoch {epoch + 1:3}/{rounds}  {said}, {seconds:.1f} s', flush=True)
-                self.decide(t, valid_loss)
-                after_epoch()
+        while len(now.log) < self.n_rounds() and now.lr >= p.lr_min:
+            start = time.perf_counter()
+            train_loss = self.train_epoch(t, len(now.log), now.lr)
+            valid_loss, valid_accuracy = self.validate(t)
+            diverged = self.diverged(t, train_loss, valid_loss)
+            seconds = time.perf_counter() - start
+            now.log.append({'lr': now.lr, 'train_loss': train_loss, 'valid_loss': valid_loss, **diverged,
+                            'valid_accuracy': valid_accuracy, 'seconds': seconds, **self.observe(t)})  # fmt: skip
+            self.decide(t, valid_loss)
+            after_epoch(now.log)
         self.restore(now.best)
         self.training = self.steps = None
         self.after_task(t)

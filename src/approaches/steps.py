@@ -38,7 +38,7 @@ class Steps:
         self.total.zero_()
         self.endless.zero_()
         full, rest = divmod(len(order), self.size)
-        for _ in tqdm(range(full), desc=description, leave=False, disable=None):
+        for _ in tqdm(range(full), desc=description, leave=False, disable=None, delay=2):
             self.step()
         if rest:
             self.batch(self.places[:rest])

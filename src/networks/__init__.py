@@ -1,30 +1,19 @@
-"""The networks, by name. Each is built as Net(shape, classes, width) and starts from the same weights for one seed."""
+"""The networks: for each family its variants, '' the plain one. Each is built as Net(shape, classes, width) and starts
+from the same weights for one seed."""
 
 import torch
 from torch import nn
 
 from core import seeds
-from networks import (
-    alexnet,
-    alexnet_hat,
-    alexnet_pathnet,
-    alexnet_pnn,
-    mlp,
-    mlp_hat,
-    mlp_pathnet,
-    mlp_pnn,
-)
-from networks.pnn import Lateral
+from networks.alexnet import AlexNet
+from networks.gated import GatedAlexNet, GatedMLP
+from networks.mlp import MLP
+from networks.pathnet import PathNetAlexNet, PathNetMLP
+from networks.pnn import Lateral, ProgressiveAlexNet, ProgressiveMLP
 
 NETWORKS = {
-    'alexnet': alexnet.Net,
-    'alexnet_hat': alexnet_hat.Net,
-    'alexnet_pathnet': alexnet_pathnet.Net,
-    'alexnet_pnn': alexnet_pnn.Net,
-    'mlp': mlp.Net,
-    'mlp_hat': mlp_hat.Net,
-    'mlp_pathnet': mlp_pathnet.Net,
-    'mlp_pnn': mlp_pnn.Net,
+    'alexnet': {'': AlexNet, 'hat': GatedAlexNet, 'pathnet': PathNetAlexNet, 'pnn': ProgressiveAlexNet},
+    'mlp': {'': MLP, 'hat': GatedMLP, 'pathnet': PathNetMLP, 'pnn': ProgressiveMLP},
 }
 
 
@@ -37,7 +26,7 @@ def build(family, variant, shape, classes, width, seed):
     classes  number of classes of each task, one head each
     width    multiplies the size of all hidden layers
     """
-    net = NETWORKS[f'{family}_{variant}' if variant else family](shape, classes, width)
+    net = NETWORKS[family][variant](shape, classes, width)
     initialize(net, seed, 'weights')
     return net
 

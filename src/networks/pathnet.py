@@ -5,6 +5,7 @@ A module is a whole layer, only narrower; the outputs of the active ones are add
 
 from torch import nn
 
+from networks import alexnet, mlp
 from networks.layers import block, plan
 
 MODULES = 16  # M, in a layer
@@ -28,3 +29,17 @@ class Paths(nn.Module):
         for modules, active in zip(self.module_layers, path, strict=True):
             x = sum(modules[m](x) for m in sorted(set(active)))
         return self.heads[t](x)
+
+
+class PathNetAlexNet(Paths):
+    """7,092,261 parameters on the mixture."""
+
+    layers = alexnet.LAYERS
+    factor = 0.258  # matches the number of parameters of the plain network
+
+
+class PathNetMLP(Paths):
+    """For the MNIST experiments the original code has no PathNet."""
+
+    layers = mlp.LAYERS
+    factor = 0.147

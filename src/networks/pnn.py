@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from networks import alexnet, mlp
 from networks.layers import activation, linear, plan
 
 
@@ -74,3 +75,23 @@ class Lateral(nn.Module):
         flat = isinstance(self.reduction, nn.Linear)
         scaled = [a * (h.flatten(1) if flat else h) for a, h in zip(self.alpha, others, strict=True)]
         return self.kernel(torch.relu(self.reduction(torch.cat(scaled, 1))))
+
+
+class ProgressiveAlexNet(Columns):
+    """7,160,706 parameters on the mixture."""
+
+    layers = alexnet.LAYERS
+
+    @staticmethod
+    def factor(n_tasks):
+        return 1.117
+
+
+class ProgressiveMLP(Columns):
+    """1,922,242 parameters on mnist2, 1,976,863 on pmnist. The original code has none for the MNIST experiments."""
+
+    layers = mlp.LAYERS
+
+    @staticmethod
+    def factor(n_tasks):
+        return 0.909 * n_tasks**0.074

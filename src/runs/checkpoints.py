@@ -14,7 +14,7 @@ from core.files import ROOT, atomic, digest, lock, pack, sweep
 from runs.identity import differences
 
 TMP = 'HAT_TMP'  # environment variable: the folder for checkpoints
-FORMAT = 5  # of `state`: what an older version has saved is refused
+FORMAT = 6  # of `state`: what an older version has saved is refused
 ADVICE = 'go on with the command that made it; or delete it, or start over with --fresh'
 
 

@@ -19,6 +19,7 @@ ELSEWHERE = (
     'threads',
     'tmp',
     'save',
+    'verbose',
     'tensorboard',
     'fresh',
     'stale',
@@ -27,7 +28,7 @@ TABLES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ impo
 # modules that print, write and download; the data have a fingerprint of their own
 APART = 'core.errors', 'core.files', 'dataloaders.sources'
 LOOP = {  # functions that all runs go through
-    'run.py': ('main', 'learn'),
+    'run.py': ('main', 'learn', 'test', 'report'),
     'core/device.py': ('choose_device', 'use_threads'),
     'core/results.py': ('square',),
 }
@@ -89,7 +90,7 @@ def code(approach, experiment):
     not count.
     """
     method, data = APPROACHES[approach], dataloaders.EXPERIMENTS[experiment]
-    network = networks.NETWORKS['_'.join(filter(None, (data.FAMILY, method.variant)))]
+    network = networks.NETWORKS[data.FAMILY][method.variant]
     waiting, seen, found = [method.__module__, network.__module__, data.__name__, *TABLES], set(), set()
     while waiting:
         if (path := locate(name := waiting.pop())) and name not in seen:

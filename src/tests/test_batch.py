@@ -92,7 +92,7 @@ def test_a_batch_killed_at_random_moments_ends_as_if_undisturbed(arguments, tmp_
         assert starts < KILLS
     assert process.returncode == 0, process.communicate()
     undisturbed(mine, tmp_path / 'whole')
-    assert sum('goes on from' in log.read_text() for log in tmp_path.glob('*.log')) >= 2
+    assert sum('resuming from' in log.read_text() for log in tmp_path.glob('*.log')) >= 2
 
 
 def size_of_logs(folder):

@@ -100,11 +100,11 @@ def test_a_result_of_other_data_is_kept_and_done_again(command, folder, tmp_path
     os.utime(folder / 'mnist.npz', ns=(times.st_atime_ns, times.st_mtime_ns))
     assert run.cli(command('sgd')) == 0
     out = capsys.readouterr().out
-    assert 'done before' not in out and 'mnist: data' in out and 'kept as out.old-1.json' in out
+    assert 'already finished' not in out and 'mnist: data' in out and 'kept as out.old-1.json' in out
     assert (tmp_path / 'out.old-1.json').read_bytes() == before
     assert record(tmp_path / 'out.json')['tasks'][0]['data'] == npz.fingerprint(folder / 'mnist.npz')
     assert run.cli(command('sgd')) == 0
-    assert 'done before' in capsys.readouterr().out
+    assert 'already finished' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('change', [a_pixel, fewer, renamed])
@@ -139,11 +139,11 @@ def test_where_the_data_are_and_how_they_are_packed_does_not_count(command, fold
     (tmp_path / 'packed.npz').rename(moved / 'mnist.npz')
     before = sorted(moved.iterdir())
     assert run.cli(command('sgd', 'out.txt', '--data', str(moved))) == 0
-    assert 'done before; --fresh' in capsys.readouterr().out
+    assert 'already finished (--fresh' in capsys.readouterr().out
     assert sorted(moved.iterdir()) == before  # nothing is written there: it may be read-only
     shutil.rmtree(moved)
     assert run.cli(command('sgd')) == 0  # without its data a result is still one
-    assert 'done before; --fresh' in capsys.readouterr().out
+    assert 'already finished (--fresh' in capsys.readouterr().out
 
 
 def test_the_data_of_each_experiment_have_a_fingerprint(small_data):
@@ -207,7 +207,7 @@ def test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, pat
     ('approaches/ewc.py', 'squared_distance(self.shared, self.old, self.fisher)',
      'squared_distance(\n            self.shared,\n            self.old,\n            self.fisher\n        )'),
     ('dataloaders/task.py', 'leave none for validation', 'leave nothing for validation'),
-    ('run.py', 'goes on from', 'continues from'),
+    ('run.py', 'resuming from', 'continuing from'),
 ])  # fmt: skip
 def test_comments_types_formatting_and_texts_do_not_count(monkeypatch, path, old, new):
     before = identity.code('ewc', 'mixture')
@@ -242,7 +242,7 @@ def test_a_result_of_other_code_stays_finished_and_says_so_until_it_is_to_be_red
     assert record(tmp_path / 'out.json')['code'] == identity.code('sgd', 'mixture')
     capsys.readouterr()
     assert run.cli(command('sgd', 'out.txt', '--stale', 'redo')) == 0
-    assert 'done before; --fresh' in capsys.readouterr().out
+    assert 'already finished (--fresh' in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_other_code_goes_on_only_if_asked(command, tmp_path, capsys, monkeypatch, stopped):
@@ -429,7 +429,7 @@ def test_a_width_of_1_is_that_of_the_paper(command, capsys):
     arguments = command('random')
     at = arguments.index('--width')
     assert run.cli([*arguments[:at], *arguments[at + 2 :]]) == 0
-    assert 'done before; --fresh' in capsys.readouterr().out
+    assert 'already finished (--fresh' in capsys.readouterr().out
 
 
 def test_a_lock_is_the_outputs_wherever_checkpoints_go(command, tmp_path):

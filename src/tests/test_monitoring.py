@@ -11,7 +11,7 @@ import torch
 import dataloaders
 import hat
 import run
-from networks.alexnet_hat import Net
+from networks.gated import GatedAlexNet
 
 SMALL = ['--approach', 'hat', '--experiment', 'mixture', '--tasks', 'mnist,cifar10,svhn', '--width', '0.05',
          '--nepochs', '3', '--ntrain', '60', '--device', 'cpu']  # fmt: skip
@@ -19,7 +19,7 @@ SMALL = ['--approach', 'hat', '--experiment', 'mixture', '--tasks', 'mnist,cifar
 
 @pytest.fixture
 def net():
-    return Net((3, 32, 32), [4, 4], 0.05)
+    return GatedAlexNet((3, 32, 32), [4, 4], 0.05)
 
 
 def masks(net, seed):

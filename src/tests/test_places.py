@@ -465,7 +465,7 @@ def test_fresh_does_all_again_and_a_run_that_is_killed_goes_on(arguments, tmp_pa
     said = process.communicate()[0]
     assert process.returncode == 0, said
     log = (tmp_path / 'mixture_sgd_0.log').read_text()
-    assert log.count('goes on from') == 1 and '--fresh' not in log.split('\n')[0]
+    assert log.count('resuming from') == 1 and '--fresh' not in log.split('\n')[0]
     assert (tmp_path / 'mixture_sgd_0.old-1.json').read_text() == first
     now = json.loads((tmp_path / 'mixture_sgd_0.json').read_text())
     assert now['accuracy'] == json.loads(first)['accuracy'] and now['times'] != json.loads(first)['times']

@@ -16,11 +16,11 @@ import prune
 import run
 from core.errors import UserError, exit_code
 from hat import pruning
-from networks import alexnet_hat, gated, mlp_hat
+from networks import gated
 
 NETWORKS = {
-    'alexnet': lambda: alexnet_hat.Net((3, 32, 32), [5, 3], 0.1),
-    'mlp': lambda: mlp_hat.Net((1, 28, 28), [5, 3], 0.02),
+    'alexnet': lambda: gated.GatedAlexNet((3, 32, 32), [5, 3], 0.1),
+    'mlp': lambda: gated.GatedMLP((1, 28, 28), [5, 3], 0.02),
 }
 
 
@@ -254,10 +254,10 @@ def test_a_run_without_its_network_is_done_again_if_it_is_to_be_saved(saved, sma
     model = saved.with_suffix('.pt')
     before = model.read_bytes()
     capsys.readouterr()
-    assert run.cli([*command, '--save']) == 0 and 'done before' in capsys.readouterr().out
+    assert run.cli([*command, '--save']) == 0 and 'already finished' in capsys.readouterr().out
     model.unlink()
-    assert run.cli(command) == 0 and 'done before' in capsys.readouterr().out
-    assert run.cli([*command, '--save']) == 0 and 'done before' not in capsys.readouterr().out
+    assert run.cli(command) == 0 and 'already finished' in capsys.readouterr().out
+    assert run.cli([*command, '--save']) == 0 and 'already finished' not in capsys.readouterr().out
     assert model.read_bytes() == before
 
 

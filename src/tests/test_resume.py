@@ -150,7 +150,7 @@ def test_a_finished_run_is_not_done_again(command, tmp_path, capsys):
     before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()}
     table = capsys.readouterr().out.partition('\n\n')[2]
     assert run.cli(command('sgd')) == 0
-    assert capsys.readouterr().out.partition('\n\n')[::2] == ('done before; --fresh does it again', table)
+    assert capsys.readouterr().out.partition('\n\n')[::2] == ('already finished (--fresh runs it again)', table)
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.iterdir()} == before
     assert run.cli(command('sgd', 'out.txt', '--fresh')) == 0
     assert_equal(tmp_path, 'out', 'out.old-1')

@@ -41,7 +41,7 @@ def test_two_runs_with_one_seed_are_identical_bit_for_bit(start, approach):
 
 
 def test_the_matrix_and_the_record_say_what_was_done(start, small_data, capsys):
-    txt, record = start('hat', '--parameter', '0.5,smax=200')
+    txt, record = start('hat', '--parameter', '0.5,smax=200', '--verbose')
     accuracy = np.loadtxt(txt)
     assert accuracy.shape == (3, 3)
     assert not np.triu(accuracy, 1).any() and np.diagonal(accuracy).all()
