@@ -1,6 +1,6 @@
 """The training protocol, once (paper, section 4, "Training"), with the hooks that an approach may override.
 
-An approach says only what differs: most override before_task, loss, after_backward, after_step or after_task.
+An approach contains only what differs: most override before_task, loss, after_backward, after_step or after_task.
 """
 
 import copy
@@ -18,13 +18,13 @@ from core import seeds
 
 @dataclass
 class Training:
-    """Where the training of a task stands between two epochs."""
+    """The state of a task's training between two epochs."""
 
     lr: float
     patience: int  # epochs left without a better validation loss
-    best: dict  # the model of the best validation loss, a snapshot
+    best: dict  # a snapshot of the model with the best validation loss
     best_loss: float = math.inf
-    log: list = field(default_factory=list)  # a record an epoch
+    log: list = field(default_factory=list)  # a record for each epoch
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Approach:
     variant = ''  # of the experiment's network: '' is the plain one
     parameters = {}  # name -> parameters.Parameter, in the order of --parameter
     clip = 10_000  # maximum norm of the gradient
-    # Names of the attributes that a killed run goes on with: what it knows of earlier tasks and, where that changes
-    # between epochs, of this one; tensors, numbers, texts, lists, dicts. All else before_task makes anew
+    # Names of the attributes that a checkpoint saves: what is known of earlier tasks, and what changes between the epochs
+    # of a task; tensors, numbers, strings, lists, dicts. before_task makes everything else
     kept = ()
 
     def __init__(self, net, tasks, protocol, **parameters):
-        """net, tasks (list of Task) are on one device; `parameters` become attributes."""
+        """net and tasks (a list of Task) are on one device; `parameters` become attributes."""
         self.net, self.tasks, self.protocol = net, tasks, protocol
         self.training = self.steps = None  # within a task
         for name, value in parameters.items():
@@ -58,11 +58,11 @@ class Approach:
     # Hooks, in calling order
 
     def before_task(self, t):
-        """Make ready, from the attributes in `kept`; called again where a killed run goes on within the task: what it
-        does to them and to the network is then undone, for they are as the last epoch has left them."""
+        """Prepare task t from the attributes in `kept`. When a run resumes within the task it is called again; what it
+        does to these attributes and to the network is then replaced by the checkpoint."""
 
     def n_rounds(self):
-        """How often, at most, a task's images are passed through: training and validation each time."""
+        """The maximum number of epochs, each a pass over the training and the validation images."""
         return self.protocol.nepochs
 
     def n_train(self, t):
@@ -78,49 +78,49 @@ class Approach:
 
         progress  position in the epoch, (b - 1) / (B - 1) from 0 to 1, a scalar tensor; the number 1 in evaluation
 
-        On a CUDA device the training steps of a task are replays of one: no value may go to the host and come back, no
-        shape depend on the images.
+        On a CUDA device one training step of a task is captured and replayed: no value may travel to the host, and no
+        shape may depend on the images.
         """
         logits = self.net(x, t)
         return F.cross_entropy(logits, y), logits
 
     def after_backward(self, t, progress):
-        """Edit gradients: p.grad of each parameter, not yet clipped; None where the loss does not reach it."""
+        """Edit the gradients, p.grad, before clipping; None for parameters that the loss does not depend on."""
 
     def after_step(self, t):
-        """Edit parameters, in place. p.grad is what after_backward has left, not clipped: the step that was just taken
-        is -lr * min(1, clip / norm of all gradients) * p.grad.
+        """Edit the parameters, in place. p.grad is not clipped: the step just taken was
+        -lr * min(1, clip / norm of all gradients) * p.grad.
 
-        A tensor that the approach holds is written into (self.x.copy_(...), not self.x = ...): on a CUDA device the
-        steps of a task are replays of one, with its very tensors. Another tensor in the place of one is an error there.
+        Write into tensors that the approach holds (self.x.copy_(...), not self.x = ...): on a CUDA device the captured
+        step is replayed with these very tensors, and replacing one raises an error.
         """
 
     def validate(self, t):
-        """Loss and accuracy by which the best model is chosen."""
+        """The loss and accuracy that choose the best model."""
         return self.evaluate(t, self.tasks[t].valid)
 
     def observe(self, t):
-        """What else the record of an epoch is to hold: a dict of numbers and lists of numbers."""
+        """Extra metrics for the record of the epoch: a dict of numbers and lists of numbers."""
         return {}
 
     def snapshot(self):
-        """All that makes up the model at hand, for restore()."""
+        """The current model, for restore()."""
         return {name: value.clone() for name, value in self.net.state_dict().items()}
 
     def restore(self, snapshot):
         self.net.load_state_dict(snapshot)
 
     def after_task(self, t):
-        """Consolidate; the best model is restored."""
+        """Consolidate. The best model has been restored."""
 
     def report(self):
-        """What else the record of the run is to hold, when all tasks are learned: what JSON can hold."""
+        """Extra metrics for the record of the run, after all tasks: what JSON can hold."""
         return {}
 
     # Protocol
 
     def state(self):
-        """All that a later process needs to go on from here, after load_state()."""
+        """Everything that load_state() needs to resume in another process."""
         kept = {name: getattr(self, name) for name in self.kept}
         return {'model': self.snapshot(), 'kept': kept, 'training': self.training and vars(self.training)}
 
@@ -136,7 +136,7 @@ class Approach:
         after_epoch: called with the records so far
         """
         p = self.protocol
-        begun = copy.deepcopy(self.state()) if self.training else None  # load_state() has put us within the task
+        begun = copy.deepcopy(self.state()) if self.training else None  # resumed within the task
         self.before_task(t)
         if begun:
             self.load_state(begun)
@@ -159,7 +159,7 @@ class Approach:
         return now.log
 
     def decide(self, t, valid_loss):
-        """Is this the best model so far? If there has been none for long, lower the learning rate."""
+        """Keep the best model so far; lower the learning rate after `patience` epochs without a better one."""
         now, p = self.training, self.protocol
         if valid_loss < now.best_loss:
             now.best_loss, now.best, now.patience = valid_loss, self.snapshot(), p.patience
@@ -169,7 +169,7 @@ class Approach:
             now.lr, now.patience = now.lr / p.lr_factor, p.patience
 
     def diverged(self, t, train_loss, valid_loss):
-        """For the record of an epoch: {'diverged': what was not finite}, and a warning the first time in a task."""
+        """For the record of the epoch: {'diverged': what was not finite}; warns once a task."""
         endless = int(self.steps.endless) if self.steps else 0
         losses = {'training loss': train_loss, 'validation loss': valid_loss, 'gradient': math.inf if endless else 0}
         what = next((name for name, value in losses.items() if not math.isfinite(value)), None)
@@ -178,13 +178,13 @@ class Approach:
             lower = ' or '.join(name for name in ('--lr', *self.parameters) if name in ('--lr', 'lamb'))
             warnings.warn(
                 f'{self.tasks[t].name} (task {t + 1}), epoch {len(log) + 1}: the {what} is not finite: training has '
-                f'diverged, the best model before is kept; a lower {lower} may help',
+                f'diverged; the best earlier model is kept; a lower {lower} may help',
                 stacklevel=2,
             )
         return {'diverged': what} if what else {}
 
     def train_epoch(self, t, epoch, lr):
-        """One pass over the training images of task t; returns the mean loss. Order and dropout are set by the seed."""
+        """One pass over the training images of task t; returns the mean loss. Order and dropout depend on the seed."""
         seed, device = self.protocol.seed, self.tasks[t].train.y.device
         self.net.train()
         torch.manual_seed(seeds.derive(seed, 'dropout', t, epoch))

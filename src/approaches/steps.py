@@ -1,20 +1,25 @@
-"""The training steps of an epoch. On a CUDA device the step is captured once in a graph and then replayed."""
+"""The training steps of an epoch. On a CUDA device one step is captured as a CUDA graph and then replayed.
+
+For the replays everything that changes from step to step is in tensors on the device.
+"""
 
 import torch
 from tqdm import tqdm
 
 EXACT = {'cpu': torch.float64, 'cuda': torch.float64, 'mps': torch.float32}  # the last has no float64
-WARM_UP = 3  # steps before the capture, in which libraries make ready what they cannot during one
+WARM_UP = 3  # eager steps before the capture, in which libraries allocate what they cannot during one
 
 
 class Steps:
-    """Of one task. All that changes from step to step is in tensors, on the device: nothing waits for the host.
+    """The steps of one task; there is no host synchronization within an epoch.
 
-    parameters  those that may be trained
-    order       the training images as they come in the epoch, (n,); b, how many batches of them are done, (1,)
-    progress    position in the epoch, by batch: (b - 1) / (B - 1), 0 to 1; a single batch has 1
-    total       sum of the losses of all images so far, a scalar; lr, the learning rate, a scalar
-    endless     how many of the batches had a gradient that is not finite, a scalar
+    parameters  the trainable ones
+    order       indices of the training images in the order of this epoch, (n,)
+    b           number of batches done, (1,)
+    progress    position of each batch in the epoch, (b - 1) / (B - 1), 0 to 1; a single batch has 1
+    total       sum of the losses of the images so far, a scalar
+    lr          learning rate, a scalar
+    endless     number of batches with a gradient that is not finite, a scalar
     """
 
     def __init__(self, approach, t):
@@ -31,7 +36,7 @@ class Steps:
         self.step = Graph(self.full_batch, lambda: held(approach)) if device.type == 'cuda' else self.full_batch
 
     def epoch(self, order, lr, description):
-        """Train on the images in this order, (n,); returns the mean loss."""
+        """Train on the images `order`, (n,); returns the mean loss."""
         self.order.copy_(order)
         self.lr.fill_(lr)
         self.b.zero_()
@@ -64,10 +69,9 @@ class Steps:
 
 
 class Graph:
-    """A function as a CUDA graph: the first calls run it as it is, one captures it, all others replay what it did
-    with the very tensors.
+    """A function as a CUDA graph: the first calls run it eagerly, one captures it, all others replay it.
 
-    where: says where the tensors are that it may not replace, as held() does.
+    where: returns the addresses of the tensors that the function may not replace, as held() does.
     """
 
     def __init__(self, function, where=dict):
@@ -92,7 +96,7 @@ class Graph:
 
 
 def held(approach):
-    """Where the tensors are that an approach holds, and those of its network: name -> address."""
+    """The addresses of the tensors that an approach and its network hold: name -> address."""
     found = dict(approach.net.named_parameters()) | dict(approach.net.named_buffers())
 
     def look(name, value):
@@ -109,18 +113,18 @@ def held(approach):
 
 
 def check_held(before, after):
-    """A step that is replayed reads and writes the tensors that were there when it was captured, for ever."""
+    """Raises RuntimeError if a tensor was replaced: a replayed step uses the tensors of its capture."""
     if moved := [name for name, address in after.items() if before.get(name, address) != address]:
         raise RuntimeError(
-            f'a training step puts another tensor in the place of {moved[0]}; its replays on a GPU would not see it: '
-            'write into the one that is there (copy_, add_ ...)'
+            f'a training step replaces the tensor {moved[0]}, which its replays on a GPU would not see: write into it '
+            'instead (copy_, add_ ...)'
         )
 
 
 @torch.no_grad()
 def sgd_step(parameters, lr, clip):
-    """Plain SGD, the norm of the whole gradient clipped: clip_grad_norm_ and SGD of PyTorch, in one pass less; and
-    torch.optim imports the compiler first, for seconds. lr: a scalar tensor. Returns the norm."""
+    """Plain SGD with the norm of the whole gradient clipped, as clip_grad_norm_ and torch.optim.SGD, in one pass less
+    (and torch.optim imports the compiler, which takes seconds). lr: a scalar tensor. Returns the norm."""
     moving = [p for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in moving])
     step = (-lr * (clip / (norm + 1e-6)).clamp_max(1)).to(norm.dtype)

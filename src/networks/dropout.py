@@ -1,4 +1,4 @@
-"""Dropout that does not wait for its random numbers, nor for a pass over what it drops."""
+"""Fast dropout on the CPU, fused with ReLU and max-pooling."""
 
 import numpy as np
 import torch
@@ -7,10 +7,10 @@ from torch import nn
 
 
 def keep(x, p):
-    """Which values of x, a tensor on a CPU, are kept: 1, and 0 with probability p; uint8.
+    """Dropout mask of a CPU tensor x: 1 for kept values, 0 with probability p; uint8.
 
-    Eight values share a random number of a fast generator (torch draws a slow one for each), which torch's own seeds:
-    torch.manual_seed reproduces it. The 256 values of a byte are divided at 256 p, rounded up or down at random.
+    One 64-bit number of a fast generator serves eight values (torch draws one for each). Torch's generator seeds it, so
+    torch.manual_seed reproduces it. A byte is compared with 256 p, which is rounded up or down at random.
     """
     seed = int(torch.randint(2**63 - 1, ()))
     draws = np.random.SFC64(seed).random_raw(-(-x.numel() // 8) + 1)
@@ -19,7 +19,7 @@ def keep(x, p):
 
 
 class Dropout(nn.Dropout):
-    """torch's, with the fast random numbers on a CPU."""
+    """nn.Dropout, with the faster random numbers on a CPU."""
 
     def forward(self, x):
         if not self.training or not self.p or x.is_cuda:
@@ -28,11 +28,11 @@ class Dropout(nn.Dropout):
 
 
 class Activation(nn.Module):
-    """ReLU, dropout and, if `pool`, 2x2 max-pooling, of a layer's linear part, whose output is overwritten in training.
+    """max_pool2d(dropout(relu(z)), 2), the pooling only if `pool`; in training z is overwritten.
 
-    Computed the other way round, which is the same, as none of the three changes the order of two values: after pooling
-    ReLU has a quarter of the work. A value that is dropped is just set to zero; where that zero comes through, ReLU has
-    no gradient, so the backward pass need not know.
+    Computed as relu(max_pool2d(dropout(z), 2)), which is equal, since none of the three changes the order of two values:
+    after pooling, ReLU has a quarter of the work. Dropped values are set to 0, where ReLU has no gradient, so that the
+    backward pass needs no mask.
     """
 
     def __init__(self, p, pool):

@@ -1,4 +1,4 @@
-"""Hidden layers: how they are described, how many inputs each has, and the modules they are built from."""
+"""Hidden layers: their description, their sizes, and the modules they are built from."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from networks.dropout import Activation
 
-LARGE = 2**20  # weights; up to there oneDNN is not faster
+LARGE = 2**20  # weights; for smaller layers oneDNN is not faster
 
 
 class Layer(NamedTuple):
@@ -18,7 +18,7 @@ class Layer(NamedTuple):
 
 
 def plan(layers, shape, factor):
-    """Yield (layer, inputs, units): units times `factor`; after a flatten a unit makes several inputs."""
+    """Yield (layer, inputs, units), with units times `factor`; after a flatten each unit gives several inputs."""
     channels, size, _ = shape
     for layer in layers:
         units = max(1, int(layer.units * factor))
@@ -32,7 +32,7 @@ def plan(layers, shape, factor):
 
 
 class Convolution(nn.Conv2d):
-    """Without the last row and column of its output where 2x2 max-pooling would leave them out."""
+    """Does not compute the last row and column of its output if 2x2 max-pooling would drop them."""
 
     def forward(self, x):
         odd = [(size - kernel + 1) % 2 for size, kernel in zip(x.shape[2:], self.kernel_size, strict=True)]
@@ -40,8 +40,8 @@ class Convolution(nn.Conv2d):
 
 
 class Linear(nn.Linear):
-    """A large one trains on a CPU as PyTorch's own layers for oneDNN have it (torch.utils.mkldnn): for a batch of a few
-    images its matrix products are faster than those of MKL."""
+    """A large layer trains on a CPU with oneDNN's matrix products, as torch.utils.mkldnn does: for small batches they
+    are faster than MKL's."""
 
     def forward(self, x):
         large = self.weight.numel() > LARGE and torch.backends.mkldnn.is_available()

@@ -1,6 +1,6 @@
-"""PathNet's network (Fernando et al. 2017): in each layer many modules, of which a path names the few active ones.
+"""PathNet's network (Fernando et al. 2017): each layer has many modules, of which a path names the few active ones.
 
-A module is a whole layer, only narrower; the outputs of the active ones are added.
+A module is a whole layer, only narrower; the outputs of the active modules are added.
 """
 
 from torch import nn

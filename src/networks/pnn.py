@@ -1,4 +1,4 @@
-"""Progressive network (Rusu et al. 2016): a column for each task, which also reads the columns before it."""
+"""Progressive network (Rusu et al. 2016): a column for each task, with lateral connections from the earlier columns."""
 
 import torch
 from torch import nn
