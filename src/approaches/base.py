@@ -44,8 +44,8 @@ class Approach:
     variant = ''  # of the experiment's network: '' is the plain one
     parameters = {}  # name -> parameters.Parameter, in the order of --parameter
     clip = 10_000  # maximum norm of the gradient
-    # Names of the attributes that a checkpoint saves: what is known of earlier tasks, and what changes between the epochs
-    # of a task; tensors, numbers, strings, lists, dicts. before_task makes everything else
+    # Names of the attributes that a checkpoint saves: what is known of earlier tasks, and what changes between epochs;
+    # tensors, numbers, strings, lists, dicts. before_task makes everything else
     kept = ()
 
     def __init__(self, net, tasks, protocol, **parameters):

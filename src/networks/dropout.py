@@ -30,7 +30,7 @@ class Dropout(nn.Dropout):
 class Activation(nn.Module):
     """max_pool2d(dropout(relu(z)), 2), the pooling only if `pool`; in training z is overwritten.
 
-    Computed as relu(max_pool2d(dropout(z), 2)), which is equal, since none of the three changes the order of two values:
+    Computed as relu(max_pool2d(dropout(z), 2)), which is equal, as none of the three changes the order of two values:
     after pooling, ReLU has a quarter of the work. Dropped values are set to 0, where ReLU has no gradient, so that the
     backward pass needs no mask.
     """
