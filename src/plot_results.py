@@ -54,6 +54,9 @@ def parse(argv):
     published.add_argument('--add', type=Path, metavar='DIR', help='first add the finished runs of DIR ...')
     published.add_argument('--setup', metavar='NAME', help='... to .results/NAME')
     published.add_argument('--commit', metavar='HASH', help='of the code that computed them')
+    published.add_argument('--verify', type=Path, metavar='CHECKOUT', help='first find out, by short runs, which '
+                           'results of the code there hold for the code here')  # fmt: skip
+    published.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR', help='for these (default dat)')
     args = parser.parse_args(argv)
     if args.add and not (args.setup and args.commit):
         raise UserError('--add needs --setup and --commit')
@@ -65,6 +68,8 @@ def main(argv=None):
     if args.reproduction:
         if args.add:
             reproduction.add(args.add, args.setup, args.commit)
+        if args.verify:
+            reproduction.verify(args.verify, args.data)
         return int(bool(reproduction.rewrite(args.check)) and args.check)
     if args.fig2:
         from reports import gradient  # and matplotlib with it

@@ -67,6 +67,7 @@ def record_shape(record, n, names, parameters):
         'tasks?': [{'name': name, ...: PLAIN}, n],
         'n_parameters?': PLAIN,
         'code?': PLAIN,
+        'verified?': TEXTS,
         'folder?': TEXT,
         'versions?': {...: TEXT},
         'devices?': TEXTS,

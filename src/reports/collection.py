@@ -136,7 +136,8 @@ class Collection:
 
     def stale(self, result):
         """Has other code than today's computed it, or, as far as its record says, may it have?"""
-        return result.record and result.record.get('code') != identity.code(result.approach, self.experiment)
+        codes = result.record.get('code'), *result.record.get('verified', [])
+        return result.record and identity.code(result.approach, self.experiment) not in codes
 
     def marks(self, results):
         """What there is to say of Results, behind the name of their row: the notes explain it."""

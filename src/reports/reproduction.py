@@ -6,6 +6,10 @@ differs from the paper, on what machine, by which commands. A table stands in a 
 """
 
 import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +27,8 @@ FOLDER = ROOT / '.results'
 PAGES = ROOT / 'README.md', FOLDER / 'README.md'
 BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
 SEEDS = range(100)
+SHORT = ['--seed', '0', '--ntasks', '2', '--ntrain', '300', '--nepochs', '12', '--width', '0.1', '--device', 'cpu',
+         '--threads', '1']  # fmt: skip
 DROPPED = 'epochs', 'monitor', 'folder', 'model'  # of a record that is taken in
 
 
@@ -145,10 +151,14 @@ def said(value, figure):
 
 def tables():
     """name -> Markdown."""
-    setups = [Setup(path.parent) for path in sorted(FOLDER.glob('*/about.json'))]
-    lines = [row for setup in setups if (row := setup.row())]
+    everything = setups()
+    lines = [row for setup in everything if (row := setup.row())]
     summary = markdown(['setup', 'paper: HAT', 'here: HAT', 'n', 'what differs'], lines)
-    return {'summary': summary} | {setup.name: setup.table() for setup in setups}
+    return {'summary': summary} | {setup.name: setup.table() for setup in everything}
+
+
+def setups():
+    return [Setup(path.parent) for path in sorted(FOLDER.glob('*/about.json'))]
 
 
 def rewritten(text, made, page):
@@ -176,10 +186,56 @@ def add(folder, setup, commit):
             'epochs': [[round(second, 2) for second in log] for log in record['times']['epochs']],
             'testing': [round(second, 2) for second in record['times']['testing']],
         }
-        with atomic(place / path.name) as part:
-            part.write_text(json.dumps(short) + '\n', encoding='utf-8')
+        write(place / path.name, short)
         with atomic(place / f'{path.stem}.txt') as part:
             part.write_bytes(path.with_suffix('.txt').read_bytes())
+
+
+def verify(checkout, data):
+    """Accept results of other code that computes the same: a short run of each approach and experiment, by the code of
+    another checkout and by today's, must give the same files, byte for byte. Prints a line for each.
+
+    The records of that code then list today's code under `verified`; `commit` stays that of the code that ran.
+    """
+    stale = {}
+    for setup in setups():
+        for result in setup.runs.all():
+            if setup.runs.stale(result):
+                pair = result.approach, setup.about['experiment']
+                stale.setdefault(pair, []).append(result.txt.with_suffix('.json'))
+    for (approach, experiment), paths in stale.items():
+        then, now = (short_run(tree, approach, experiment, data) for tree in (checkout, ROOT))
+        there, here = then.pop('code'), now.pop('code')
+        records = {path: results.load_record(path) for path in paths}
+        records = {path: record for path, record in records.items() if there in (record['code'], *verified(record))}
+        if then == now:
+            for path, record in records.items():
+                write(path, record | {'verified': [*verified(record), here]})
+        verdict = 'the same' if then == now else 'not the same'
+        print(f'{approach} on {experiment}, {len(records)} results: {verdict}', flush=True)
+
+
+def short_run(tree, approach, experiment, data):
+    """The record and the matrix of a run by the code in a checkout."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, 'run.txt')
+        command = [sys.executable, str(tree / 'src' / 'run.py'), '--approach', approach, '--experiment', experiment]
+        command += [*SHORT, '--data', str(data.resolve()), '--output', str(output), '--tmp', folder]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f'{tree}: {done.stderr.strip().splitlines()[-1]}')
+        record = results.load_record(output.with_suffix('.json'))
+        return record | {'matrix': output.read_text(encoding='utf-8'), 'times': None, 'folder': None}
+
+
+def verified(record):
+    """Fingerprints of later code that computes the same."""
+    return record.get('verified', [])
+
+
+def write(path, record):
+    with atomic(path) as part:
+        part.write_text(json.dumps(record) + '\n', encoding='utf-8')
 
 
 def rewrite(check=False):

@@ -1,6 +1,7 @@
 """Every table of results in a page is what the files in .results/ give."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from test_plots import JOINT, RANDOM, Runs
 
 import plot_results
 from core.errors import exit_code
+from core.files import ROOT
 from reports import reproduction
+from runs import identity
 
 ABOUT = {'experiment': 'mixture', 'title': 'mixture', 'what': 'Two sets.', 'differs': 'all', 'machine': 'a machine',
          'command': 'python src/run_multi.py'}  # fmt: skip
@@ -69,3 +72,31 @@ def test_a_table_of_nothing_is_one_line(folder, capsys):
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 2
     assert 'page.md: there are no results of other' in capsys.readouterr().err
     assert reproduce('--add', folder / 'runs') == 2
+
+
+@pytest.mark.slow
+def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small_data, tmp_path, monkeypatch, capsys):
+    """A checkout with one more name in it computes the same; one with another learning rate does not."""
+    base, setup = 'approaches/base.py', tmp_path / 'results' / 'small'
+    for name, old, new in ('renamed', 'p = self.protocol', 'p = protocol = self.protocol'), ('other', '0.05', '0.04'):
+        shutil.copytree(ROOT / 'src', tmp_path / name / 'src', ignore=shutil.ignore_patterns('tests', '__pycache__'))
+        path = tmp_path / name / 'src' / base
+        path.write_text(path.read_text().replace(old, new))
+        assert path.read_text() != (ROOT / 'src' / base).read_text()
+    setup.mkdir(parents=True)
+    (setup / 'about.json').write_text(json.dumps(ABOUT))
+    monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
+    monkeypatch.setattr(reproduction, 'PAGES', [])
+    record = reproduction.short_run(tmp_path / 'renamed', 'sgd', 'mixture', small_data)
+    accuracy = np.array(record['accuracy'])
+    Runs(setup)('sgd', 0, accuracy)
+    path = setup / 'mixture_sgd_0.json'
+    there = json.loads(path.read_text()) | {'code': record['code']}
+    path.write_text(json.dumps(there))
+    assert reproduce('--verify', tmp_path / 'other', '--data', small_data) == 0
+    assert 'sgd on mixture, 0 results: not the same' in capsys.readouterr().out
+    assert json.loads(path.read_text()) == there
+    assert reproduce('--verify', tmp_path / 'renamed', '--data', small_data) == 0
+    assert 'sgd on mixture, 1 results: the same' in capsys.readouterr().out
+    assert json.loads(path.read_text())['verified'] == [identity.code('sgd', 'mixture')]
+    assert not reproduction.setups()[0].runs.stale(reproduction.setups()[0].runs.get('sgd', 0))
