@@ -8,7 +8,7 @@ from torch import nn
 
 from networks.dropout import Activation
 
-LARGE = 2**20  # weights; for smaller layers oneDNN is not faster
+LARGE = 2**19  # weights; for smaller layers oneDNN is not faster
 
 
 class Layer(NamedTuple):

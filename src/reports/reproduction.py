@@ -6,6 +6,7 @@ differs from the paper, on what machine, by which commands. A table stands in a 
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,8 +28,7 @@ FOLDER = ROOT / '.results'
 PAGES = ROOT / 'README.md', FOLDER / 'README.md'
 BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
 SEEDS = range(100)
-SHORT = ['--seed', '0', '--ntasks', '2', '--ntrain', '300', '--nepochs', '12', '--width', '0.1', '--device', 'cpu',
-         '--threads', '1']  # fmt: skip
+SHORT = ['--seed', '0', '--ntasks', '2', '--ntrain', '300', '--nepochs', '12', '--device', 'cpu', '--threads', '1']
 DROPPED = 'epochs', 'monitor', 'folder', 'model'  # of a record that is taken in
 
 
@@ -192,8 +192,8 @@ def add(folder, setup, commit):
 
 
 def verify(checkout, data):
-    """Accept results of other code that computes the same: a short run of each approach and experiment, by the code of
-    another checkout and by today's, must give the same files, byte for byte. Prints a line for each.
+    """Accept results of other code that computes the same: a short run of each approach, experiment and width, by the
+    code of another checkout and by today's, must give the same files, byte for byte. Prints a line for each.
 
     The records of that code then list today's code under `verified`; `commit` stays that of the code that ran.
     """
@@ -201,10 +201,10 @@ def verify(checkout, data):
     for setup in setups():
         for result in setup.runs.all():
             if setup.runs.stale(result):
-                pair = result.approach, setup.about['experiment']
-                stale.setdefault(pair, []).append(result.txt.with_suffix('.json'))
-    for (approach, experiment), paths in stale.items():
-        then, now = (short_run(tree, approach, experiment, data) for tree in (checkout, ROOT))
+                what = result.approach, setup.about['experiment'], result.record['arguments']['width']
+                stale.setdefault(what, []).append(result.txt.with_suffix('.json'))
+    for (approach, experiment, width), paths in stale.items():
+        then, now = (short_run(tree, approach, experiment, width, data) for tree in (checkout, ROOT))
         there, here = then.pop('code'), now.pop('code')
         records = {path: results.load_record(path) for path in paths}
         records = {path: record for path, record in records.items() if there in (record['code'], *verified(record))}
@@ -212,16 +212,18 @@ def verify(checkout, data):
             for path, record in records.items():
                 write(path, record | {'verified': [*verified(record), here]})
         verdict = 'the same' if then == now else 'not the same'
-        print(f'{approach} on {experiment}, {len(records)} results: {verdict}', flush=True)
+        print(f'{approach} on {experiment}, width {width:g}, {len(records)} results: {verdict}', flush=True)
 
 
-def short_run(tree, approach, experiment, data):
+def short_run(tree, approach, experiment, width, data):
     """The record and the matrix of a run by the code in a checkout."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, 'run.txt')
-        command = [sys.executable, str(tree / 'src' / 'run.py'), '--approach', approach, '--experiment', experiment]
-        command += [*SHORT, '--data', str(data.resolve()), '--output', str(output), '--tmp', folder]
-        done = subprocess.run(command, capture_output=True, text=True)
+        which = ['--approach', approach, '--experiment', experiment, '--width', str(width), *SHORT]
+        places = ['--data', data.resolve(), '--output', output, '--tmp', folder]
+        done = subprocess.run(
+            [sys.executable, tree / 'src' / 'run.py', *which, *places], capture_output=True, text=True
+        )
         if done.returncode:
             raise UserError(f'{tree}: {done.stderr.strip().splitlines()[-1]}')
         record = results.load_record(output.with_suffix('.json'))
@@ -243,9 +245,9 @@ def rewrite(check=False):
     made, changed = tables(), []
     for page in PAGES:
         before = page.read_text(encoding='utf-8')
-        after = rewritten(before, made, page.name)
+        after = rewritten(before, made, os.path.relpath(page, ROOT))
         if after != before:
-            changed.append(page.name)
+            changed.append(os.path.relpath(page, ROOT))
             if not check:
                 with atomic(page) as part:
                     part.write_text(after, encoding='utf-8')

@@ -49,7 +49,7 @@ def test_the_pages_here_are_what_the_files_give(capsys):
 
 def test_runs_are_taken_in_and_tables_made_of_them(folder, capsys):
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', '0123456789abcdef') == 0
-    assert 'changed: page.md' in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith('page.md\n')
     page = (folder / 'page.md').read_text()
     hat, sgd = (line for line in page.splitlines() if line.startswith(('| hat |', '| sgd |')))
     drops = np.array([0, 0.01]) * (1 / 0.7 + 1 / 0.7) / 2
@@ -87,16 +87,17 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
     (setup / 'about.json').write_text(json.dumps(ABOUT))
     monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
     monkeypatch.setattr(reproduction, 'PAGES', [])
-    record = reproduction.short_run(tmp_path / 'renamed', 'sgd', 'mixture', small_data)
+    record = reproduction.short_run(tmp_path / 'renamed', 'sgd', 'mixture', 0.1, small_data)
     accuracy = np.array(record['accuracy'])
     Runs(setup)('sgd', 0, accuracy)
     path = setup / 'mixture_sgd_0.json'
     there = json.loads(path.read_text()) | {'code': record['code']}
+    there['arguments']['width'] = 0.1
     path.write_text(json.dumps(there))
     assert reproduce('--verify', tmp_path / 'other', '--data', small_data) == 0
-    assert 'sgd on mixture, 0 results: not the same' in capsys.readouterr().out
+    assert 'sgd on mixture, width 0.1, 0 results: not the same' in capsys.readouterr().out
     assert json.loads(path.read_text()) == there
     assert reproduce('--verify', tmp_path / 'renamed', '--data', small_data) == 0
-    assert 'sgd on mixture, 1 results: the same' in capsys.readouterr().out
+    assert 'sgd on mixture, width 0.1, 1 results: the same' in capsys.readouterr().out
     assert json.loads(path.read_text())['verified'] == [identity.code('sgd', 'mixture')]
     assert not reproduction.setups()[0].runs.stale(reproduction.setups()[0].runs.get('sgd', 0))
