@@ -10,16 +10,17 @@ import numpy as np
 import dataloaders
 from approaches import APPROACHES, build, canonical
 from approaches.base import Protocol
-from core import results
+from core import metrics, results
 from core.arguments import Parser, count, few, parallel, positive, seed, width, words
-from core.device import choose_device, crowded, describe, use_threads, versions
+from core.device import crowded, describe, setup_device, use_threads, versions
 from core.errors import UserError, exit_code, require
 from core.files import ROOT
 from core.hyperparameters import parse as parse_parameters
 from core.hyperparameters import show
+from core.text_tables import accuracy_matrix
 from runs.checkpoints import Checkpoint
 from runs.identity import Identity
-from runs.tensorboard import Events
+from runs.tensorboard import TensorBoardLogger
 
 EXAMPLES = """\
 examples:
@@ -80,13 +81,13 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    device = choose_device(args.device)
+    device = setup_device(args.device)
     use_threads(args.threads)
     output = results.Output(args.output, args.save)
     output.check()
     checkpoint, identity = Checkpoint(output, args.tmp), Identity(args)
     with checkpoint.lock():
-        output.sweep()
+        output.remove_partial_files()
         if args.fresh:
             checkpoint.remove()
         if output.finished(identity, args.stale) and not args.fresh:
@@ -95,7 +96,7 @@ def main(argv=None):
             if args.tensorboard:
                 record = results.read_record(output.json)
                 names = [task['name'] for task in record['tasks']]
-                Events(checkpoint, names).write(record['epochs'], record['accuracy'])
+                TensorBoardLogger(checkpoint, names).write(record['epochs'], record['accuracy'])
         else:
             learn(args, device, output, checkpoint, identity)
         checkpoint.remove()
@@ -124,11 +125,11 @@ def learn(args, device, output, checkpoint, identity):
         done = saved['done']
         print(f'goes on from {checkpoint.path}', flush=True)
     else:
-        output.make_way(identity)
+        output.back_up_existing(identity)
     if describe(device) not in done['devices']:
         done['devices'].append(describe(device))
     before = done['seconds']
-    events = args.tensorboard and Events(checkpoint, [task.name for task in tasks])
+    events = args.tensorboard and TensorBoardLogger(checkpoint, [task.name for task in tasks])
 
     def save():
         done['seconds'] = before + time.perf_counter() - began
@@ -156,13 +157,13 @@ def learn(args, device, output, checkpoint, identity):
             done[name].append([accuracy(u, split) for u in range(t + 1)])
         done['testing'].append(time.perf_counter() - start)
         done['epochs'].append(log)
-        output.save_matrix(results.square(done['accuracy'], len(tasks)))
+        output.save_matrix(metrics.square(done['accuracy'], len(tasks)))
         save()
         show()
         print(f'{t + 1}/{len(tasks)} {tasks[t].name}: test accuracy {100 * done["accuracy"][t][t]:.2f} % after '
               f'{len(log)} epochs, {sum(epoch["seconds"] for epoch in log):.1f} s', flush=True)  # fmt: skip
     epoch_seconds = [[epoch.pop('seconds') for epoch in log] for log in done['epochs']]
-    matrices = {name: results.square(done[name], len(tasks)).tolist() for name in ('accuracy', 'valid_accuracy')}
+    matrices = {name: metrics.square(done[name], len(tasks)).tolist() for name in ('accuracy', 'valid_accuracy')}
     times = {'total': done['seconds'], 'epochs': epoch_seconds, 'testing': done['testing']}
     lists = {name: done[name] for name in ('initial', 'before', 'epochs', 'devices')}
     if differ := identity.differences(record):
@@ -186,9 +187,9 @@ def summary(output):
     """What a finished run has to say, from its files."""
     record = results.read_record(output.json)
     accuracy = np.array(record['accuracy'])
-    return (f'{results.table([task["name"] for task in record["tasks"]], accuracy)}\n\n'
-            f'average accuracy   {100 * results.average_accuracies(accuracy)[-1]:6.2f} %\n'
-            f'average forgetting {100 * results.average_forgetting(accuracy):6.2f} points\n'
+    return (f'{accuracy_matrix([task["name"] for task in record["tasks"]], accuracy)}\n\n'
+            f'average accuracy   {100 * metrics.average_accuracies(accuracy)[-1]:6.2f} %\n'
+            f'average forgetting {100 * metrics.average_forgetting(accuracy):6.2f} points\n'
             f'time               {record["times"]["total"]:6.0f} s\n'
             f'results            {output.txt}, {output.json.name}')  # fmt: skip
 
