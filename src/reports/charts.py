@@ -28,9 +28,9 @@ def shades(n):
 
 
 def style(approach):
-    """Marker and colour, by its place in APPROACHES; neighbours there are 5 / 12 of the shades apart."""
+    """Marker and colour, by its place in APPROACHES; neighbours there are about half of the range of shades apart."""
     k, n = list(APPROACHES).index(approach), len(APPROACHES)
-    return {'marker': MARKERS[k % len(MARKERS)], 'color': shades(n)[5 * k % n]}
+    return {'marker': MARKERS[k % len(MARKERS)], 'color': shades(n)[k // 2 + (n + 1) // 2 * (k % 2)]}
 
 
 def labelled(n, most=MAX_LABELS):
