@@ -1,5 +1,5 @@
-"""Hard attention in a network from elsewhere: torchvision's ResNet-18, for small images, learns three tasks of the demo
-one after the other, with an ordinary optimizer.
+"""Hard attention in a network of another library: torchvision's ResNet-18, for small images, learns three tasks of the
+demo in sequence, with a standard optimizer.
 
     python src/example.py
 """
@@ -24,7 +24,7 @@ def main(argv=()):
     import torchvision
 
     torch.manual_seed(0)
-    torch.set_flush_denormal(True)  # masks near 0 make numbers that are slow to handle on a CPU
+    torch.set_flush_denormal(True)  # masks near 0 give denormal numbers, on which a CPU is slow
     tasks = dataloaders.load('demo', None, seed=0, tasks=TASKS, ntrain=300)
     net = torchvision.models.resnet18()
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()

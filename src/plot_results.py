@@ -1,10 +1,10 @@
 """Tables and figures from the files in res/: Table 1 and Figs. 3 to 7 of the paper, accuracy matrices, compression.
 
-Table 1, Fig. 3 and the matrices need no .json beside the .txt, so the original code's results serve, too.
-What is missing, damaged, or not like the other runs (in tasks, data, protocol or versions; within a row, in
-hyper-parameters) is listed and left out.
+Table 1, Fig. 3 and the matrices need no .json beside the .txt, so results of the original code work, too.
+Runs that are missing, damaged, or differ from the others (in tasks, data, protocol or versions; within a row, in
+hyper-parameters) are listed and left out.
 
---reproduction brings the tables of README.md and .results/README.md up to date with the result files in .results/.
+--reproduction updates the tables of README.md and .results/README.md from the result files in .results/.
 --fig2 draws Fig. 2, which needs no results.
 """
 
@@ -36,7 +36,7 @@ def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--experiment', choices=EXPERIMENTS)
-    what.add_argument('--reproduction', action='store_true', help='tables of the pages, from .results/')
+    what.add_argument('--reproduction', action='store_true', help='the tables of README.md and .results/README.md')
     what.add_argument('--fig2', action='store_true', help="Fig. 2: the gradient of HAT's embeddings")
     runs = parser.add_argument_group('with --experiment')
     runs.add_argument('--approaches', type=names(APPROACHES, canonical), default='all', metavar='X,Y,...',
@@ -44,14 +44,14 @@ def parse(argv):
     runs.add_argument('--seeds', type=seeds, default='0-9', metavar='N,N-N', help='such as 0,2,5-7 (default 0-9)')
     runs.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='the results (default res)')
     runs.add_argument('--mixed', action='store_true', help='keep runs that differ from the others, and mark their row')
-    runs.add_argument('--html', type=Path, metavar='FILE', help='everything as one page that opens from disk')
-    parser.add_argument('--output', type=Path, metavar='DIR', help='for tables (.txt .md .tex), notes.txt '
-                        'and figures (.png .pdf); default: tables are printed, Fig. 2 is in res/figures')  # fmt: skip
+    runs.add_argument('--html', type=Path, metavar='FILE', help='everything on one page, readable offline')
+    parser.add_argument('--output', type=Path, metavar='DIR', help='folder for tables (.txt .md .tex), notes.txt and '
+                        'figures (.png .pdf); default: only print the tables; Fig. 2: res/figures')  # fmt: skip
     fig2 = parser.add_argument_group('with --fig2')
     fig2.add_argument('--smax', type=positive, default=400.0, metavar='S', help='(default 400)')
     published = parser.add_argument_group('with --reproduction')
     published.add_argument('--check', action='store_true', help='change nothing; exit code 1 if a page would change')
-    published.add_argument('--add', type=Path, metavar='DIR', help='first add the finished runs of DIR ...')
+    published.add_argument('--add', type=Path, metavar='DIR', help='first copy the finished runs of DIR ...')
     published.add_argument('--setup', metavar='NAME', help='... to .results/NAME')
     published.add_argument('--commit', metavar='HASH', help='of the code that computed them')
     published.add_argument('--verify', type=Path, metavar='CHECKOUT', help='first find out, by short runs, which '
@@ -72,30 +72,30 @@ def main(argv=None):
             reproduction.verify(args.verify, args.data)
         return int(bool(reproduction.rewrite(args.check)) and args.check)
     if args.fig2:
-        from reports import gradient  # and matplotlib with it
+        from reports import gradient  # here, because it imports matplotlib
 
         folder = args.output or ROOT / 'res' / 'figures'
         make_folder(folder)
         return gradient.draw(args.smax, folder)
-    runs = Collection(args.experiment, args.res, args.approaches, args.seeds, args.mixed)
-    makers = {'tasks': single_tasks} if runs.n_tasks == 1 else {'table1': table_1}
+    collection = Collection(args.experiment, args.res, args.approaches, args.seeds, args.mixed)
+    makers = {'tasks': single_tasks} if collection.n_tasks == 1 else {'table1': table_1}
     makers |= {'times': times, 'pruned': compression}
-    tables = {name: made for name, make in makers.items() if (made := make(runs))}
-    print('\n\n'.join(['\n'.join(runs.notes), *(text(*table) for table in tables.values())]).lstrip('\n'))
+    tables = {name: table for name, make in makers.items() if (table := make(collection))}
+    print('\n\n'.join(['\n'.join(collection.notes), *(text(*table) for table in tables.values())]).lstrip('\n'))
     if args.output or args.html:
-        write(runs, tables, args.output, args.html)
+        write(collection, tables, args.output, args.html)
 
 
-def write(runs, tables, folder, page):
-    """All tables and figures, in files and on a page."""
-    from reports.figures import draw, remove_old, save  # and matplotlib with it
+def write(collection, tables, folder, page):
+    """Write all tables and figures: to files in a folder, and to a page."""
+    from reports.figures import draw, remove_old, save  # here, because it imports matplotlib
     from reports.html import html
 
-    for each in filter(None, [folder, page and page.parent]):
-        make_folder(each)
-    figures = dict(draw(runs))
+    for target in filter(None, [folder, page and page.parent]):
+        make_folder(target)
+    figures = dict(draw(collection))
     if folder:
-        files = {'notes.txt': '\n'.join(runs.notes)}  # what the marks in the tables mean
+        files = {'notes.txt': '\n'.join(collection.notes)}  # they explain the marks in the tables
         for name, table in tables.items():
             files |= {f'{name}.txt': text(*table), f'{name}.md': markdown(*table), f'{name}.tex': latex(*table)}
         for name, content in files.items():
@@ -105,7 +105,7 @@ def write(runs, tables, folder, page):
         save(figures, folder)
     if page:
         with atomic(page) as part:
-            part.write_text(html(runs, tables, figures), encoding='utf-8', errors='stand-ins')  # of paths
+            part.write_text(html(collection, tables, figures), encoding='utf-8', errors='substitute')  # in paths
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
-"""Cut HAT's network down to what one task uses, for use without masks and without this repository (section 4.4).
+"""Cut the network of a finished run of HAT down to a small plain network for each task, without masks (section 4.4).
 
-Of each RESULT.json, made by run.py --save, each task becomes a small network of plain layers, in RESULT_pruned/:
+For each RESULT.json, made with run.py --save, writes to RESULT_pruned/:
 
-  <task>.pt2   exported, to be loaded by torch alone: torch.export.load('<task>.pt2').module()(x)
+  <task>.pt2   the exported network, loaded with torch alone: torch.export.load('<task>.pt2').module()(x)
   <task>.pt    its weights
-  <task>.json  what it takes, and what was measured before and after
+  <task>.json  a report: accuracy, weights kept, sizes and times before and after, the normalization of the input
 """
 
 import glob
@@ -21,18 +21,19 @@ import dataloaders
 from approaches import build
 from core import results
 from core.arguments import Parser, few, words
-from core.device import choose_device, describe, versions
+from core.device import describe, setup_device, versions
 from core.errors import UserError, complain, exit_code, one_line, out_of_memory, require
-from core.files import ROOT, atomic, digest, pack
+from core.files import ROOT, atomic, digest, serialize
 from core.text_tables import text
 from hat.capacity import active, count_weights
 from reports.tables import PRUNED, pruned_row
 from runs.identity import differences
 
-BATCHES = 1, 256  # images at a time, where time is measured
-CLOSE = 0.005  # so far may an accuracy be from that of the run, on another device
-TOLERANCE = 1e-5  # of an output: absolute, or relative where it is above 1
-SHAPES = ({0: torch.export.Dim('images')},)  # of what the exported network takes: that dimension is free
+BATCHES = 1, 256  # images at a time, when times are measured
+ACCURACY_TOLERANCE = 0.005  # from that of the run, which may have used another device
+TOLERANCE = 1e-5  # of an output: absolute, or relative if it is above 1
+WARM_UP = 3  # rounds before times are measured
+SHAPES = ({0: torch.export.Dim('images')},)  # of the input of the exported network: any number of images
 EXAMPLES = """\
 example:
   python src/run.py --approach hat --experiment demo --save
@@ -44,11 +45,11 @@ def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     parser.add_argument('results', nargs='+', type=Path, metavar='RESULT.json')
     parser.add_argument('--tasks', type=words, metavar='NAME,...', help='these only (default: all of the run)')
-    parser.add_argument('--data', type=Path, metavar='DIR', help='the images (default: where the run had them)')
+    parser.add_argument('--data', type=Path, metavar='DIR', help='folder of the images (default: that of the run)')
     parser.add_argument('--device', default='cpu', help='to measure on: cpu, cuda, cuda:N or mps (default cpu)')
-    parser.add_argument('--rounds', type=few, default=30, metavar='N', help='measurements of a time, of which the '
-                        'median is taken (default 30)')  # fmt: skip
-    parser.add_argument('--onnx', action='store_true', help='<task>.onnx as well (needs: pip install onnx onnxscript)')
+    parser.add_argument('--rounds', type=few, default=30, metavar='N', help='measurements of each time; the report has '
+                        'their median (default 30)')  # fmt: skip
+    parser.add_argument('--onnx', action='store_true', help='also <task>.onnx (needs: pip install onnx onnxscript)')
     args = parser.parse_args(argv)
     if args.onnx:
         require('--onnx needs ONNX', 'onnx', 'onnxscript')
@@ -57,7 +58,7 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    device, lines, code = choose_device(args.device), [], 0
+    device, lines, code = setup_device(args.device), [], 0
     for path in args.results:
         try:
             lines += [[path.stem, *pruned_row(report)] for report in prune_all(path, device, args)]
@@ -71,22 +72,23 @@ def main(argv=None):
 
 def prune_all(path, device, args):
     """Yield the reports of the tasks of one run, whose record `path` is."""
-    approach, facts = load(path, args.data, device)
+    approach, origin, accuracies = load(path, args.data, device)
     names = [task.name for task in approach.tasks]
-    wanted = args.tasks or names
-    if unknown := [name for name in wanted if name not in names]:
+    chosen = args.tasks or names
+    if unknown := [name for name in chosen if name not in names]:
         raise UserError(f'--tasks: {unknown[0]!r} is none of {", ".join(names)}')
     folder = results.pruned_folder(path)
     results.make_folder(folder)
-    for name in wanted:
+    for name in chosen:
         for old in folder.glob(f'{glob.escape(name)}.*'):
             old.unlink()
-        yield prune(approach, names.index(name), folder / name, facts, args)
+        t = names.index(name)
+        yield prune(approach, t, accuracies[t], folder / name, origin, args)
 
 
 def load(path, data, device):
-    """The approach as the run whose record `path` is has left it, and what tells of which run: its
-    arguments and the digest of its network. Raises UserError."""
+    """From the record `path` of a run: the approach after its last task; what identifies the run, for a report; its
+    accuracy on each task. Raises UserError."""
     record, model = results.read_record(path), path.with_suffix('.pt')
     arguments = record.get('arguments', {})
     if arguments.get('approach') != 'hat':
@@ -98,25 +100,25 @@ def load(path, data, device):
         approach = build(args, [task.to(device) for task in tasks], device)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f'{path}: not the record of a run of this version: {one_line(error)}') from error
-    if differ := differences(record, record | {'tasks': [task.sizes() for task in tasks]}):
-        raise UserError(f'{path}: these are other data than those of the run: {"; ".join(differ)}')
+    if differing := differences(record, record | {'tasks': [task.sizes() for task in tasks]}):
+        raise UserError(f'{path}: {args.data} does not hold the data of the run: {"; ".join(differing)}')
     try:
         content = model.read_bytes()
         if digest(content).hex() != record.get('model'):
-            raise ValueError('another run has saved it')
+            raise ValueError('saved by another run')
         approach.load_state(torch.load(io.BytesIO(content), map_location=device, weights_only=True))
     except FileNotFoundError:
-        raise UserError(f'{model}: not there; run.py --save keeps the network') from None
-    except Exception as error:  # whatever a damaged or hostile file may bring about
+        raise UserError(f'{model}: no such file; run.py --save writes it') from None
+    except Exception as error:  # whatever a damaged or hostile file may raise
         if out_of_memory(error):
             raise
         raise UserError(f'{model}: not the network of {path.name}: {one_line(error)}') from error
-    return approach, {'run': arguments, 'model': record['model'], 'accuracies': accuracies}
+    return approach, {'run': arguments, 'model': record['model']}, accuracies
 
 
 @torch.no_grad()
-def prune(approach, t, base, facts, args):
-    """Make and check the files of task t, base.pt2 and so on. Returns what is in base.json: `facts` and more."""
+def prune(approach, t, run_accuracy, base, origin, args):
+    """Check and write the files of task t, base.pt2 and so on. Returns the report of base.json: `origin` and more."""
     task, masks = approach.tasks[t], approach.hidden.masks(t)
     net = approach.net.eval().requires_grad_(False)
     small = net.pruned(t)
@@ -124,21 +126,20 @@ def prune(approach, t, base, facts, args):
     def masked(x):
         return net(x, t, masks)
 
-    difference, right = 0.0, 0
+    difference, n_correct = 0.0, 0
     for x, y in task.batches(task.test):
         before, after = masked(x), small(x)
         check(task.name, before, after)
         difference = max(difference, float((after - before).abs().max()))
-        right += int((after.argmax(1) == y).sum())
+        n_correct += int((after.argmax(1) == y).sum())
 
-    accuracy, run_had = right / len(task.test.y), facts['accuracies'][t]
-    if abs(accuracy - run_had) > CLOSE:
-        raise UserError(
-            f'{task.name}: {100 * accuracy:.1f} % here, {100 * run_had:.1f} % in its run: is this other code?'
-        )
+    accuracy = n_correct / len(task.test.y)
+    if abs(accuracy - run_accuracy) > ACCURACY_TOLERANCE:
+        here, there = f'{100 * accuracy:.1f} % here', f'{100 * run_accuracy:.1f} % in its run'
+        raise UserError(f'{task.name}: {here}, {there}: use the code that computed the run, or repeat the run')
     kept = count_weights(net.hidden, active(masks))
     plain = torch.nn.ModuleList([net.hidden.net, net.heads[t]])
-    report = {key: value for key, value in facts.items() if key != 'accuracies'} | {
+    report = origin | {
         'task': task.name,
         'classes': task.n_classes,
         'input': {'shape': task.shape, 'mean': task.mean.flatten().tolist(), 'std': task.std.flatten().tolist()},
@@ -147,7 +148,7 @@ def prune(approach, t, base, facts, args):
         'largest_difference': difference,
         'weights': [sum(p.numel() for p in net.hidden.shared.values()), sum(kept)],
         'parameters': [sum(p.numel() for p in each.parameters()) for each in (plain, small)],
-        'bytes': [len(pack(each.state_dict())) for each in (plain, small)],
+        'bytes': [len(serialize(each.state_dict())) for each in (plain, small)],
         'milliseconds': {n: milliseconds((masked, small), task, n, args.rounds) for n in BATCHES},
         'device': describe(task.test.y.device),
         'versions': versions(),
@@ -156,7 +157,7 @@ def prune(approach, t, base, facts, args):
     expected, x, small = masked(x).cpu(), x.cpu(), small.cpu()
     program = exported(small, x)
     check(f'{task.name}, exported', expected, torch.export.load(io.BytesIO(program)).module()(x))
-    files = {'pt': pack(small.state_dict()), 'pt2': program, 'json': results.json_text(report).encode()}
+    files = {'pt': serialize(small.state_dict()), 'pt2': program, 'json': results.json_text(report).encode()}
     for suffix, content in files.items():
         with atomic(f'{base}.{suffix}') as part:
             part.write_bytes(content)
@@ -169,28 +170,28 @@ def prune(approach, t, base, facts, args):
 
 
 def check(name, before, after):
-    """Raises UserError unless the outputs, (B, classes), are the same and say the same."""
+    """Raises UserError unless the outputs, (B, classes), agree within TOLERANCE and in every prediction."""
     difference = (after - before).abs()
     if (difference > TOLERANCE * before.abs().clamp_min(1)).any():
-        raise UserError(f'{name}: cut down, the network differs by {difference.max():.2g}')
+        raise UserError(f'{name}: outputs of the pruned network differ by {difference.max():.2g}; nothing was written')
     if (before.argmax(1) != after.argmax(1)).any():
-        raise UserError(f'{name}: cut down, the network gives another prediction, at a tie')
+        raise UserError(f'{name}: a prediction of the pruned network differs, at a tie; nothing was written')
 
 
 def milliseconds(networks, task, n, rounds):
-    """Median time per image of each of the networks, n at a time, measured in turns."""
+    """Median time per image of each network, n images at a time; measurements of the networks are interleaved."""
     x = task.batch(task.test, torch.arange(n) % len(task.test.y))[0].contiguous()
     times = [[] for _ in networks]
-    for _ in range(rounds + 3):  # the first three warm up
-        for network, each in zip(networks, times, strict=True):
+    for _ in range(rounds + WARM_UP):
+        for network, measured in zip(networks, times, strict=True):
             start = time.perf_counter()
-            network(x).cpu()  # waits for a GPU, too
-            each.append(time.perf_counter() - start)
-    return [1000 * statistics.median(each[3:]) / n for each in times]
+            network(x).cpu()  # waits for a GPU
+            measured.append(time.perf_counter() - start)
+    return [1000 * statistics.median(measured[WARM_UP:]) / n for measured in times]
 
 
 def exported(small, x):
-    """The bytes of a .pt2, for any number of images."""
+    """The bytes of a .pt2 that takes any number of images."""
     buffer = io.BytesIO()
     torch.export.save(torch.export.export(small, (x[:2],), dynamic_shapes=SHAPES), buffer)
     return buffer.getvalue()

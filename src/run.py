@@ -11,17 +11,18 @@ import numpy as np
 import dataloaders
 from approaches import APPROACHES, build, canonical
 from approaches.base import Protocol
-from core import results
+from core import metrics, results
 from core.arguments import Parser, count, few, parallel, positive, seed, width, words
-from core.device import choose_device, crowded, describe, use_threads, versions
+from core.device import crowded, describe, setup_device, use_threads, versions
 from core.errors import UserError, exit_code, require
 from core.files import ROOT
 from core.hyperparameters import parse as parse_parameters
 from core.hyperparameters import show
+from core.text_tables import accuracy_matrix
 from runs.checkpoints import Checkpoint
 from runs.identity import Identity
 from runs.progress import TaskProgress
-from runs.tensorboard import Events
+from runs.tensorboard import TensorBoardLogger
 
 EXAMPLES = """\
 examples:
@@ -86,13 +87,13 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    device = choose_device(args.device)
+    device = setup_device(args.device)
     use_threads(args.threads)
     output = results.Output(args.output, args.save)
     output.check()
     checkpoint, identity = Checkpoint(output, args.tmp), Identity(args)
     with checkpoint.lock():
-        output.sweep()
+        output.remove_partial_files()
         if args.fresh:
             checkpoint.remove()
         if output.finished(identity, args.stale) and not args.fresh:
@@ -101,7 +102,7 @@ def main(argv=None):
             if args.tensorboard:
                 record = results.read_record(output.json)
                 names = [task['name'] for task in record['tasks']]
-                Events(checkpoint, names).write(record['epochs'], record['accuracy'])
+                TensorBoardLogger(checkpoint, names).write(record['epochs'], record['accuracy'])
         else:
             learn(args, device, output, checkpoint, identity)
         checkpoint.remove()
@@ -143,11 +144,11 @@ def learn(args, device, output, checkpoint, identity):
         history = History(**state['history'])
         print(f'resuming from {checkpoint.path}', flush=True)
     else:
-        output.make_way(identity)
+        output.back_up_existing(identity)
     if describe(device) not in history.devices:
         history.devices.append(describe(device))
     earlier = history.seconds
-    events = args.tensorboard and Events(checkpoint, [task.name for task in tasks])
+    events = args.tensorboard and TensorBoardLogger(checkpoint, [task.name for task in tasks])
 
     def save():
         history.seconds = earlier + time.perf_counter() - start
@@ -180,7 +181,7 @@ def learn(args, device, output, checkpoint, identity):
         history.valid_accuracy.append([test(approach, u, 'valid') for u in range(t + 1)])
         history.testing.append(time.perf_counter() - tested)
         history.epochs.append(log)
-        output.save_matrix(results.square(history.accuracy, len(tasks)))
+        output.save_matrix(metrics.square(history.accuracy, len(tasks)))
         save()
         log_metrics()
         print(f'{t + 1}/{len(tasks)} {tasks[t].name}: test accuracy {100 * history.accuracy[t][t]:.2f} % after '
@@ -199,7 +200,7 @@ def test(approach, t, split='test'):
 def report(history, approach):
     """What the record says of how the run went."""
     seconds = [[epoch.pop('seconds') for epoch in log] for log in history.epochs]
-    matrices = {name: results.square(getattr(history, name), len(approach.tasks)).tolist()
+    matrices = {name: metrics.square(getattr(history, name), len(approach.tasks)).tolist()
                 for name in ('accuracy', 'valid_accuracy')}  # fmt: skip
     return {
         **matrices,
@@ -224,9 +225,9 @@ def summary(output):
     """The summary of a finished run, from its files."""
     record = results.read_record(output.json)
     accuracy = np.array(record['accuracy'])
-    return (f'{results.table([task["name"] for task in record["tasks"]], accuracy)}\n\n'
-            f'average accuracy   {100 * results.average_accuracies(accuracy)[-1]:6.2f} %\n'
-            f'average forgetting {100 * results.average_forgetting(accuracy):6.2f} points\n'
+    return (f'{accuracy_matrix([task["name"] for task in record["tasks"]], accuracy)}\n\n'
+            f'average accuracy   {100 * metrics.average_accuracies(accuracy)[-1]:6.2f} %\n'
+            f'average forgetting {100 * metrics.average_forgetting(accuracy):6.2f} points\n'
             f'time               {record["times"]["total"]:6.0f} s\n'
             f'results            {output.txt}, {output.json.name}')  # fmt: skip
 

@@ -1,35 +1,35 @@
 #!/usr/bin/env bash
-# The compression experiment (paper, section 4.4 and Fig. 7): HAT learns each of the eight sets alone, from embeddings
-# U(0, 2), with hard masks in the end; SGD learns them, too, with all weights; then each of HAT's networks is cut down to
-# what it uses. The seeds are those whose first task is facescrub, notmnist, fashion-mnist, traffic-signs, cifar10,
-# mnist, cifar100 and svhn.
+# The compression experiment (paper, section 4.4 and Fig. 7): HAT learns each of the eight sets alone, with embeddings
+# from U(0, 2) and hard masks at the end; SGD learns them with all weights; then prune.py cuts HAT's networks down to the
+# weights in use. The first tasks of the seeds are facescrub, notmnist, fashion-mnist, traffic-signs, cifar10, mnist,
+# cifar100 and svhn.
 #
 #   src/run_compression.sh DEVICE C SMAX OUT [more arguments of run_multi.py] [-- more of run.py]
 #   src/run_compression.sh cuda:0 1.5 400 res/compression_c1.5
 #
-# OUT is the folder for the results, made if it is not there; tables and figures go to OUT/figures.
+# OUT is the folder of the results, made if it does not exist; tables and figures go to OUT/figures.
 set -euo pipefail
 if [[ " $* " = *' -h '* || " $* " = *' --help '* ]]; then
     sed -n '2,10s/^# \{0,1\}//p' "$0"
     exit
 fi
 if [[ $# -lt 4 || " $1 $2 $3 $4" = *' --'* ]]; then
-    echo 'run_compression.sh: error: DEVICE C SMAX OUT must be given, in this order (--help says more)' >&2
+    echo 'run_compression.sh: error: expected DEVICE C SMAX OUT, in this order (--help lists all arguments)' >&2
     exit 2
 fi
 device=$1 c=$2 smax=$3 out=$4
 shift 4
-ours=() # of run_multi.py
+options=() # of run_multi.py
 dry=''
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
     [ "$1" = --dry-run ] && dry=1
-    ours+=("$1")
+    options+=("$1")
     shift
 done
 python=${PYTHON:-python} src=$(dirname "$0") seeds=0,1,2,3,6,10,13,25
 batch() {
     "$python" "$src/run_multi.py" --experiments mixture --seeds $seeds --devices "$device" --res "$out" \
-        ${ours[@]+"${ours[@]}"} "$@"
+        ${options[@]+"${options[@]}"} "$@"
 }
 batch --approaches hat --parameter "c=$c,smax=$smax,hard=1,init=uniform" -- --ntasks 1 --save "${@:2}"
 batch --approaches sgd -- --ntasks 1 "${@:2}"

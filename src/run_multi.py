@@ -1,4 +1,4 @@
-"""Many runs of run.py: all the experiments with all the approaches and all the seeds, over the devices or a cluster."""
+"""Many runs of run.py: experiments x approaches x seeds, on the devices of this machine or on a cluster."""
 
 import itertools
 import sys
@@ -11,7 +11,7 @@ from core.errors import exit_code
 from dataloaders import EXPERIMENTS
 
 EXAMPLES = """\
-what stands behind -- goes to each run; runs that are done are skipped, so the same command finishes a batch
+Arguments after -- are passed to every run. Finished runs are skipped: repeat the command to complete a batch.
 
 examples:
   python src/run_multi.py --experiments mixture --approaches all --seeds 0-9 --nproc 2
@@ -23,29 +23,29 @@ examples:
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     for option, known in ('--experiments', EXPERIMENTS), ('--approaches', APPROACHES):
-        meaning = f'all or of {", ".join(known)}'
+        meaning = f'all, or some of {", ".join(known)}'
         parser.add_argument(option, required=True, type=names(known, canonical), metavar='A,B,...', help=meaning)
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--seeds', type=seeds, default='0', metavar='N,N-N', help='such as 0-9 or 0,2,5-7 (default 0)')
     which.add_argument('--nruns', type=few, metavar='N', help='the seeds 0 to N - 1')
-    parser.add_argument('--parameter', default='', metavar='VALUES', help='hyper-parameters, as of run.py')
+    parser.add_argument('--parameter', default='', metavar='VALUES', help='hyper-parameters, as for run.py')
     batches.add_options(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    argv, rest = batches.split(argv)
+    argv, rest = batches.split_arguments(argv)
     args = parse(argv)
-    return batches.execute(plan(args, rest), args)
+    return batches.execute(create_runs(args, rest), args)
 
 
-def plan(args, rest):
-    """The list of runs."""
+def create_runs(args, rest):
+    """The runs of the arguments; rest: those after --."""
     numbers = range(args.nruns) if args.nruns else args.seeds
     runs = []
     for experiment, seed, approach in itertools.product(args.experiments, numbers, args.approaches):
         txt = args.res / f'{experiment}_{approach}_{seed}.txt'
-        runs.append(Run.plan(approach, experiment, seed, args.parameter, txt, args.stale, rest))
+        runs.append(Run.create(approach, experiment, seed, args.parameter, txt, args.stale, rest))
     return runs
 
 

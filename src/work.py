@@ -1,7 +1,6 @@
-"""The hyper-parameters of one approach: all values of its grid, each a run (paper, section 4, "Baselines"; Fig. 4).
+"""A hyper-parameter sweep: one run for each point in the grid of an approach (paper, section 4, "Baselines"; Fig. 4).
 
-The best is the one of the highest mean validation accuracy over all tasks after the last one; the test images have no
-say in it.
+The best point has the highest mean validation accuracy over all tasks after the last one; test images are not used.
 """
 
 import itertools
@@ -17,12 +16,12 @@ from core import results
 from core.arguments import Parser, seed, words
 from core.errors import UserError, exit_code
 from core.hyperparameters import show
-from core.shapes import SCORED, check
+from core.shapes import VALIDATION, check
 from dataloaders import EXPERIMENTS
 from reports.collection import REFERENCES, Collection
 
 EXAMPLES = """\
-what stands behind -- goes to each run; runs that are done are skipped
+Arguments after -- are passed to every run. Finished runs are skipped: repeat the command to complete a sweep.
 
 examples:
   python src/work.py --approach lwf --experiment mixture --seed 0
@@ -36,41 +35,41 @@ def parse(argv):
     parser.add_argument('--approach', required=True, choices=APPROACHES, type=canonical)
     parser.add_argument('--experiment', required=True, choices=EXPERIMENTS)
     parser.add_argument('--seed', type=seed, default=0, help='(default 0)')
-    parser.add_argument('--vary', type=words, metavar='NAME,...', help='these hyper-parameters only, the others at '
-                        'their defaults (default: all that have a grid, each value with each)')  # fmt: skip
-    parser.add_argument('--figure', type=Path, metavar='DIR', help='for Fig. 4 (.png .pdf); the references of its '
-                        'forgetting ratios, joint and random, are then run, too')  # fmt: skip
+    parser.add_argument('--vary', type=words, metavar='NAME,...', help='the hyper-parameters to vary, the others stay '
+                        'at their defaults (default: all that have a grid, in all combinations)')  # fmt: skip
+    parser.add_argument('--figure', type=Path, metavar='DIR', help='draw Fig. 4 (.png .pdf); also runs joint and '
+                        'random, the references of its forgetting ratios')  # fmt: skip
     batches.add_options(parser)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
-    argv, rest = batches.split(argv)
+    argv, rest = batches.split_arguments(argv)
     args = parse(argv)
     runs, references = [], []
     for values in combinations(APPROACHES[args.approach].parameters, args.vary):
         parameter = show(values)
         txt = args.res / f'{args.experiment}_{args.approach}_{args.seed}_{parameter.replace(",", "_")}.txt'
-        runs.append(Run.plan(args.approach, args.experiment, args.seed, parameter, txt, args.stale, rest))
+        runs.append(Run.create(args.approach, args.experiment, args.seed, parameter, txt, args.stale, rest))
     if args.figure:
         if not args.dry_run:
             results.make_folder(args.figure)
         for name in REFERENCES:
             txt = args.res / f'{args.experiment}_{name}_{args.seed}.txt'
-            references.append(Run.plan(name, args.experiment, args.seed, '', txt, args.stale, rest))
+            references.append(Run.create(name, args.experiment, args.seed, '', txt, args.stale, rest))
     code = batches.execute(runs + references, args)
     if not args.dry_run:
-        report(done := [r for r in runs if r.finished()])
-        if args.figure and done:
+        report(finished := [r for r in runs if r.finished()])
+        if args.figure and finished:
             draw(args)
     return code
 
 
 def combinations(declared, vary):
-    """Each with each of the values in the grids of the approach's parameters: dicts."""
+    """All combinations of the values in the grids of the declared parameters, a dict each."""
     grids = {name: parameter.grid for name, parameter in declared.items() if parameter.grid}
     if not grids:
-        raise UserError('--approach: it has no hyper-parameters to vary')
+        raise UserError('--approach: it has no hyper-parameters with a grid')
     if vary:
         if unknown := [name for name in vary if name not in grids]:
             raise UserError(f'--vary: {unknown[0]!r} is none of {", ".join(grids)}')
@@ -79,17 +78,17 @@ def combinations(declared, vary):
 
 
 def report(runs):
-    """Mean validation accuracy of each, the best last; of one that diverged it may be no number."""
+    """Print the mean validation accuracy of each run, the best last."""
     scores = []
     for path in (r.output.json for r in runs):
         try:
-            check(record := results.load_record(path), SCORED, path)
+            check(record := results.load_record(path), VALIDATION, path)
         except UserError as error:
             print(f'left out: {error}')
             continue
         score = np.mean(np.array(record['valid_accuracy'][-1], float))  # null is nan
         scores.append((-np.inf if np.isnan(score) else score, show(record['arguments']['parameter'])))
-    print('\nmean validation accuracy over all tasks, after the last')
+    print('\nmean validation accuracy over all tasks after the last')
     for score, parameter in sorted(scores):
         print(f'  {100 * score:6.2f} %  {parameter}' if score >= 0 else f'  diverged  {parameter}')
     if scores and max(scores)[0] >= 0:
@@ -97,13 +96,13 @@ def report(runs):
 
 
 def draw(args):
-    """Fig. 4 of what is finished."""
-    from reports.figures import save, sweeps  # and matplotlib with it
+    """Draw Fig. 4 from the finished runs."""
+    from reports.figures import save, sweeps  # here, because it imports matplotlib
 
-    runs = Collection(args.experiment, args.res, [], [args.seed], swept=[args.approach])
-    figures = dict(sweeps(runs))
-    drawn = [f'drawn: {args.figure / name}.png, .pdf' for name in figures]
-    print('\n'.join(['', *runs.notes, *(drawn or ['no Fig. 4: it takes two values with a forgetting ratio'])]))
+    collection = Collection(args.experiment, args.res, [], [args.seed], sweeps=[args.approach])
+    figures = dict(sweeps(collection))
+    lines = [f'drawn: {args.figure / name}.png, .pdf' for name in figures]
+    print('\n'.join(['', *collection.notes, *(lines or ['no Fig. 4: it needs two values with a forgetting ratio'])]))
     save(figures, args.figure)
 
 

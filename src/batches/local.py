@@ -1,7 +1,7 @@
 """A batch of runs on this machine.
 
-Each run is a process of its own, forked from one that has imported everything; one that is killed goes on as long as
-it gets further each time.
+Each run is a process, forked from a server that has imported everything. A killed run is started again as long as it
+makes progress each time.
 """
 
 import contextlib
@@ -14,57 +14,69 @@ import tempfile
 import time
 from collections import deque
 from multiprocessing import resource_tracker
+from typing import NamedTuple
 
 import run
 from core.errors import Busy, exit_code
 from core.files import ROOT
 
 SIGNALS = signal.SIGINT, signal.SIGTERM  # both stop a batch
-SOCKET = 60  # characters that the path of a folder may have for the fork server to put its socket there
+MAX_SOCKET_FOLDER = 60  # length of the path of a folder in which the fork server can make its socket
 POLL = 0.1  # seconds between two looks at the processes
-RETRY = 1  # seconds before another look at a run that another batch has taken, or that was killed
+RETRY = 1  # seconds before a run that was locked or killed is tried again
 
 
-def execute(runs, slots, threads, board):
-    """slots: a device for each run that may go on at the same time; threads: of each on the CPU."""
-    waiting, free, going = deque((0, r) for r in runs), list(slots), {}  # (not before, run); process -> its run ...
-    with signals_noted() as signals:
-        processes = context()
+class Waiting(NamedTuple):
+    run: object  # batches.run.Run
+    until: float = 0  # time.monotonic()
+
+
+class Running(NamedTuple):
+    run: object
+    device: str
+    progress: object  # Run.progress() at its start
+
+
+def execute(runs, slots, threads, display):
+    """slots: a device for each of the runs at a time; threads: of each on the CPU."""
+    waiting, free, running = deque(map(Waiting, runs)), list(slots), {}  # running: process -> Running
+    with record_signals() as signals:
+        processes = process_context()
         try:
-            while waiting or going:
-                while free and waiting and waiting[0][0] <= time.monotonic():
-                    _, r = waiting.popleft()
+            while waiting or running:
+                while free and waiting and waiting[0].until <= time.monotonic():
+                    r = waiting.popleft().run
                     if r.finished():  # by another batch
-                        board.end(r, 0)
-                    elif r.taken():
-                        waiting.append((time.monotonic() + RETRY, r))
+                        display.finish(r, 0)
+                    elif r.is_locked():
+                        waiting.append(Waiting(r, time.monotonic() + RETRY))
                     else:
                         device = free.pop(0)
-                        process = processes.Process(target=work, args=(r, device, threads), name=r.name)
-                        signals_held(True)
+                        process = processes.Process(target=run_in_child, args=(r, device, threads), name=r.name)
+                        block_signals(True)
                         process.start()
-                        signals_held(False)
-                        going[process] = r, device, r.progress()
-                        board.begin(r)
+                        block_signals(False)
+                        running[process] = Running(r, device, r.progress())
+                        display.start(r)
                 time.sleep(POLL)
-                for process in [p for p in going if p.exitcode is not None]:
-                    r, device, progress = going.pop(process)
+                for process in [p for p in running if p.exitcode is not None]:
+                    r, device, progress = running.pop(process)
                     free.append(device)
-                    killed = process.exitcode < 0 and r.progress() != progress
+                    killed_after_progress = process.exitcode < 0 and r.progress() != progress
                     if r.finished():
-                        r.tidy()
-                        board.end(r, 0)
-                    elif killed or process.exitcode == Busy.code:
-                        waiting.append((time.monotonic() + RETRY, r))
-                        board.pause(r)
+                        r.remove_checkpoint()
+                        display.finish(r, 0)
+                    elif killed_after_progress or process.exitcode == Busy.code:
+                        waiting.append(Waiting(r, time.monotonic() + RETRY))
+                        display.requeue(r)
                     else:
-                        board.end(r, process.exitcode)
-                board.refresh()
+                        display.finish(r, process.exitcode)
+                display.refresh()
                 if signals:
                     raise KeyboardInterrupt
         finally:
-            for process in going:
-                process.join(1)  # Ctrl-C has reached it, too; kill has not
+            for process in running:
+                process.join(1)  # Ctrl-C in a terminal interrupts the runs, too; kill does not
                 if process.exitcode is None:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGINT)
@@ -72,8 +84,9 @@ def execute(runs, slots, threads, board):
 
 
 @contextlib.contextmanager
-def signals_noted():
-    """A list to which they add. An exception might come after the start of a process, before it is known."""
+def record_signals():
+    """Yield a list to which SIGNALS are added, instead of an exception between the start of a process and its entry in
+    `running`."""
     signals = []
     before = {number: signal.signal(number, lambda number, frame: signals.append(number)) for number in SIGNALS}
     try:
@@ -83,38 +96,38 @@ def signals_noted():
             signal.signal(number, handler)
 
 
-def signals_held(hold):
-    """They wait from True to False; in a process that is started meanwhile, until it says False."""
+def block_signals(block):
+    """Hold SIGNALS back, or let them through. A process that is started meanwhile inherits this."""
     if hasattr(signal, 'pthread_sigmask'):  # not on Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK if block else signal.SIG_UNBLOCK, SIGNALS)
 
 
-def context():
-    """How processes are started: forked from a server that has imported everything (not from this process: CUDA must
-    not be touched before), or, where there is none, or no place for its socket, each anew."""
-    path = [str(ROOT / 'src'), *filter(None, [os.environ.get('PYTHONPATH')])]  # Python 3.11 does not hand sys.path on
+def process_context():
+    """How processes are started: forked from a server that has imported everything (not from this process, which may
+    have used CUDA: a fork could not use it); without fork, or a folder for the server's socket, as new interpreters."""
+    path = [str(ROOT / 'src'), *filter(None, [os.environ.get('PYTHONPATH')])]  # Python 3.11 does not pass sys.path on
     os.environ['PYTHONPATH'] = os.pathsep.join(path)
-    places = [folder for folder in (tempfile.gettempdir(), '/tmp', '/var/tmp') if len(os.fsencode(folder)) <= SOCKET]
-    place = next((folder for folder in places if os.access(folder, os.W_OK | os.X_OK)), None)
+    folders = [f for f in (tempfile.gettempdir(), '/tmp', '/var/tmp') if len(os.fsencode(f)) <= MAX_SOCKET_FOLDER]
+    folder = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), None)
     if hasattr(signal, 'pthread_sigmask'):
-        resource_tracker.ensure_running()  # now: its start lets signals through
-    if not place or 'forkserver' not in multiprocessing.get_all_start_methods():
+        resource_tracker.ensure_running()  # now, because its start unblocks signals
+    if not folder or 'forkserver' not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context('spawn')
     from multiprocessing import forkserver
 
-    before, tempfile.tempdir = tempfile.tempdir, place
-    signals_held(True)
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    block_signals(True)
     try:
         forkserver.set_forkserver_preload(['batches.local'])
         forkserver.ensure_running()
     finally:
-        signals_held(False)
+        block_signals(False)
         tempfile.tempdir = before
     return multiprocessing.get_context('forkserver')
 
 
-def work(r, device, threads):
-    """In the process of a run."""
+def run_in_child(r, device, threads):
+    """The process of a run; its output goes to the log."""
     for number in SIGNALS:
         signal.signal(number, signal.default_int_handler)
     with open(r.log, 'ab') as log:
@@ -122,8 +135,8 @@ def work(r, device, threads):
         os.dup2(log.fileno(), 2)
 
     def main(argv):
-        signals_held(False)
+        block_signals(False)
         print(f'$ {shlex.join(r.command(device, threads))}', flush=True)
         return run.main(argv)
 
-    sys.exit(exit_code('run.py', main, r.on(device, threads)))
+    sys.exit(exit_code('run.py', main, r.arguments(device, threads)))

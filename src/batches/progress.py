@@ -1,4 +1,4 @@
-"""What a batch of runs shows while it goes on, and at its end."""
+"""What a batch prints while it runs, and its summary."""
 
 import time
 
@@ -7,55 +7,55 @@ from tqdm import tqdm
 from core.errors import escape
 
 
-class Board:
-    """What a batch shows: one bar for all, and what each running one said last; lines where there is no terminal."""
+class ProgressDisplay:
+    """On a terminal, a bar for the batch and the last log line of each running run; otherwise a line for each run."""
 
-    def __init__(self, n_runs, n_done):
-        self.n_runs, self.n_done, self.failed = n_runs, n_done, []
-        self.bar = tqdm(total=n_runs, initial=n_done, unit='run', disable=None, dynamic_ncols=True)
-        self.began, self.states = {}, {}  # by run's name
-        if n_done:
-            self.say(f'{n_done} of {n_runs} runs are done before')
+    def __init__(self, n_runs, n_finished):
+        self.n_runs, self.n_finished, self.failed = n_runs, n_finished, []
+        self.bar = tqdm(total=n_runs, initial=n_finished, unit='run', disable=None, dynamic_ncols=True)
+        self.started, self.lines = {}, {}  # by name of a running run: time; its line on the terminal and the run
+        if n_finished:
+            self.log(f'{n_finished} of {n_runs} runs already finished')
 
-    def begin(self, r):
-        self.began[r.name] = time.monotonic()
-        position = min(set(range(1, len(self.states) + 2)) - {-line.pos for line, _ in self.states.values()})
+    def start(self, r):
+        self.started[r.name] = time.monotonic()
+        position = min(set(range(1, len(self.lines) + 2)) - {-line.pos for line, _ in self.lines.values()})
         line = tqdm(bar_format='  {desc}', position=position, leave=False, disable=None, dynamic_ncols=True)
-        self.states[r.name] = line, r
+        self.lines[r.name] = line, r
 
-    def pause(self, r):
-        """It is not running any more. Returns when it was begun, or None."""
-        if r.name in self.states:
-            self.states.pop(r.name)[0].close()
-        return self.began.pop(r.name, None)
+    def requeue(self, r):
+        """It waits to be started again. Returns when it was started, or None."""
+        if r.name in self.lines:
+            self.lines.pop(r.name)[0].close()
+        return self.started.pop(r.name, None)
 
-    def end(self, r, code):
-        began = self.pause(r)
-        how = 'done by another batch' if began is None else 'FAILED' if code else 'done'
-        seconds = '' if began is None else f', {time.monotonic() - began:.1f} s'
+    def finish(self, r, code):
+        """code: its exit code; a run that was not started here was finished by another batch."""
+        started = self.requeue(r)
+        state = 'finished by another batch' if started is None else 'FAILED' if code else 'finished'
+        seconds = '' if started is None else f', {time.monotonic() - started:.1f} s'
         if code:
             self.failed.append(f'{r.name}: exit code {code}: {last_line(r.log)} (see {escape(str(r.log))})')
         else:
-            self.n_done += 1
+            self.n_finished += 1
         self.bar.update()
-        ended = self.n_done + len(self.failed)
-        self.say(f'{ended}/{self.n_runs} {r.name} {how}{seconds}')
+        self.log(f'{self.n_finished + len(self.failed)}/{self.n_runs} {r.name} {state}{seconds}')
 
     def refresh(self):
-        for name, (line, r) in self.states.items():
+        for name, (line, r) in self.lines.items():
             text = f'{name}  {last_line(r.log)}'
             if not line.disable and text != line.desc:
                 line.set_description_str(text)
 
     def close(self):
-        for _, r in list(self.states.values()):
-            self.pause(r)
+        for _, r in list(self.lines.values()):
+            self.requeue(r)
         self.bar.close()
-        print(f'{self.n_runs} runs: {self.n_done} done, {len(self.failed)} failed')
+        print(f'{self.n_runs} runs: {self.n_finished} finished, {len(self.failed)} failed')
         for text in self.failed:
             print(f'  {text}')
 
-    def say(self, text):
+    def log(self, text):
         if self.bar.disable:
             print(text, flush=True)
 

@@ -1,4 +1,4 @@
-"""One run of a batch: a command of run.py, its result and its checkpoint."""
+"""A run of a batch: its arguments of run.py, its result and its checkpoint."""
 
 import contextlib
 import os
@@ -12,24 +12,24 @@ from core.results import Output
 from runs.checkpoints import Checkpoint
 from runs.identity import Identity
 
-# Not after --: these are for the batch to say
-OURS = '--approach', '--experiment', '--seed', '--parameter', '--device', '--output', '--fresh', '--stale'
+# Arguments of run.py that a batch sets for each run
+RESERVED = '--approach', '--experiment', '--seed', '--parameter', '--device', '--output', '--fresh', '--stale'
 
 
 @dataclass(frozen=True)
 class Run:
-    argv: list  # of run.py, without --device
+    argv: list  # of run.py, without --threads and --device
     output: Output
     checkpoint: Checkpoint
     identity: Identity
-    stale: str | None  # of run.py
-    threads: int | None  # if they are chosen
+    stale: str | None  # --stale
+    threads: int | None  # --threads, if given
 
     @classmethod
-    def plan(cls, approach, experiment, seed, parameter, txt, stale, rest):
-        """rest: more arguments of run.py. Raises UserError where run.py would."""
-        if ours := [word for word in rest if word.split('=')[0] in OURS]:
-            raise UserError(f'{ours[0]} cannot stand after --: that is for the batch to say')
+    def create(cls, approach, experiment, seed, parameter, txt, stale, rest):
+        """rest: more arguments of run.py. Raises UserError if run.py would."""
+        if reserved := [word for word in rest if word.split('=')[0] in RESERVED]:
+            raise UserError(f'{reserved[0]} is not allowed after --: a batch sets it for each run')
         argv = ['--approach', approach, '--experiment', experiment, '--seed', str(seed), '--output', str(txt), *rest]
         argv += ['--stale', stale] if stale else []
         args = run.parse([*argv, '--parameter', parameter] if parameter else argv)
@@ -45,37 +45,36 @@ class Run:
     def log(self):
         return self.output.txt.with_suffix('.log')
 
-    def on(self, device, threads):
-        """The arguments of run.py, complete. threads: those that are there for a run."""
+    def arguments(self, device, threads):
+        """The complete arguments of run.py. threads: the default."""
         return [*self.argv, '--threads', str(self.threads or threads), '--device', device]
 
     def command(self, device, threads):
-        return [sys.executable, str(ROOT / 'src' / 'run.py'), *self.on(device, threads)]
+        return [sys.executable, str(ROOT / 'src' / 'run.py'), *self.arguments(device, threads)]
 
     def finished(self):
-        """Is its result there?"""
         return self.output.finished(self.identity, self.stale)
 
-    def taken(self):
-        """Is another process at it?"""
+    def is_locked(self):
+        """Is another process running it?"""
         try:
             with self.checkpoint.lock():
                 return False
         except Busy:
             return True
 
-    def tidy(self):
-        """Nothing of a finished run stays in tmp/, even if it was killed on its last line."""
+    def remove_checkpoint(self):
+        """Of a finished run, which may have been killed just before it did so itself."""
         with contextlib.suppress(Busy), self.checkpoint.lock():
             self.checkpoint.remove()
 
-    def renew(self):
-        """Nothing is there any more: the result is kept as .old-1, .old-2 ... Raises Busy."""
+    def reset(self):
+        """Remove the checkpoint and rename the result to .old-1, .old-2 ... Raises Busy."""
         with self.checkpoint.lock():
             self.checkpoint.remove()
-            self.output.make_way()
+            self.output.back_up_existing()
 
     def progress(self):
-        """Something else after each epoch."""
+        """A value that changes with each checkpoint."""
         path = self.checkpoint.path
         return path.stat().st_mtime_ns if path.exists() else None

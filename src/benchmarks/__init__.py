@@ -1,1 +1,1 @@
-"""Networks that hat.convert is tried on, and what is recorded of each."""
+"""Measurements, and the networks that they are made on."""

@@ -1,8 +1,8 @@
-"""Training as the paper reads, and as the original code went about it: an eager loop that takes no shortcut.
+"""Training as in the paper and the original code: an eager loop without optimizations.
 
-Every head is computed for every batch; after each epoch the training images are passed through once more; evaluation
-goes by batches of 64; HAT's masks are multiplied in, and gradients conditioned, one after the other. speed.py
-measures what that costs, and a test takes 50 steps of it to see that the fast way comes out at the same place.
+Every head is computed for every batch; after each epoch there is a further pass over the training images; evaluation is
+in batches of 64; HAT's masks are applied, and gradients conditioned, layer by layer. It is a baseline for speed.py, and
+the reference in a test that compares 50 steps of each approach.
 """
 
 import copy
@@ -17,10 +17,10 @@ from networks.layers import Convolution, Linear
 E_MAX, SE_MAX = 6, 50  # HAT, section 2.5
 
 
-class Loop:
-    """A task of an approach: loss and hooks are the approach's, all else is here.
+class EagerTrainer:
+    """Trains a task with the loss and the hooks of an approach.
 
-    approach  ready to learn task t: before_task(t) was called; its network was made ordinary before that
+    approach  before_task(t) was called; before that, use_stock_layers() on its network
     """
 
     def __init__(self, approach, t):
@@ -34,7 +34,7 @@ class Loop:
         return x.contiguous(), y
 
     def train(self):
-        """An epoch."""
+        """Train for an epoch."""
         self.net.train()
         batches = torch.randperm(self.approach.n_train(self.t)).to(self.images['train'][1].device)
         batches = batches.split(self.protocol.batch_size)
@@ -42,7 +42,7 @@ class Loop:
             self.step(index, b / (len(batches) - 1) if len(batches) > 1 else 1.0)
 
     def step(self, index, progress):
-        """A training step on the images `index`; returns the loss, a number."""
+        """A training step on the images `index`. Returns the loss, a number."""
         loss = self.batch_loss(index, progress)
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         for p in parameters:
@@ -62,7 +62,7 @@ class Loop:
         return self.loss(x[index], y[index], progress)[0]
 
     def loss(self, x, y, progress):
-        """Loss and the logits of the task; all other heads are computed, too, where the network has a list of them."""
+        """Loss, and the logits of the task. All other heads are computed, too, if the network has a list of them."""
         heads, features = getattr(self.net, 'heads', []), []
         if heads:
             hook = heads[self.t].register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
@@ -92,15 +92,15 @@ class Loop:
         return total / n, hits / n
 
 
-class JointLoop(Loop):
+class EagerJointTrainer(EagerTrainer):
     """Its batches mix the images of several tasks."""
 
     def batch_loss(self, index, progress):
         return self.approach.batch_loss(index, self.t, progress)
 
 
-class HATLoop(Loop):
-    """HAT, formula by formula (sections 2.2 to 2.5): of its approach it has no more than copies of the parameters."""
+class EagerHATTrainer(EagerTrainer):
+    """HAT, formula by formula (sections 2.2 to 2.5); it shares only copies of the parameters with the approach."""
 
     def __init__(self, approach, t):
         super().__init__(approach, t)
@@ -109,18 +109,18 @@ class HATLoop(Loop):
         self.net = nn.ModuleDict({'hidden': hidden, 'heads': copy.deepcopy(approach.net.heads), 'e': embeddings})
         self.linear = [next(m for m in b if isinstance(m, (nn.Conv2d, nn.Linear))) for b in hidden.blocks]
         learned = [[a.detach() for a in approach.hidden.masks(u)] for u in range(t)]
-        self.before = [torch.stack(layer).amax(0) for layer in zip(*learned, strict=True)]
-        self.shares = [self.free(l) for l in range(len(self.linear))] if learned else []
+        self.before = [torch.stack(layer).amax(0) for layer in zip(*learned, strict=True)]  # a^{<t}, by layer
+        self.gradient_factors = [self.gradient_factor(l) for l in range(len(self.linear))] if learned else []
 
-    def free(self, l):
+    def gradient_factor(self, l):
         """Eq. 2, for the weight and the bias of a layer."""
         weight, out = self.linear[l].weight, self.before[l]
-        each = [1] * (weight.ndim - 2)
-        share = 1 - out.view(-1, 1, *each).expand_as(weight)
+        ones = [1] * (weight.ndim - 2)
+        factor = 1 - out.view(-1, 1, *ones).expand_as(weight)
         if l:
             inputs = self.before[l - 1].repeat_interleave(weight.shape[1] // len(self.before[l - 1]))
-            share = torch.max(share, 1 - inputs.view(1, -1, *each).expand_as(weight))
-        return share, 1 - out
+            factor = torch.max(factor, 1 - inputs.view(1, -1, *ones).expand_as(weight))
+        return factor, 1 - out
 
     def loss(self, x, y, progress):
         s_max = self.approach.smax
@@ -133,15 +133,15 @@ class HATLoop(Loop):
             h = block(h)
             h = h * masks[-1].view(1, -1, *[1] * (h.ndim - 2)).expand_as(h)
         logits = [head(h) for head in self.net['heads']]
-        self.masks, attended, free = masks, 0, 0
+        self.masks, numerator, denominator = masks, 0, 0
         for l, a in enumerate(masks):  # Eq. 5
-            unused = 1 - self.before[l] if self.before else torch.ones_like(a)
-            attended, free = attended + (a * unused).sum(), free + unused.sum()
-        return F.cross_entropy(logits[self.t], y) + self.approach.c * attended / free, logits[self.t]  # Eq. 4
+            free = 1 - self.before[l] if self.before else torch.ones_like(a)
+            numerator, denominator = numerator + (a * free).sum(), denominator + free.sum()
+        return F.cross_entropy(logits[self.t], y) + self.approach.c * numerator / denominator, logits[self.t]  # Eq. 4
 
     @torch.no_grad()
     def edit_gradients(self, progress):
-        for layer, (weight, bias) in zip(self.linear, self.shares, strict=False):
+        for layer, (weight, bias) in zip(self.linear, self.gradient_factors, strict=False):
             layer.weight.grad *= weight
             layer.bias.grad *= bias
         for e, mask in zip(self.net['e'], self.masks, strict=True):  # section 2.5
@@ -159,11 +159,16 @@ class HATLoop(Loop):
             e.clamp_(-E_MAX, E_MAX)
 
 
-LOOPS = {'hat': HATLoop, 'joint': JointLoop}  # all others: Loop
+EAGER_TRAINERS = {'hat': EagerHATTrainer, 'joint': EagerJointTrainer}
 
 
-def make_ordinary(net):
-    """Put PyTorch's own layers in the place of this project's; parameters stay as they are."""
+def eager_trainer(approach, name, t):
+    """The trainer of task t for the approach of that name."""
+    return EAGER_TRAINERS.get(name, EagerTrainer)(approach, t)
+
+
+def use_stock_layers(net):
+    """Replace this project's layers by those of PyTorch; parameters stay as they are."""
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, Activation):

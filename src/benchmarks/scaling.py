@@ -1,9 +1,9 @@
-"""What becomes of time and memory as work grows: many tasks in one run, many runs on one device, and starting a run.
+"""Scaling of time and memory with the number of tasks and of processes, and the time to start a run.
 
-tasks      HAT learns tasks of permuted MNIST one after the other: seconds of an epoch, of testing on all tasks so far,
-           size of what is kept of them
-processes  run_multi.py does as many runs of the demo at once: runs an hour
-start      imports of run.py, and the data of the mixture, prepared, in full size (stand-ins: 1 GB in tmp/ for a while)
+tasks      one run of HAT on many tasks of permuted MNIST: seconds of an epoch and of testing on all tasks so far, sizes
+           of the network and the log
+processes  run_multi.py with several runs of the demo at a time: runs an hour
+start      imports of run.py; loading the data of the mixture in full size (random images: 1 GB in tmp/ meanwhile)
 """
 
 import json
@@ -27,7 +27,7 @@ examples:
   python src/benchmark.py scaling --measure processes --device cuda --processes 1,2,4,8
 """
 IMPORT = 'import time; t = time.perf_counter(); import run; print(time.perf_counter() - t)'
-STAND_INS = """
+RANDOM_DATA = """
 import sys
 from pathlib import Path
 import numpy as np
@@ -59,7 +59,7 @@ def parse(argv):
     parser.add_argument('--ntrain', type=count, default=1000, metavar='N', help='images a task (default 1000)')
     parser.add_argument('--nepochs', type=count, default=2, metavar='N', help='a task (default 2)')
     parser.add_argument('--width', type=width, default=0.25, metavar='W', help='of hidden layers (default 0.25)')
-    parser.add_argument('--processes', type=numbers, default='1,2', metavar='N,N,...', help='how many at once '
+    parser.add_argument('--processes', type=numbers, default='1,2', metavar='N,N,...', help='runs at a time '
                         '(default 1,2)')  # fmt: skip
     args = parser.parse_args(argv)
     args.measure = args.measure.split(',')
@@ -83,7 +83,7 @@ def main(argv):
 def start(args, folder):
     """Medians of five."""
     imports = sorted(float(python('-c', IMPORT)) for _ in range(5))[2]
-    python('-c', STAND_INS, folder)
+    python('-c', RANDOM_DATA, folder)
     loads = sorted(python('-c', LOAD, folder).split() for _ in range(5))
     return markdown(['imports of run.py, s', 'data of the mixture, s', 'images'],
                     [[f'{imports:.2f}', f'{float(loads[2][0]):.2f}', f'{int(loads[2][1]):,}']])  # fmt: skip
@@ -107,32 +107,32 @@ def tasks(args, folder):
 
 
 def processes(args, folder):
-    rows, alone = [], None
+    rows, first = [], None
     for n in args.processes:
         (folder / str(n)).mkdir()
-        began = time.perf_counter()
+        start = time.perf_counter()
         python('run_multi.py', '--experiments', 'demo', '--approaches', 'hat', '--seeds', f'0-{n - 1}', '--nproc', n,
                '--devices', args.device, '--res', folder / str(n))  # fmt: skip
-        an_hour = 3600 * n / (time.perf_counter() - began)
-        alone = alone or an_hour
-        rows.append([str(n), f'{an_hour:.0f}', f'{an_hour / alone:.2f}'])
-    return markdown(['processes', 'runs an hour', f'against {args.processes[0]}'], rows)
+        an_hour = 3600 * n / (time.perf_counter() - start)
+        first = first or an_hour
+        rows.append([str(n), f'{an_hour:.0f}', f'{an_hour / first:.2f}'])
+    return markdown(['processes', 'runs an hour', f'x those of {args.processes[0]}'], rows)
 
 
 MEASURES = {'start': start, 'tasks': tasks, 'processes': processes}
 
 
 def python(*command, peak=False):
-    """What a Python process in src prints; or its peak of memory, in bytes."""
+    """The output of a Python process in src; or its peak of memory, in bytes."""
     with tempfile.TemporaryFile('w+', encoding='utf-8') as out:
         process = subprocess.Popen([sys.executable, *map(str, command)], cwd=SRC, stdout=out, stderr=subprocess.PIPE)
         error = process.stderr.read().decode(errors='replace')
         if hasattr(os, 'wait4'):
             _, status, usage = os.wait4(process.pid, 0)
-            most = usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+            peak_bytes = usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
         else:  # Windows
-            status, most = process.wait(), math.nan
+            status, peak_bytes = process.wait(), math.nan
         if status:
             raise UserError(f'{command[0]} failed: {error.strip().splitlines()[-1] if error.strip() else status}')
         out.seek(0)
-        return most if peak else out.read()
+        return peak_bytes if peak else out.read()

@@ -1,9 +1,10 @@
-"""How fast the approaches train and evaluate: against a plain eager loop, and against what the machine can do.
+"""Speed of training and evaluation, compared with an eager loop and with a lower bound.
 
-The second task of an experiment is trained, an epoch at a time, by each approach as run.py does it and by the plain
-loop of eager_loop.py, interleaved, in one process. A second plain loop, in a process of its own, runs with PyTorch's
-default settings for memory and tiny numbers instead of those of core/device.py. Times are medians; ratios are medians
-of the ratios within a round.
+The second task of an experiment is trained, an epoch at a time, by each approach as in run.py and by the eager loop of
+eager_loop.py, interleaved, in one process. The eager loop also runs in a worker process with PyTorch's default settings
+for memory and denormal numbers, without those of core/device.py. The lower bound is the time for the FLOPs of a step at
+the rate of a large matrix product, or for its bytes at the rate of a large copy, whichever is longer. Times are medians
+over the rounds; ratios are medians of the ratios within a round.
 """
 
 import json
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import dataloaders
 from approaches import APPROACHES, canonical
-from benchmarks.workers import Apart, Rates, Work
+from benchmarks.workers import MachinePeak, TrainingSetup, WorkerProcess
 from core.arguments import Parser, count, few, names, width
-from core.device import choose_device, describe, versions
+from core.device import describe, setup_device, versions
 from core.errors import UserError
 from core.files import ROOT, atomic
 from core.text_tables import markdown
@@ -25,10 +26,11 @@ examples:
   python src/benchmark.py
   python src/benchmark.py --approaches all --experiment mixture --data DIR
 """
-HEAD = ['approach', 'step, ms', 'images/s', 'evaluation of 64, ms', 'epoch, s', 'memory, MB', 'step: against sgd',
-        'floor, ms', 'against the floor', 'plain loop: step, ms', 'plain loop: epoch, s', 'step: times as fast',
-        'epoch: times as fast', 'as it comes: step', 'as it comes: epoch']  # fmt: skip
-WAYS = 'ours', 'plain', 'as it comes'
+HEAD = ['approach', 'step, ms', 'images/s', 'evaluation of 64, ms', 'epoch, s', 'memory, MB', 'step, x sgd',
+        'lower bound, ms', 'step, x lower bound', 'eager loop: step, ms', 'eager loop: epoch, s',
+        'speed-up: step', 'speed-up: epoch', 'speed-up, PyTorch defaults: step',
+        'speed-up, PyTorch defaults: epoch']  # fmt: skip
+SETUPS = 'ours', 'eager loop', 'eager loop, PyTorch defaults'
 
 
 def parse(argv):
@@ -42,15 +44,14 @@ def parse(argv):
                         'validation (default 1500)')  # fmt: skip
     parser.add_argument('--width', type=width, default=1.0, metavar='W', help='of all hidden layers (default 1)')
     parser.add_argument('--batch-size', type=count, default=64, metavar='N', help='(default 64)')
-    parser.add_argument('--rounds', type=few, default=9, metavar='N', help='turns that are measured (default 9)')
+    parser.add_argument('--rounds', type=few, default=9, metavar='N', help='after one of warm-up (default 9)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps (default auto)')
     parser.add_argument('--output', type=Path, default=ROOT / 'res' / 'speed.json', metavar='FILE.json',
                         help='all times and settings (default res/speed.json)')  # fmt: skip
     args = parser.parse_args(argv)
-    if args.ntrain - args.ntrain * 15 // 100 < args.batch_size:
-        raise UserError(
-            f'--ntrain: {args.ntrain} images, less those of validation, do not make a batch of {args.batch_size}'
-        )
+    n = args.ntrain - args.ntrain * 15 // 100
+    if n < args.batch_size:
+        raise UserError(f'--ntrain: without those for validation, {n} images are less than a batch, {args.batch_size}')
     if args.output.is_dir():
         raise UserError(f'--output: {args.output} is a folder; give a file name')
     if not args.output.parent.is_dir():
@@ -60,64 +61,69 @@ def parse(argv):
 
 def main(argv):
     args = parse(argv)
-    device = choose_device(args.device)
+    device = setup_device(args.device)
     args.device = str(device)
-    dataloaders.load(args.experiment, args.data, 0, None, 2, args.ntrain)  # what is wrong is said before all else
+    dataloaders.load(args.experiment, args.data, 0, None, 2, args.ntrain)  # raises its errors before workers start
     print(f'{args.experiment}, width {args.width:g}, {args.ntrain} images, batches of {args.batch_size}, '
-          f'{describe(device)}; {args.rounds} turns', flush=True)  # fmt: skip
-    rates, times, speeds = Rates(device), {}, []
-    apart = {name: Apart(args, name, True, False) for name in args.approaches}
-    works = {(name, way): Work(args, name, way == 'plain') for name in args.approaches for way in WAYS[:2]}
-    try:
-        for turn in range(args.rounds + 1):
-            for name in args.approaches:
-                seconds = [works[name, 'ours'].epoch(), works[name, 'plain'].epoch(), apart[name].ask('epoch')]
-                for way, each in zip(WAYS, seconds, strict=True):
-                    times.setdefault((name, way), []).append(each)
-            speeds.append(rates.measure())
-            print(f'turn {turn} of {args.rounds}', file=sys.stderr, flush=True)
-    finally:
-        for each in apart.values():
-            each.close()
-    times, speeds = {key: each[1:] for key, each in times.items()}, speeds[1:]  # the first turn warms up
-    flops, bandwidth = (statistics.median(each) for each in zip(*speeds, strict=True))
-    facts = {name: alone(args, name) for name in args.approaches}
-    rows = [row(name, args, times, facts, flops, bandwidth) for name in args.approaches]
+          f'{describe(device)}; {args.rounds} rounds', flush=True)  # fmt: skip
+    times, (flops, bandwidth) = measure(args, device)
+    profiles = {name: profile(args, name) for name in args.approaches}
+    rows = [row(name, args, times, profiles[name], flops, bandwidth) for name in args.approaches]
     print(f'large matrix product {flops / 1e9:.0f} GFLOP/s, large copy {bandwidth / 1e9:.0f} GB/s (medians)\n')
     print(markdown(HEAD, rows))
     with atomic(args.output) as part:
         part.write_text(json.dumps({
             'arguments': {key: str(value) for key, value in vars(args).items()}, 'device': describe(device),
-            'versions': versions(), 'flops_per_second': flops, 'bytes_per_second': bandwidth, 'facts': facts,
-            'seconds': [{'approach': n, 'way': w, 'train, train again, valid': each} for (n, w), each in times.items()],
-            'table': [dict(zip(HEAD, each, strict=True)) for each in rows],
+            'versions': versions(), 'flops_per_second': flops, 'bytes_per_second': bandwidth, 'facts': profiles,
+            'seconds': [{'approach': n, 'way': s, 'train, train again, valid': each} for (n, s), each in times.items()],
+            'table': [dict(zip(HEAD, cells, strict=True)) for cells in rows],
         }, indent=1), encoding='utf-8')  # fmt: skip
 
 
-def alone(args, name):
-    """Facts about an approach, its memory among them."""
-    process = Apart(args, name, False)
-    facts = process.ask('facts')
-    process.close()
-    return facts
+def measure(args, device):
+    """Times, (approach, setup) -> TrainingSetup.epoch() of each round; and the medians of MachinePeak.measure()."""
+    peak, peaks, times = MachinePeak(device), [], {}
+    workers = {name: WorkerProcess(args, name, True, False) for name in args.approaches}
+    local = {(name, eager): TrainingSetup(args, name, eager) for name in args.approaches for eager in (False, True)}
+    try:
+        for number in range(args.rounds + 1):
+            for name in args.approaches:
+                measured = local[name, False].epoch(), local[name, True].epoch(), workers[name].call('epoch')
+                for setup, seconds in zip(SETUPS, measured, strict=True):
+                    times.setdefault((name, setup), []).append(seconds)
+            peaks.append(peak.measure())
+            print(f'round {number} of {args.rounds}', file=sys.stderr, flush=True)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    times = {key: rounds[1:] for key, rounds in times.items()}  # the first round is the warm-up
+    return times, [statistics.median(rates) for rates in zip(*peaks[1:], strict=True)]
 
 
-def row(name, args, times, facts, flops, bandwidth):
-    """One line of the table."""
-    fact = facts[name]
-    n_batches, evaluations = (-(-fact[key] // args.batch_size) for key in ('images', 'valid'))
-    step = {way: [train / n_batches for train, *_ in times[name, way]] for way in WAYS}
-    epoch = {way: [sum(parts) for parts in times[name, way]] for way in WAYS}
-    valid = statistics.median(valid for *_, valid in times[name, 'ours']) / evaluations
-    ours, floor = statistics.median(step['ours']), max(fact['flops'] / flops, fact['bytes'] / bandwidth)
+def profile(args, name):
+    """TrainingSetup.profile() of an approach, in a process of its own for the peak of memory."""
+    worker = WorkerProcess(args, name, False)
+    result = worker.call('profile')
+    worker.close()
+    return result
+
+
+def row(name, args, times, profile, flops, bandwidth):
+    """The cells under HEAD."""
+    n_batches, n_evaluations = (-(-profile[key] // args.batch_size) for key in ('images', 'valid'))
+    step = {setup: [train / n_batches for train, *_ in times[name, setup]] for setup in SETUPS}
+    epoch = {setup: [sum(parts) for parts in times[name, setup]] for setup in SETUPS}
+    valid = statistics.median(valid for *_, valid in times[name, 'ours']) / n_evaluations
+    ours, eager = statistics.median(step['ours']), statistics.median(step['eager loop'])
+    lower_bound = max(profile['flops'] / flops, profile['bytes'] / bandwidth)
     sgd = [train / n_batches for train, *_ in times['sgd', 'ours']] if 'sgd' in args.approaches else []
     return [name, f'{1000 * ours:.1f}', f'{args.batch_size / ours:.0f}', f'{1000 * valid:.1f}',
-            f'{statistics.median(epoch["ours"]):.2f}', f'{fact["peak"] / 1e6:.0f}' if fact['peak'] else '-',
-            f'{ratio(step["ours"], sgd):.2f}' if sgd else '', f'{1000 * floor:.1f}', f'{ours / floor:.2f}',
-            f'{1000 * statistics.median(step["plain"]):.1f}', f'{statistics.median(epoch["plain"]):.2f}',
-            *(f'{ratio(each[way], each["ours"]):.2f}' for way in WAYS[1:] for each in (step, epoch))]  # fmt: skip
+            f'{statistics.median(epoch["ours"]):.2f}', f'{profile["peak"] / 1e6:.0f}' if profile['peak'] else '-',
+            f'{ratio(step["ours"], sgd):.2f}' if sgd else '', f'{1000 * lower_bound:.1f}', f'{ours / lower_bound:.2f}',
+            f'{1000 * eager:.1f}', f'{statistics.median(epoch["eager loop"]):.2f}',
+            *(f'{ratio(each[s], each["ours"]):.2f}' for s in SETUPS[1:] for each in (step, epoch))]  # fmt: skip
 
 
 def ratio(times, others):
-    """Median over the turns."""
+    """The median of the ratios within a round."""
     return statistics.median(a / b for a, b in zip(times, others, strict=True))

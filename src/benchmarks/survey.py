@@ -1,9 +1,8 @@
-"""What becomes of each network of networks.py with hard attention in it: a record each, and tables of them.
+"""A survey of hard attention in all networks of networks.py: a record of each, and tables.
 
-A network is converted for three tasks, which are learned one after the other, in three steps each, with one AdamW for
-all of them. Then another optimizer trains the third task further, and noise is written into all that tasks share. Are
-the first task's outputs still those it had when it ended, bit for bit? And has the small network that the task is cut
-down to the same ones?
+A network is converted for three tasks, which it learns in sequence, in three steps each, with one AdamW for all of
+them. Then another optimizer trains the third task further, and noise is added to all shared weights. Are the outputs of
+the first task still bit-identical to those when it ended? And are those of the pruned network the same?
 """
 
 import copy
@@ -26,7 +25,7 @@ from core.files import atomic
 from core.text_tables import markdown
 
 N_TASKS, STEPS, NOISE = 3, 3, 10.0
-CLOSE = 1e-5  # two outputs, of the largest one
+TOLERANCE = 1e-5  # of outputs, relative to the largest one
 HEAD = ['network', 'source', 'converts', 'seconds', 'difference, gates open', 'closed units', 'protected weights',
         'task 0 identical', 'difference, pruned', 'parameters kept', 'why not']  # fmt: skip
 COUNTS = ['source', 'networks', 'tried', 'converted', 'same with open gates', 'trained', 'identical', 'pruned',
@@ -36,21 +35,22 @@ COUNTS = ['source', 'networks', 'tried', 'converted', 'same with open gates', 't
 def survey(names, limit, output=None):
     """Study networks, each in a process of its own and for at most `limit` seconds; print a line for each, then tables.
 
-    output  a JSON file of the records, written after each network; those that are there already are not studied again
+    output  a JSON file of the records, written after each network; networks that it has already are skipped
     """
     records = read(output) if output and output.exists() else {}
-    hat.convert(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), 1, torch.zeros(2, 2))  # for what it imports
+    hat.convert(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), 1, torch.zeros(2, 2))  # imports what children need
     print(markdown(HEAD, []))
-    found = {}
+    selected = {}
     for name in names:
         if name not in records and installed(NETWORKS[name][0]):
-            records[name] = apart(name, limit)
+            records[name] = study_in_child(name, limit)
             if output:
                 with atomic(output) as part:
                     part.write_text(json.dumps(records, indent=1), encoding='utf-8')
-        found[name] = records.get(name, {'why': 'not installed'})
-        print(markdown(HEAD, [row(name, found[name])]).splitlines()[-1], flush=True)
-    print(f'\n{markdown(COUNTS, counts(found))}\n\n{markdown(["why not", "networks", "which"], reasons(found))}')
+        selected[name] = records.get(name, {'why': 'not installed'})
+        print(markdown(HEAD, [row(name, selected[name])]).splitlines()[-1], flush=True)
+    tables = markdown(COUNTS, counts(selected)), markdown(['why not', 'networks', 'which'], reasons(selected))
+    print('\n' + '\n\n'.join(tables))
 
 
 def read(path):
@@ -61,24 +61,24 @@ def read(path):
 
 
 def installed(source):
-    """Whether the package is there. Networks are studied by children of this process, which do not import it again."""
+    """Is the package installed? Imports it here, so that no child has to."""
     try:
         return source == 'hand' or bool(importlib.import_module(source))
     except ImportError:
         return False
 
 
-def apart(name, limit):
-    """The record of a network, as far as it has come within `limit` seconds."""
+def study_in_child(name, limit):
+    """The record of a network, after at most `limit` seconds."""
     context, end = multiprocessing.get_context('fork'), time.monotonic() + limit
     record = {'stage': 'build', 'seconds': {}}
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=send, args=(name, theirs))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=send_records, args=(name, sender))
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        while ours.poll(max(0, end - time.monotonic())):
-            record = ours.recv()
+        while receiver.poll(max(0, end - time.monotonic())):
+            record = receiver.recv()
         return record | {'why': f'slow: more than {limit:g} s', 'slow': True}
     except EOFError:
         process.join()
@@ -88,7 +88,7 @@ def apart(name, limit):
         process.join()
 
 
-def send(name, connection):
+def send_records(name, connection):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent ends this process
     torch.set_flush_denormal(True)
     for record in Study(NETWORKS[name][1]).stages():
@@ -96,13 +96,13 @@ def send(name, connection):
 
 
 class Study:
-    """Of one network. `build` makes it, and its example inputs."""
+    """The study of one network. build: returns the network and its example inputs."""
 
     def __init__(self, build):
         self.build_network, self.record = build, {'seconds': {}}
 
     def stages(self):
-        """Yield the record, with what each stage adds to it; `why` says what went wrong."""
+        """Yield the record before each stage and at the end; `why` says what went wrong."""
         for stage in (self.build, self.convert, self.compare, self.train, self.prune):
             self.record['stage'] = stage.__name__
             yield self.record
@@ -122,7 +122,7 @@ class Study:
     def build(self):
         self.net, self.inputs = self.build_network()
         self.record['parameters'] = size(self.net)
-        make_lively(self.net, self.inputs)
+        imitate_training(self.net, self.inputs)
 
     def convert(self):
         self.model = hat.convert(self.net, N_TASKS, self.inputs)
@@ -138,32 +138,32 @@ class Study:
         adam = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
         self.learn(0, adam)
         model.end_task(0)
-        learned = self.answers()
+        learned = self.outputs()
         self.record['closed'] = float(torch.cat([a < 0.5 for a in model.masks(0)]).double().mean())
         self.record['finite'] = all(bool(y.isfinite().all()) for y in learned)
-        self.record['alive'] = not same(self.answers(fresh(self.inputs)), learned)
+        self.record['alive'] = not same(self.outputs(fresh(self.inputs)), learned)
         self.learn(1, adam)
         model.end_task(1)
         self.learn(2, adam)
         momentum = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         self.learn(2, momentum)
-        identical = same(self.answers(), learned)
+        identical = same(self.outputs(), learned)
         protected = model.protected().values()
         self.record['protected'] = sum(int(p.sum()) for p in protected) / sum(p.numel() for p in protected)
         with torch.no_grad():
             for p in model.shared.values():
                 p.add_(NOISE * torch.randn_like(p))
-        identical &= same(self.answers(), learned)
+        identical &= same(self.outputs(), learned)
         self.learn(2, momentum)
-        identical &= same(self.answers(), learned)
+        identical &= same(self.outputs(), learned)
         model.end_task(2)
-        self.record['identical'] = identical and same(self.answers(), learned)
+        self.record['identical'] = identical and same(self.outputs(), learned)
 
     def prune(self):
         small = hat.prune(self.model, 0)
         with torch.no_grad():
             pruned = small(*self.inputs)
-        self.record |= {'pruned': difference(pruned, self.answers()), 'kept': size(small) / self.record['parameters']}
+        self.record |= {'pruned': difference(pruned, self.outputs()), 'kept': size(small) / self.record['parameters']}
 
     def learn(self, task, optimizer):
         for b in range(STEPS):
@@ -176,18 +176,18 @@ class Study:
             optimizer.step()
 
     @torch.no_grad()
-    def answers(self, inputs=None):
-        """Of task 0, copies."""
+    def outputs(self, inputs=None):
+        """Copies of the outputs of task 0."""
         return [y.clone() for y in tensors(self.model.eval()(*(inputs or self.inputs), task=0))]
 
 
 @torch.no_grad()
-def make_lively(net, inputs):
-    """As if it had been trained: many scales, biases and whole layers start at zero, and norms' statistics fit nothing;
-    then there would be little to compare."""
+def imitate_training(net, inputs):
+    """Add noise to the parameters and set the statistics of norms: many scales, biases and whole layers start at zero,
+    which would leave little to compare."""
     for p in net.parameters():
         p.add_(torch.randn_like(p) * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.1))
-    other = copy.deepcopy(net)  # networks may keep what they work out in a run
+    other = copy.deepcopy(net)  # some networks keep intermediate results of a run
     norms = [module for module in other.modules() if getattr(module, 'momentum', None)]
     for norm in norms:
         norm.momentum = 0.9
@@ -205,7 +205,7 @@ def tensors(output):
 
 
 def fresh(inputs):
-    """New inputs of the same form: normal numbers, the same integers in another order, the same truth values."""
+    """New inputs of the same shapes: normal numbers, the same integers in another order, the same booleans."""
 
     def another(x):
         if x.dtype == torch.bool:
@@ -220,7 +220,7 @@ def same(actual, expected):
 
 
 def difference(actual, expected):
-    """The largest between two outputs, as a share of the largest element."""
+    """The largest difference between two outputs, relative to the largest element."""
     actual, expected = (torch.cat([y.float().flatten() for y in tensors(output)]) for output in (actual, expected))
     return float((actual - expected).abs().max()) / (float(expected.abs().max()) or 1.0)
 
@@ -241,20 +241,20 @@ def row(name, record):
 
 
 def faults(record):
-    """What is not as it should be."""
-    found = {
+    """What is wrong, a list of texts."""
+    checks = {
         record.get('why'): 'why' in record,
-        'not the same with open gates': not record.get('open', 0) <= CLOSE,
+        'not the same with open gates': not record.get('open', 0) <= TOLERANCE,
         'outputs are not finite': not record.get('finite', True),
-        'outputs do not hang on the inputs': not record.get('alive', True),
+        'outputs do not depend on the inputs': not record.get('alive', True),
         "task 0's outputs changed": not record.get('identical', True),
-        'not the same when pruned': not record.get('pruned', 0) <= CLOSE,
+        'not the same when pruned': not record.get('pruned', 0) <= TOLERANCE,
     }
-    return [fault for fault, there in found.items() if there]
+    return [fault for fault, applies in checks.items() if applies]
 
 
 def counts(records):
-    """Lines under COUNTS."""
+    """The lines under COUNTS."""
     sums = {source: Counter() for source in (*SOURCES, 'all')}
     for name, record in records.items():
         refused, slow = 'refused' in record, 'slow' in record
@@ -262,22 +262,22 @@ def counts(records):
             'networks': True,
             'tried': 'stage' in record,
             'converted': 'convert' in record.get('seconds', ()),
-            'same with open gates': record.get('open', 1) <= CLOSE,
+            'same with open gates': record.get('open', 1) <= TOLERANCE,
             'trained': 'identical' in record,
             'identical': record.get('identical'),
             'pruned': 'pruned' in record,
-            'pruned equal': record.get('pruned', 1) <= CLOSE,
+            'pruned equal': record.get('pruned', 1) <= TOLERANCE,
             'refused': refused,
             'failed': 'stage' in record and 'why' in record and not refused and not slow,
             'slow': slow,
         }
         for source in (NETWORKS[name][0], 'all'):
-            sums[source].update(fact for fact, true in facts.items() if true)
-    return [[source, *(str(found[fact]) for fact in COUNTS[1:])] for source, found in sums.items() if found]
+            sums[source].update(fact for fact, is_true in facts.items() if is_true)
+    return [[source, *(str(total[fact]) for fact in COUNTS[1:])] for source, total in sums.items() if total]
 
 
 def reasons(records):
-    """What is wrong, without places and names of parameters; how often, and where."""
+    """Each fault, without line numbers and names of parameters; how often, and in which networks."""
     where = {}
     for name, record in records.items():
         for fault in faults(record):

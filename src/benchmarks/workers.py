@@ -1,4 +1,4 @@
-"""Those who take turns in speed.py: each trains one approach in one way, an epoch when it is asked to."""
+"""The training setups that speed.py measures, in this process and in worker processes, and the peak of the machine."""
 
 import math
 import multiprocessing
@@ -17,47 +17,48 @@ import networks
 from approaches import APPROACHES
 from approaches.base import Approach, Protocol
 from benchmarks import eager_loop
-from core.device import LARGE_PAGES, choose_device
+from core.device import LARGE_PAGES, setup_device
 
-FIRST = 128  # images of the first task, which is only there to be over
+N_FIRST_TASK_IMAGES = 128  # the first task is learned only so that the second has one before it
 PROC = Path('/proc/self/status')
-T = 1  # the task that is trained: one task is learned, and protected
-ONEDNN = {  # FLOPs of what PyTorch does not count: shapes of input, (of output) and weight -> number
+TASK = 1  # the task that is trained, after one that is learned and protected
+ONEDNN = {  # FLOPs that PyTorch does not count: shapes of input, (of output) and weight -> number
     torch.ops.aten.mkldnn_linear: lambda x, w, *rest, **more: 2 * math.prod(x) * w[0],
-    torch.ops.aten.mkldnn_linear_backward: lambda x, g, w, wanted, **more: 2 * math.prod(x) * w[0] * sum(wanted[:2]),
+    torch.ops.aten.mkldnn_linear_backward: lambda x, g, w, mask, **more: 2 * math.prod(x) * w[0] * sum(mask[:2]),
 }
 
 
-class Apart:
-    """A Work in a process of its own, where its settings hold for nothing else and its peak of memory is its own."""
+class WorkerProcess:
+    """A TrainingSetup in a process of its own, with its own settings and its own peak of memory."""
 
-    def __init__(self, *settings):
+    def __init__(self, *arguments):
+        """arguments: of TrainingSetup."""
         context = multiprocessing.get_context('spawn')
-        self.pipe, theirs = context.Pipe()
-        os.environ.pop(LARGE_PAGES, None)  # which this process has set for itself
-        self.process = context.Process(target=serve, args=(theirs, *settings), daemon=True)
+        self.pipe, worker_end = context.Pipe()
+        os.environ.pop(LARGE_PAGES, None)  # set for this process; the worker decides for itself
+        self.process = context.Process(target=worker_main, args=(worker_end, *arguments), daemon=True)
         self.process.start()
-        theirs.close()
+        worker_end.close()
 
-    def ask(self, what):
-        """What the method of that name of its Work returns."""
+    def call(self, method):
+        """The result of a method of its TrainingSetup."""
         try:
-            self.pipe.send(what)
+            self.pipe.send(method)
             return self.pipe.recv()
         except (EOFError, BrokenPipeError):
-            raise SystemExit('speed.py: a process ended before its time') from None
+            raise SystemExit('speed.py: a worker process exited unexpectedly') from None
 
     def close(self):
-        """It ends when what it does just now is done."""
+        """Wait until it has finished the current call."""
         self.pipe.close()
         self.process.join()
 
 
-def serve(pipe, *settings):
+def worker_main(pipe, *arguments):
     try:
-        work = Work(*settings)
+        setup = TrainingSetup(*arguments)
         while True:
-            pipe.send(getattr(work, pipe.recv())())
+            pipe.send(getattr(setup, pipe.recv())())
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass
     except Exception:
@@ -65,41 +66,43 @@ def serve(pipe, *settings):
         sys.exit(1)
 
 
-class Work:
-    """One approach on the second task of an experiment."""
+class TrainingSetup:
+    """One approach, ready to train the second task of an experiment."""
 
-    def __init__(self, args, name, plain, settings=True):
-        """plain: by the loop without shortcuts of eager_loop.py. settings: with those of run.py (core/device.py)."""
-        self.device = choose_device(args.device) if settings else torch.device(args.device)
+    def __init__(self, args, name, eager, tuned=True):
+        """eager: with the trainer of eager_loop.py. tuned: with the settings of core/device.py, as run.py."""
+        self.device = setup_device(args.device) if tuned else torch.device(args.device)
         torch.backends.cudnn.allow_tf32 = False
         experiment, kind = dataloaders.EXPERIMENTS[args.experiment], APPROACHES[name]
         tasks = dataloaders.load(args.experiment, args.data, 0, None, None, args.ntrain)
         first = tasks[0].train
-        tasks[0] = replace(tasks[0], train=first._replace(index=first.index[:FIRST], y=first.y[:FIRST]))
+        n = N_FIRST_TASK_IMAGES
+        tasks[0] = replace(tasks[0], train=first._replace(index=first.index[:n], y=first.y[:n]))
         tasks = [task.to(self.device) for task in tasks]
         classes = [task.n_classes for task in tasks]
         net = networks.build(experiment.FAMILY, kind.variant, experiment.SHAPE, classes, args.width, 0).to(self.device)
-        if plain:
-            eager_loop.make_ordinary(net)
+        if eager:
+            eager_loop.use_stock_layers(net)
         protocol = Protocol(batch_size=args.batch_size)
         self.approach = kind(net, tasks, protocol, **{k: p.default for k, p in kind.parameters.items()})
         self.approach.before_task(0)
         self.approach.after_task(0)
-        self.approach.before_task(T)
-        self.loop = plain and eager_loop.LOOPS.get(name, eager_loop.Loop)(self.approach, T)
+        self.approach.before_task(TASK)
+        self.trainer = eager and eager_loop.eager_trainer(self.approach, name, TASK)
 
     def epoch(self):
-        """Seconds of training, of the loop's further pass over the training images, and of validation."""
-        if self.loop:
-            parts = (self.loop.train, lambda: self.loop.evaluate('train'), lambda: self.loop.evaluate('valid'))
+        """Seconds of training, of the eager trainer's further pass over the training images, and of validation."""
+        if self.trainer:
+            evaluate = self.trainer.evaluate
+            parts = (self.trainer.train, lambda: evaluate('train'), lambda: evaluate('valid'))
         else:
             lr = self.approach.protocol.lr
-            train = lambda: Approach.train_epoch(self.approach, T, 0, lr)  # noqa: E731  one path of PathNet's two
-            parts = (train, lambda: None, lambda: Approach.validate(self.approach, T))
+            train = lambda: Approach.train_epoch(self.approach, TASK, 0, lr)  # noqa: E731  one path of PathNet's two
+            parts = (train, lambda: None, lambda: Approach.validate(self.approach, TASK))
         return [seconds(part, self.device) for part in parts]
 
-    def facts(self):
-        """What a training step cannot do without, numbers of images, and the peak of memory of an epoch, in bytes."""
+    def profile(self):
+        """The minimal work of a training step: FLOPs and bytes; numbers of images; peak of memory, in bytes."""
         self.epoch()
         peak = torch.cuda.max_memory_allocated() if self.device.type == 'cuda' else process_peak()
         steps = self.approach.steps
@@ -108,12 +111,12 @@ class Work:
             steps.full_batch()
         weights = sum(p.numel() for p in steps.parameters if p.grad is not None)
         moved = 5 * 4 * weights  # each is read forward and backward and written, its gradient is written and read
-        images, valid = self.approach.n_train(T), len(self.approach.tasks[T].valid.y)
+        images, valid = self.approach.n_train(TASK), len(self.approach.tasks[TASK].valid.y)
         return {'flops': counter.get_total_flops(), 'bytes': moved, 'images': images, 'valid': valid, 'peak': peak}
 
 
 def seconds(function, device):
-    """That a call of it takes, its work on the device included."""
+    """The duration of a call, with its work on the device."""
     start = time.perf_counter()
     function()
     if device.type in ('cuda', 'mps'):
@@ -122,8 +125,8 @@ def seconds(function, device):
 
 
 def process_peak():
-    """Of this process's memory, in bytes; None where the system does not say it."""
-    if PROC.exists():  # on Linux, where what getrusage says holds for the process that started it, too
+    """The peak of this process's memory, in bytes; None if the system does not report it."""
+    if PROC.exists():  # Linux, where ru_maxrss starts with that of the parent
         (line,) = (line for line in PROC.read_text(encoding='utf-8').splitlines() if line.startswith('VmHWM'))
         return 1024 * int(line.split()[1])
     try:
@@ -133,17 +136,17 @@ def process_peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
-class Rates:
-    """What the machine can do: multiply-adds of a large matrix product, bytes of a large copy, a second."""
+class MachinePeak:
+    """The peak rates of the machine, as measured with a large matrix product and a large copy."""
 
     def __init__(self, device):
         n = 2048 if device.type == 'cpu' else 8192
         self.device, self.a, self.b = device, torch.randn(n, n, device=device), torch.randn(n, n, device=device)
-        self.big = torch.randn(64 * 2**20, device=device)
-        self.copy = torch.empty_like(self.big)
+        self.source = torch.randn(64 * 2**20, device=device)
+        self.target = torch.empty_like(self.source)
 
     def measure(self):
         """FLOP/s and bytes/s."""
         product = seconds(lambda: torch.mm(self.a, self.b), self.device)
-        moved = seconds(lambda: self.copy.copy_(self.big), self.device)
-        return 2 * len(self.a) ** 3 / product, 2 * self.big.nbytes / moved
+        copy = seconds(lambda: self.target.copy_(self.source), self.device)
+        return 2 * len(self.a) ** 3 / product, 2 * self.source.nbytes / copy

@@ -1,10 +1,10 @@
-"""Hard attention in networks of torchvision and timm: what becomes of each, as a table.
+"""Networks of torchvision and timm, converted to hard attention: checks and times, as a table.
 
-Each network, with random weights, is converted for three tasks. With all gates open its outputs are compared with the
-original's; then a task is learned, and two more, with one optimizer for all of them: are the first one's outputs still
-the same, bit for bit? Last, a training step of the third task is timed against one of the original, in turns.
+Each network, with random weights, is converted for three tasks. With all gates open its outputs are compared with those
+of the original; then it learns the tasks with one optimizer for all of them: are the first task's outputs still
+bit-identical? Last, training steps of the converted and the original network are timed, interleaved.
 
-With --all: the survey of benchmarks/survey.py, of all that is in benchmarks/networks.py, on the CPU.
+With --all: the survey of benchmarks/survey.py, of all networks in benchmarks/networks.py, on the CPU.
 """
 
 import multiprocessing
@@ -20,11 +20,11 @@ import hat
 from benchmarks import networks
 from benchmarks.survey import survey
 from core.arguments import Parser, count, few, positive, words
-from core.device import choose_device, describe
+from core.device import describe, setup_device
 from core.errors import UserError, require
 from core.text_tables import markdown
 
-NETWORKS = {  # name -> where from, and what else it is made with
+NETWORKS = {  # name -> source, and arguments to build it
     'resnet18': ('torchvision', {}),
     'densenet121': ('torchvision', {}),
     'mobilenet_v3_small': ('torchvision', {}),
@@ -41,8 +41,9 @@ OPTIMIZERS = {
     'AdamW': lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.05),
 }
 HEAD = ['network', 'converts', 'largest difference, gates open', *(f'same after {name}' for name in OPTIMIZERS),
-        'protected, %', 'parameters added, %', 'step, ms', 'was', 'ratio']  # fmt: skip
+        'protected, %', 'parameters added, %', 'step, ms', 'unconverted, ms', 'ratio']  # fmt: skip
 N_CLASSES, N_TASKS, STEPS = 10, 3, 4
+WARM_UP = 3  # steps before times are measured
 EXAMPLES = """\
 examples:
   python src/benchmark.py zoo --networks resnet18,efficientnet_b0
@@ -56,21 +57,21 @@ def parse(argv):
                         help=f'(default {",".join(NETWORKS)}; with --all: all)')  # fmt: skip
     parser.add_argument('--size', type=few, default=32, metavar='N', help='of the images, N x N (default 32)')
     parser.add_argument('--batch-size', type=count, default=16, metavar='N', help='(default 16)')
-    parser.add_argument('--rounds', type=few, default=15, metavar='N', help='steps that are timed (default 15)')
+    parser.add_argument('--rounds', type=few, default=15, metavar='N', help='timed steps (default 15)')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:N or mps (default cpu)')
     group = parser.add_argument_group('survey')
-    group.add_argument('--all', action='store_true', help='the survey, of --networks if they are given')
+    group.add_argument('--all', action='store_true', help='survey all networks, or --networks if given')
     group.add_argument('--source', choices=networks.SOURCES, help='networks of this source only')
     group.add_argument('--limit', type=positive, default=120.0, metavar='SECONDS', help='for each (default 120)')
-    group.add_argument('--output', type=Path, metavar='FILE.json', help='a record of each network; a second run with '
-                       'the same file goes on with those that are missing')  # fmt: skip
+    group.add_argument('--output', type=Path, metavar='FILE.json', help='a record of each network; repeat the command '
+                       'to resume with the missing ones')  # fmt: skip
     args = parser.parse_args(argv)
     known = networks.NETWORKS if args.all else NETWORKS
     if unknown := [name for name in args.networks or () if name not in known]:
         raise UserError(f'--networks: {unknown[0]!r} is none of {", ".join(known)}')
     args.networks = [name for name in args.networks or known if args.source in (None, known[name][0])]
     if args.all and 'fork' not in multiprocessing.get_all_start_methods():
-        raise UserError('--all studies each network in a fork of this process, which this system does not have')
+        raise UserError('--all needs a system that can fork processes')
     for name in () if args.all else args.networks:
         require(f'{name} needs {known[name][0]}', known[name][0])
     return args
@@ -78,11 +79,10 @@ def parse(argv):
 
 def main(argv):
     args = parse(argv)
-    warnings.simplefilter('ignore')  # tasks of a few steps close few gates
+    warnings.simplefilter('ignore')  # that tasks of a few steps close few gates
     if args.all:
         return survey(args.networks, args.limit, args.output)
-    device = choose_device(args.device)
-    torch.set_flush_denormal(True)
+    device = setup_device(args.device)
     print(f'{N_TASKS} tasks of {N_CLASSES} classes, {args.batch_size} images of {args.size}x{args.size}, '
           f'{describe(device)}\n', flush=True)  # fmt: skip
     print(markdown(HEAD, [row(name, args, device) for name in args.networks]))
@@ -112,10 +112,10 @@ def row(name, args, device):
             if task < N_TASKS - 1:
                 model.end_task(task)
             if task == 0:
-                learned = answers(model, x)
-        same.append('yes' if torch.equal(answers(model, x), learned) else 'no')
-    parts = model.protected().values()
-    protected = sum(int(part.sum()) for part in parts) / sum(part.numel() for part in parts)
+                learned = outputs(model, x)
+        same.append('yes' if torch.equal(outputs(model, x), learned) else 'no')
+    flags = model.protected().values()
+    protected = sum(int(each.sum()) for each in flags) / sum(each.numel() for each in flags)
     sizes = [sum(p.numel() for p in each.parameters()) for each in (net, model)]
     times = milliseconds([(net, {}), (model, {'task': N_TASKS - 1, 'progress': 0.5})], batch, args.rounds)
     return [name, 'yes', f'{difference:.1g}', *same, f'{100 * protected:.0f}', f'{100 * (sizes[1] / sizes[0] - 1):.1f}',
@@ -130,7 +130,7 @@ def build(name, size):
 
 
 def step(model, optimizer, x, y, **task):
-    """One training step, of a converted network for a task, of the original without."""
+    """A training step: of a converted network with the arguments task and progress, of the original without."""
     loss = F.cross_entropy(model.train()(x, **task), y)
     if task:
         loss = loss + 0.75 * model.regularization()
@@ -140,19 +140,19 @@ def step(model, optimizer, x, y, **task):
 
 
 @torch.no_grad()
-def answers(model, x):
+def outputs(model, x):
     return model.eval()(x, task=0)
 
 
 def milliseconds(networks, batch, rounds):
-    """Median time of a training step of each of (network, what else it is called with), measured in turns."""
+    """Median time of a training step of each (network, arguments of step); measurements are interleaved."""
     optimizers = [OPTIMIZERS['SGD, momentum'](network.parameters()) for network, _ in networks]
     times = [[] for _ in networks]
-    for _ in range(rounds + 3):  # the first three warm up
-        for (network, task), optimizer, each in zip(networks, optimizers, times, strict=True):
+    for _ in range(rounds + WARM_UP):
+        for (network, task), optimizer, measured in zip(networks, optimizers, times, strict=True):
             x, y = batch()
             start = time.perf_counter()
             step(network, optimizer, x, y, **task)
-            float(next(network.parameters()).flatten()[0])  # waits for a GPU, too
-            each.append(time.perf_counter() - start)
-    return [1000 * statistics.median(each[3:]) for each in times]
+            float(next(network.parameters()).flatten()[0])  # waits for a GPU
+            measured.append(time.perf_counter() - start)
+    return [1000 * statistics.median(measured[WARM_UP:]) for measured in times]

@@ -1,1 +1,1 @@
-"""What everything else may use; it imports nothing else of this project."""
+"""What all other packages use. It imports nothing else of this project."""

@@ -1,12 +1,13 @@
-"""What the scripts' arguments share: the parser, whose errors are one line (UserError), and kinds of values."""
+"""What the commands' argument parsers share: one-line errors (UserError) and argument types."""
 
 import argparse
 import sys
 
 from core.errors import UserError
 
-MANY, FEW = 1_000_000, 1_000  # the most of what costs little, and of what costs a run, a task or a measurement each
-SHOWN = 40  # characters of a value that is refused
+MAX_COUNT = 1_000_000  # of what costs little
+MAX_FEW = 1_000  # of what costs a run, a task or a measurement each
+MAX_SHOWN = 40  # characters of a rejected value in its message
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,18 +16,18 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, description=description, epilog=epilog, formatter_class=form, allow_abbrev=False)
 
     def print_help(self, file=None):
-        print(self.format_help(), end='', file=file)  # argparse is silent where nobody reads
+        print(self.format_help(), end='', file=file)  # argparse hides a broken pipe
 
     def error(self, message):
         raise UserError(f'{message} (--help lists all arguments)')
 
 
 def count(text):
-    return _number(text, int, 1, MANY)
+    return _number(text, int, 1, MAX_COUNT)
 
 
 def few(text):
-    return _number(text, int, 1, FEW)
+    return _number(text, int, 1, MAX_FEW)
 
 
 def parallel(text):
@@ -34,7 +35,7 @@ def parallel(text):
 
 
 def seed(text):
-    return _number(text, int, 0, 2**32 - 1)  # what numpy.random.RandomState takes
+    return _number(text, int, 0, 2**32 - 1)  # what numpy.random.RandomState accepts
 
 
 def positive(text):
@@ -46,26 +47,26 @@ def width(text):
 
 
 def _number(text, kind, low, high):
-    shown = _shown(text)
+    shown = _shorten(text)
     try:
         value = kind(text)
     except ValueError:
-        what = 'a whole number' if kind is int else 'a number'
-        raise argparse.ArgumentTypeError(f'{shown!r} is not {what}') from None
+        expected = 'a whole number' if kind is int else 'a number'
+        raise argparse.ArgumentTypeError(f'{shown!r} is not {expected}') from None
     if not low <= value <= high:
-        over = value > high and high < sys.float_info.max
-        bound = f'of at most {high}' if over else 'above 0' if kind is float else f'of at least {low}'
+        too_large = value > high and high < sys.float_info.max
+        bound = f'of at most {high}' if too_large else 'above 0' if kind is float else f'of at least {low}'
         raise argparse.ArgumentTypeError(f'{shown} is not a number {bound}')
     return value
 
 
-def _shown(text):
-    return text if len(text) <= SHOWN else f'{text[:SHOWN]}...'
+def _shorten(text):
+    return text if len(text) <= MAX_SHOWN else f'{text[:MAX_SHOWN]}...'
 
 
 def seeds(text):
-    """The seeds in '0,2,5-7'."""
-    found = {}
+    """'0,2,5-7' -> [0, 2, 5, 6, 7]."""
+    numbers = {}  # as an ordered set
     for part in text.split(','):
         first, dash, last = part.partition('-')
         try:
@@ -73,28 +74,28 @@ def seeds(text):
         except ValueError:
             ends = 0, -1
         if ends[0] > ends[1]:
-            raise argparse.ArgumentTypeError(f'{_shown(text)!r} is not like 0-9 or 0,2,5-7')
+            raise argparse.ArgumentTypeError(f'{_shorten(text)!r} is not like 0-9 or 0,2,5-7')
         first, last = (seed(str(end)) for end in ends)
-        if last - first >= FEW or len(found := found | dict.fromkeys(range(first, last + 1))) > FEW:
-            raise argparse.ArgumentTypeError(f'{_shown(text)} are more than {FEW} seeds')
-    return list(found)
+        if last - first >= MAX_FEW or len(numbers := numbers | dict.fromkeys(range(first, last + 1))) > MAX_FEW:
+            raise argparse.ArgumentTypeError(f'{_shorten(text)} are more than {MAX_FEW} seeds')
+    return list(numbers)
 
 
 def words(text):
     """'a,b' -> ['a', 'b']; none is empty."""
-    found = text.split(',')
-    if '' in found:
-        raise argparse.ArgumentTypeError(f'{text!r}: a name is empty; names stand as A,B,...')
-    return found
+    parts = text.split(',')
+    if '' in parts:
+        raise argparse.ArgumentTypeError(f'{text!r}: empty name in a list A,B,...')
+    return parts
 
 
-def names(known, name=str):
-    """A type: all or some of the names in `known`, comma-separated; name: a function of each."""
+def names(known, canonical=str):
+    """A type: 'all', or some of the names in `known`, comma-separated; canonical: maps an alias to its name."""
 
     def parse(text):
-        found = list(known) if text == 'all' else [name(part) for part in text.split(',')]
-        if unknown := [each for each in found if each not in known]:
+        chosen = list(known) if text == 'all' else [canonical(part) for part in text.split(',')]
+        if unknown := [name for name in chosen if name not in known]:
             raise argparse.ArgumentTypeError(f'{unknown[0]!r} is none of {", ".join(known)}')
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(chosen))
 
     return parse

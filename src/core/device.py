@@ -1,4 +1,4 @@
-"""What a run runs on: the device, made to compute the same each time; its name, and the versions of what counts."""
+"""The device of a run, set up to compute deterministically; what it is called, and the versions of the packages."""
 
 import contextlib
 import ctypes
@@ -14,8 +14,8 @@ from core.errors import UserError
 LARGE_PAGES = 'THP_MEM_ALLOC_ENABLE'  # environment variable of PyTorch
 
 
-def choose_device(text):
-    """torch.device of --device, made to compute the same each time."""
+def parse_device(text):
+    """torch.device of the argument --device. Changes nothing and does not initialize CUDA. Raises UserError."""
     try:
         device = torch.device(text if text != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu')
     except RuntimeError:
@@ -23,29 +23,33 @@ def choose_device(text):
     if device.type not in ('cpu', 'cuda', 'mps'):
         raise UserError(f'--device: {text!r} is none of auto, cpu, cuda, cuda:N, mps')
     if device.type == 'mps' and (device.index or not torch.backends.mps.is_available()):
-        raise UserError(f'--device: {text} asked for, and it is not there; --device cpu works everywhere')
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UserError(f'--device: {text} asked for, {found} CUDA devices found; --device cpu works everywhere')
+        raise UserError(f'--device: {text} is not available; use --device cpu')
+    if device.type == 'cuda' and (device.index or 0) >= (n := torch.cuda.device_count()):
+        raise UserError(f'--device: {text} is not available: {n} CUDA devices found; use --device cpu')
+    return torch.device('cuda', device.index or 0) if device.type == 'cuda' else device
+
+
+def setup_device(text):
+    """torch.device of the argument --device; sets this process up to compute deterministically and fast on it."""
+    device = parse_device(text)
     if device.type == 'cuda':
-        device = torch.device('cuda', device.index or 0)
         torch.cuda.set_device(device)
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
     torch.set_deterministic_debug_mode('error')  # as torch.use_deterministic_algorithms(True), which loads the compiler
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as on the CPU
-    torch.set_flush_denormal(True)  # masks near 0 make such numbers, which a CPU is slow at
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it; filling takes time
-    keep_memory()
+    torch.backends.cudnn.allow_tf32 = False  # float32 in full, as on the CPU
+    torch.set_flush_denormal(True)  # masks near 0 give denormal numbers, on which a CPU is slow
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it, and filling takes time
+    keep_freed_memory()
     return device
 
 
-def keep_memory():
-    """Let the process keep the memory that it frees, and have it in large pages. By default (glibc) large tensors are
-    given back to the system and asked for again in each training step, and every page then costs an interrupt."""
-    os.environ.setdefault(LARGE_PAGES, '1')  # PyTorch asks for it when it first makes a tensor
+def keep_freed_memory():
+    """Let the process keep the memory that it frees, in large pages. By default (glibc) large tensors are returned to
+    the system and requested again in each training step, and every page then costs a page fault."""
+    os.environ.setdefault(LARGE_PAGES, '1')  # PyTorch reads it when it makes the first tensor
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # it is of glibc alone; Windows has no library None
+    except (AttributeError, OSError, TypeError):  # glibc only; on Windows there is no library None
         return
     mallopt(-4, 0)  # M_MMAP_MAX: no memory outside the heap
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
@@ -57,13 +61,13 @@ def cores():
 
 
 def use_threads(n):
-    """Compute with n threads on the CPU, or, None, with as many as PyTorch finds right. OMP_NUM_THREADS goes first."""
+    """Compute with n threads on the CPU; None: PyTorch's choice. OMP_NUM_THREADS takes precedence."""
     if n and 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(n)
 
 
 def crowded(device):
-    """A hint where this machine has less to spare than this process's threads take, or ''."""
+    """A hint if this process has more threads than idle cores, or ''."""
     load, threads = os.getloadavg()[0] if hasattr(os, 'getloadavg') else 0, torch.get_num_threads()
     if device.type != 'cpu' or threads <= cores() - round(load):
         return ''
@@ -80,8 +84,8 @@ def describe(device):
 
 
 def versions():
-    modules = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
-    for name in 'torchvision', 'scipy':  # whose import takes seconds
+    packages = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
+    for name in 'torchvision', 'scipy':  # not imported: that takes seconds
         with contextlib.suppress(metadata.PackageNotFoundError):
-            modules[name] = metadata.version(name)
-    return modules
+            packages[name] = metadata.version(name)
+    return packages

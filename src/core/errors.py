@@ -1,4 +1,4 @@
-"""What a user is meant to see: one line, what is wrong, where, what to do."""
+"""Messages for the user: one line that says what is wrong, where, and what to do."""
 
 import codecs
 import errno
@@ -9,20 +9,20 @@ import select
 import sys
 import warnings
 
-FULL = errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC)  # no room, or none for this user
+DISK_FULL = errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC)  # the disk, or the quota of this user
 NO_MEMORY = re.compile(r"out of memory|(can't allocate|cannot allocate|not enough) memory|ALLOC_FAILED", re.IGNORECASE)
-STAND_INS = {'→': '->', '±': '+-', 'ρ': 'rho', 'τ': 'tau', '≤': '<=', '×': 'x'}  # of what we print, in ASCII
-CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE has ended
+SUBSTITUTES = {'→': '->', '±': '+-', 'ρ': 'rho', 'τ': 'tau', '≤': '<=', '×': 'x'}  # in ASCII, of what we print
+CLOSED_PIPE = 141  # exit code of a program that SIGPIPE has ended, in a shell
 
 
 class UserError(Exception):
-    """Bad input, a missing or damaged file, a place that cannot be written."""
+    """Invalid input, a missing or damaged file, a folder that cannot be written."""
 
-    code = 2  # exit code of a script that ends with it
+    code = 2  # exit code of the command
 
 
 class Busy(UserError):
-    """Another process is at it."""
+    """Another process holds the lock."""
 
     code = 75  # "try again later", as in sysexits.h
 
@@ -32,32 +32,32 @@ def one_line(error):
 
 
 def escape(text):
-    """What a terminal shows in one line: control characters, and bytes that are no text, as escapes."""
+    """As one printable line: control characters, and bytes that are not UTF-8, as escapes."""
     return ''.join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def _escape(c):
-    byte = '\udc80' <= c <= '\udcff'  # a byte of a path that is not UTF-8
-    return f'\\x{ord(c) - 0xDC00:02x}' if byte else c.encode('unicode_escape').decode()
+    is_byte = '\udc80' <= c <= '\udcff'  # of a path that is not UTF-8
+    return f'\\x{ord(c) - 0xDC00:02x}' if is_byte else c.encode('unicode_escape').decode()
 
 
-def _stand_in(error):
-    """What stands for characters that a terminal, or a file, does not have."""
-    wrong = error.object[error.start : error.end]
-    return ''.join(STAND_INS.get(c) or _escape(c) for c in wrong), error.end
+def _substitute(error):
+    """An error handler for encodings: replaces characters that a terminal or a file does not have."""
+    characters = error.object[error.start : error.end]
+    return ''.join(SUBSTITUTES.get(c) or _escape(c) for c in characters), error.end
 
 
-codecs.register_error('stand-ins', _stand_in)
+codecs.register_error('substitute', _substitute)
 
 
 def complain(name, text):
     print(f'{name}: {escape(text)}', file=sys.stderr)
 
 
-def require(what, *packages):
-    """Raises UserError where an optional package is not installed."""
+def require(purpose, *packages):
+    """Raises UserError if an optional package is not installed."""
     if not all(map(importlib.util.find_spec, packages)):
-        raise UserError(f'{what}: pip install {" ".join(packages)}')
+        raise UserError(f'{purpose}: pip install {" ".join(packages)}')
 
 
 def out_of_memory(error):
@@ -65,15 +65,15 @@ def out_of_memory(error):
 
 
 def exit_code(name, main, argv):
-    """Run main(argv) of the script `name` for the shell: errors and warnings are one line; 130 after Ctrl-C, 141 where
-    nobody reads on what it prints."""
+    """Run main(argv) of the command `name`. Returns its exit code: 130 after Ctrl-C, 141 if the reader of its output
+    has closed the pipe. Errors and warnings are one line each."""
     warnings.formatwarning = lambda message, *_: f'{name}: warning: {escape(one_line(message))}\n'
     for stream in 'stdout', 'stderr':
         if getattr(sys, stream) is None:  # closed
             setattr(sys, stream, open(os.devnull, 'w', encoding='utf-8'))  # noqa: SIM115
     streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, 'reconfigure')]
     for stream in streams:
-        stream.reconfigure(errors='stand-ins')
+        stream.reconfigure(errors='substitute')
     try:
         try:
             return _exit_code(name, main, argv)
@@ -81,15 +81,15 @@ def exit_code(name, main, argv):
             for stream in streams:
                 stream.flush()
     except BrokenPipeError:
-        if not (closed := [stream for stream in streams if _closed(stream)]):
+        if not (closed := [stream for stream in streams if _is_closed(stream)]):
             raise
-        for stream in closed:  # Python flushes them once more when it ends
+        for stream in closed:  # Python flushes them once more at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return CLOSED_PIPE
 
 
-def _closed(stream):
-    """Has its reader gone?"""
+def _is_closed(stream):
+    """Has its reader closed the pipe?"""
     if not hasattr(select, 'poll'):  # Windows
         return True
     poll = select.poll()
@@ -104,16 +104,17 @@ def _exit_code(name, main, argv):
         complain(name, f'error: {error}')
         return error.code
     except KeyboardInterrupt:
-        complain(name, 'interrupted; the same command without --fresh goes on from here')
+        complain(name, 'interrupted; repeat the command without --fresh to resume')
         return 130
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            complain(name, f'error: {error.strerror}; with room, the same command without --fresh goes on')
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            advice = 'free some disk space and repeat the command without --fresh to resume'
+            complain(name, f'error: {error.strerror}; {advice}')
         elif isinstance(error, OSError) and error.filename is not None:
             complain(name, f'error: {os.fsdecode(error.filename)}: {error.strerror}')
             return UserError.code
         elif out_of_memory(error):
-            complain(name, 'error: out of memory; lower --batch-size, --width or, of a batch of runs, --nproc')
+            complain(name, 'error: out of memory; reduce --batch-size, --width or, of many runs at a time, --nproc')
         else:
             raise
         return 1

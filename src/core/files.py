@@ -19,27 +19,27 @@ except ImportError:  # Windows
     fcntl = None
     import msvcrt
 
-ROOT = Path(__file__).resolve().parents[2]  # of the repository: default paths hang on it, not on where one stands
-POLL = 0.1  # seconds between two looks at a lock, where the system cannot wait for it
+ROOT = Path(__file__).resolve().parents[2]  # of the repository: default paths start here, not in the working directory
+POLL = 0.1  # seconds between two attempts to lock, where the system cannot wait for a lock
 
 
 @contextmanager
 def atomic(path):
-    """Give a temporary path beside `path`; move it to `path` when the block ends well, remove it otherwise.
+    """Yield a temporary path beside `path`; move it to `path` if the block succeeds, remove it otherwise.
 
-    A process that is killed leaves the temporary file behind: sweep() removes it. After a power loss `path` is the old
-    file or the new one. Raises UserError where the folder cannot be written or the disk is full.
+    A killed process leaves its temporary file behind, for remove_partial_files(). After a power loss `path` is the old
+    file or the new one. Raises UserError if the folder cannot be written or the disk is full.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
-        raise UserError(f'cannot write {path}: it is no file')
+        raise UserError(f'cannot write {path}: not a file')
     part = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
     try:
         part.touch()
         yield part
         _sync(part)
         os.replace(part, path)
-        if fcntl:  # Windows has no such thing for a folder
+        if fcntl:  # Windows cannot sync a folder
             _sync(path.parent)
     except OSError as error:
         raise UserError(f'cannot write {path}: {error.strerror or error}') from error
@@ -48,15 +48,15 @@ def atomic(path):
             part.unlink(missing_ok=True)
 
 
-def pack(state):
-    """The bytes of torch.save: the same for the same state, whatever the name of the file."""
+def serialize(state):
+    """The bytes of torch.save; they depend on the state only, not on the name of a file."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getbuffer()
 
 
 def digest(content):
-    """16 bytes by which to know the content of a file."""
+    """A hash of the content of a file, 16 bytes."""
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
@@ -68,17 +68,17 @@ def _sync(path):
         os.close(descriptor)
 
 
-def sweep(path):
-    """Remove what killed processes left of atomic(path); to be called by who holds the lock that guards it."""
+def remove_partial_files(path):
+    """Remove the temporary files of killed processes in atomic(path). The caller holds the lock of `path`."""
     for part in path.parent.glob(f'.{glob.escape(path.name)}.*.part'):
         part.unlink(missing_ok=True)
 
 
 @contextmanager
 def lock(path, message=None):
-    """Hold the lock file `path`; it goes when the block ends, and its lock with a process that dies.
+    """Hold the lock file `path` for the block, then remove it. The lock of a killed process is released.
 
-    Waits for another holder, or, with a message, raises Busy(message).
+    If another process holds it: waits, or, with a message, raises Busy(message).
     """
     while True:
         try:
@@ -94,7 +94,7 @@ def lock(path, message=None):
             raise UserError(f'cannot lock {path}: {error.strerror}') from error
         if _is_at(file, path):
             break
-        file.close()  # its holder has just removed it: nobody else will find this file
+        file.close()  # its holder has just removed it: try again with a new file
     try:
         yield
     finally:
@@ -102,12 +102,12 @@ def lock(path, message=None):
             path.unlink(missing_ok=True)
         file.close()
         if not fcntl:
-            with suppress(OSError):  # what somebody has open stays
+            with suppress(OSError):  # another process has it open
                 path.unlink()
 
 
 def _hold(file, wait):
-    """Lock an open file, until it is closed. Raises BlockingIOError where another process has it, or waits."""
+    """Lock an open file, until it is closed. If another process has locked it: waits, or raises BlockingIOError."""
     if fcntl:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return

@@ -1,4 +1,4 @@
-"""Hyper-parameters: what an approach declares, and how the text of --parameter becomes values."""
+"""Hyper-parameters: how an approach declares them, and how the text of --parameter is parsed."""
 
 import math
 from typing import NamedTuple
@@ -7,18 +7,18 @@ from core.errors import UserError
 
 
 def show(values):
-    """The text of --parameter for a dict of values."""
+    """A dict of values as the text of --parameter."""
     return ','.join(f'{name}={v if isinstance(v, str) else format(v, "g")}' for name, v in values.items())
 
 
-MOST = 1e30  # of a value; float32 ends at 3e38
+MOST = 1e30  # the largest value; that of float32 is 3e38
 
 
 class Parameter(NamedTuple):
     default: float | int | str
     grid: tuple = ()  # values searched with one seed (paper, section 4, "Baselines")
-    low: float = -math.inf  # smallest value that makes sense
-    choices: tuple = ()  # all values that make sense, where they are few
+    low: float = -math.inf  # the smallest valid value
+    choices: tuple = ()  # all valid values, if they are few
 
     def check(self, name, text):
         try:
@@ -35,7 +35,7 @@ class Parameter(NamedTuple):
 
 
 def parse(text, declared):
-    """Values of all `declared` parameters (name -> Parameter) from e.g. '0.75,400', 'smax=400' or '0.75,smax=400'."""
+    """The values of all `declared` parameters (name -> Parameter), from '0.75,400', 'smax=400' or '0.75,smax=400'."""
     values = {name: p.default for name, p in declared.items()}
     known = f'it takes {", ".join(f"{n} ({p.default})" for n, p in declared.items())}' if declared else 'it takes none'
     items = [item.strip() for item in text.split(',')] if text else []

@@ -1,7 +1,7 @@
-"""What the .json files look like where somebody reads them.
+"""The expected shapes of the .json files, to be checked when they are read.
 
-A shape is a Kind of value; a list of values of one shape, [shape] or, so many of them, [shape, n]; or a dict of shapes
-by name, where '?' marks what need not be there, and ... stands for all other names.
+A shape is a Kind of value; a list of values of one shape, [shape] or, of n values, [shape, n]; or a dict of shapes by
+name, where '?' marks an optional name and ... stands for all other names.
 """
 
 import json
@@ -14,31 +14,34 @@ from core.errors import UserError
 
 class Kind(NamedTuple):
     name: str
-    holds: Callable  # of a value: is it of this kind?
+    accepts: Callable  # value -> bool
 
     def or_null(self):
-        return Kind(f'{self.name} or null', lambda v: v is None or self.holds(v))
+        return Kind(f'{self.name} or null', lambda v: v is None or self.accepts(v))
 
 
 TEXT = Kind('a text', lambda v: isinstance(v, str))
 NUMBER = Kind('a number', lambda v: type(v) in (int, float) and math.isfinite(v))
-AMOUNT = Kind('a number of at least 0', lambda v: NUMBER.holds(v) and v >= 0)
-POSITIVE = Kind('a number above 0', lambda v: NUMBER.holds(v) and v > 0)
-SHARE = Kind('a number from 0 to 1', lambda v: NUMBER.holds(v) and 0 <= v <= 1)
+AMOUNT = Kind('a number of at least 0', lambda v: NUMBER.accepts(v) and v >= 0)
+POSITIVE = Kind('a number above 0', lambda v: NUMBER.accepts(v) and v > 0)
+SHARE = Kind('a number from 0 to 1', lambda v: NUMBER.accepts(v) and 0 <= v <= 1)
 WHOLE = Kind('a whole number', lambda v: type(v) is int and 0 <= v < 2**53)
-VALUE = Kind('a text or a number', lambda v: TEXT.holds(v) or NUMBER.holds(v))
-TEXTS = Kind('a list of texts', lambda v: isinstance(v, list) and all(map(TEXT.holds, v)))
-PLAIN = Kind('a plain value', lambda v: v is None or isinstance(v, bool) or VALUE.holds(v) or TEXTS.holds(v))
+VALUE = Kind('a text or a number', lambda v: TEXT.accepts(v) or NUMBER.accepts(v))
+TEXTS = Kind('a list of texts', lambda v: isinstance(v, list) and all(map(TEXT.accepts, v)))
+PLAIN = Kind('a plain value', lambda v: v is None or isinstance(v, bool) or VALUE.accepts(v) or TEXTS.accepts(v))
 
 ARGUMENTS = {'parameter?': {...: VALUE}, ...: PLAIN}  # of run.py
-HEAD = {  # what run it is of, and what run.py says of it
+IDENTITY = {  # what identifies a run, and what run.py prints of it
     'arguments?': ARGUMENTS,
     'tasks?': [{'name': TEXT, ...: PLAIN}],
     'accuracy?': [[SHARE]],
     'times?': {'total': AMOUNT},
 }
-SCORED = {'arguments': ARGUMENTS | {'parameter': {...: VALUE}}, 'valid_accuracy': [[SHARE.or_null()]]}  # for work.py
-REPORT = {  # of prune.py
+VALIDATION = {  # for work.py
+    'arguments': ARGUMENTS | {'parameter': {...: VALUE}},
+    'valid_accuracy': [[SHARE.or_null()]],
+}
+PRUNING_REPORT = {  # of prune.py
     'run': ARGUMENTS, 'model?': TEXT, 'task': TEXT, 'accuracy': SHARE, 'weights': [POSITIVE, 2], 'bytes': [POSITIVE, 2],
     'milliseconds': {'1': [POSITIVE, 2], '256': [POSITIVE, 2], ...: Kind('absent', lambda v: False)},
     'parameters?': [WHOLE, 2], 'input?': {...: [NUMBER]}, 'versions?': {...: TEXT}, ...: PLAIN,
@@ -46,16 +49,16 @@ REPORT = {  # of prune.py
 
 
 def record_shape(record, n, names, parameters):
-    """Of the record of a run of n tasks, which have some of the names; parameters: what its approach declares.
+    """The shape of the record of a run of n tasks, with names from `names`; parameters: those its approach declares.
 
-    A number that was not finite is null.
+    A number that is not finite is null.
     """
     name = Kind(f'the name of one of the {len(names)} tasks', lambda v: v in names)
     declared = {f'{key}?': TEXT if isinstance(p.default, str) else NUMBER for key, p in parameters.items()}
     monitor = record.get('monitor')
     weights = monitor.get('weights') if isinstance(monitor, dict) else None
     counts = [WHOLE, max(1, len(weights)) if isinstance(weights, list) else 1]  # one for each layer
-    watched = {
+    monitor_shape = {
         'weights': [POSITIVE, *counts[1:]],
         'active': [counts, n],
         'reuse': [[WHOLE, n], n],
@@ -76,7 +79,7 @@ def record_shape(record, n, names, parameters):
         'accuracy?': [[SHARE, n], n],
         'valid_accuracy?': [[SHARE.or_null(), n], n],
         'epochs' if monitor else 'epochs?': [[epoch], n],
-        'monitor?': watched if monitor else {},
+        'monitor?': monitor_shape if monitor else {},
         'times?': {'total': AMOUNT, 'epochs': [[AMOUNT], n]},
         'diverged?': [{'task': TEXT, 'epoch': WHOLE, ...: PLAIN}],
     }
@@ -85,25 +88,25 @@ def record_shape(record, n, names, parameters):
 def check(value, shape, place):
     """Raises UserError, which names the place, unless the value has the shape."""
     if isinstance(shape, dict) and isinstance(value, dict):
-        shapes = {key if key is ... else key.removesuffix('?'): each for key, each in shape.items()}
-        if absent := [key for key in shape if key in shapes and key is not ... and key not in value]:
-            raise UserError(f'{place}: {absent[0]} is not there')
-        for key, each in value.items():
+        shapes = {key if key is ... else key.removesuffix('?'): inner for key, inner in shape.items()}
+        if missing := [key for key in shape if key in shapes and key is not ... and key not in value]:
+            raise UserError(f'{place}: {missing[0]} is missing')
+        for key, inner_value in value.items():
             if inner := shapes.get(key, shapes.get(...)):
-                check(each, inner, f'{place}: {key}')
+                check(inner_value, inner, f'{place}: {key}')
     elif isinstance(shape, list) and isinstance(value, list) and shape[1:] in ([], [len(value)]):
-        for k, each in enumerate(value, 1):
-            check(each, shape[0], f'{place} {k}')
-    elif not (isinstance(shape, Kind) and shape.holds(value)):
-        raise UserError(f'{place} is {said(value)}, not {said(shape, wanted=True)}')
+        for k, element in enumerate(value, 1):
+            check(element, shape[0], f'{place} {k}')
+    elif not (isinstance(shape, Kind) and shape.accepts(value)):
+        raise UserError(f'{place} is {_describe(value)}, not {_describe(shape, is_shape=True)}')
 
 
-def said(value, wanted=False):
-    """A value, or, wanted, a shape, in short."""
+def _describe(value, is_shape=False):
+    """A value or a shape, in a few words."""
     if isinstance(value, Kind):
         return value.name
     if isinstance(value, dict):
         return 'an object'
     if isinstance(value, list):
-        return ' of '.join(['a list', *map(str, value[1:] if wanted else [len(value)])])
+        return ' of '.join(['a list', *map(str, value[1:] if is_shape else [len(value)])])
     return json.dumps(value)[:40]

@@ -3,10 +3,20 @@
 import re
 
 
-def text(header, lines):
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in [header, *lines])
-    return '\n'.join('  '.join(line).rstrip() for line in padded)
+def text(header, lines, justify=str.ljust):
+    """Columns two spaces apart; justify: of all columns but the first, str.ljust or str.rjust."""
+    columns = []
+    for k, column in enumerate(zip(header, *lines, strict=True)):
+        width = max(map(len, column))
+        columns.append([(justify if k else str.ljust)(cell, width) for cell in column])
+    return '\n'.join('  '.join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def accuracy_matrix(names, accuracy):
+    """The accuracy matrix of the tasks `names`, in %, as text."""
+    lines = [[f'after {name}', *(f'{100 * a:6.2f}' if u <= t else '' for u, a in enumerate(accuracy[t]))]
+             for t, name in enumerate(names)]  # fmt: skip
+    return text(['test accuracy in %', *names], lines, str.rjust)
 
 
 def markdown(header, lines):

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core.errors import UserError, one_line
-from core.files import atomic, lock, sweep
+from core.files import atomic, lock, remove_partial_files
 from dataloaders import npz, readers
 
 TIMEOUT = 20  # seconds without an answer from a server
@@ -97,7 +97,7 @@ def load(names, folder):
             continue
         with lock(folder / f'.{name}.lock'):  # of several runs one makes it, and the others wait
             for path in f'{name}.npz', *(file.path for file in SOURCES[name].files):
-                sweep(folder / path)  # what killed processes left
+                remove_partial_files(folder / path)
             if not (folder / f'{name}.npz').exists():
                 missing += prepare(name, folder)
     if missing:

@@ -1,1 +1,1 @@
-"""Tables and figures from the result files."""
+"""Tables, figures and pages from result files."""

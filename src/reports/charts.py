@@ -1,6 +1,7 @@
-"""How the figures look: each function makes one matplotlib Figure from numbers.
+"""The look of the figures: each function makes one matplotlib Figure from numbers.
 
-Series are told apart by marker and by shade; the shades (viridis) differ in lightness, for greyscale and all eyes.
+Series differ in marker and in shade; the shades (viridis) differ in lightness, for greyscale and colour blindness. An
+approach has the same marker and shade in all figures.
 """
 
 import logging
@@ -8,14 +9,16 @@ import os
 
 import numpy as np
 
-os.environ['MPLBACKEND'] = 'agg'  # figures go to files; what the environment names, such as a notebook's, may be absent
+from approaches import APPROACHES
+
+os.environ['MPLBACKEND'] = 'agg'  # figures go to files; the backend in the environment, such as a notebook's, may fail
 import matplotlib  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # not of each font that it does without
+logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # no message for each missing font
 
-MARKERS = 'osv^D<>pXP*h'
-MANY = 30  # tasks: of more, not each has its label and its numbers
+MARKERS = 'osv^D<>pXP*hd'
+MAX_LABELS = 30  # with more tasks, not each has a label and numbers
 LINES = '-', '--', '-.', ':'
 RATIO = 'forgetting ratio ρ≤{}\n(0: joint training, -1: chance)'
 
@@ -24,28 +27,35 @@ def shades(n):
     return matplotlib.colormaps['viridis'](np.linspace(0, 0.9, n))
 
 
-def some(n, most=MANY):
-    """Which of n are labelled: all, or every second, every third ..."""
+def style(approach):
+    """Marker and colour, by its place in APPROACHES; neighbours there are about half of the range of shades apart."""
+    k, n = list(APPROACHES).index(approach), len(APPROACHES)
+    return {'marker': MARKERS[k % len(MARKERS)], 'color': shades(n)[k // 2 + (n + 1) // 2 * (k % 2)]}
+
+
+def labelled(n, most=MAX_LABELS):
+    """Which of n have a label: all, or every second, every third ..."""
     return range(0, n, -(-n // most))
 
 
 def curves(series, label):
-    """Fig. 3: series, name -> a value for each t = 1 .. T, over the number of tasks learned."""
+    """Fig. 3: series, approach -> (its label, a value for each t = 1 .. T), over the number of tasks learned."""
     figure = Figure((7, 4.5), layout='constrained')
     axes = figure.subplots()
-    for k, ((name, values), colour) in enumerate(zip(series.items(), shades(len(series)), strict=True)):
-        axes.plot(range(1, len(values) + 1), values, marker=MARKERS[k % len(MARKERS)], color=colour, label=name)
-    axes.set(xlabel='tasks learned, t', ylabel=label, xticks=[t + 1 for t in some(len(values), 15)])
+    for approach, (name, values) in series.items():
+        axes.plot(range(1, len(values) + 1), values, label=name, **style(approach))
+    axes.set(xlabel='tasks learned, t', ylabel=label, xticks=[t + 1 for t in labelled(len(values), 15)])
     axes.grid(alpha=0.3)
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')
     return figure
 
 
-def gradients(e, ways, sums):
-    """Fig. 2: what embeddings e get over an epoch, in several ways, each scaled to 1; and two sums, as they are."""
+def gradients(e, scaled, sums):
+    """Fig. 2: gradients over an epoch against the embeddings e, name -> values: `scaled` to a maximum of 1 (left), and
+    as they are (right)."""
     figure = Figure((11, 4), layout='constrained')
     left, right = figure.subplots(1, 2)
-    for k, ((name, values), colour) in enumerate(zip(ways.items(), shades(len(ways)), strict=True)):
+    for k, ((name, values), colour) in enumerate(zip(scaled.items(), shades(len(scaled)), strict=True)):
         left.plot(e, values / values.max(), LINES[k], color=colour, lw=2, label=name)
     left.set(xlabel='embedding e', ylabel='gradient over an epoch, largest: 1', yscale='log', ylim=(1e-7, 2))
     for (name, values), line, colour in zip(sums.items(), ('-', '--'), shades(2), strict=True):
@@ -58,7 +68,7 @@ def gradients(e, ways, sums):
 
 
 def sweep(panels, n_tasks):
-    """Fig. 4: panels, name of a hyper-parameter -> (its values, rho<=T of each)."""
+    """Fig. 4: panels, hyper-parameter -> (its values, rho<=T of each)."""
     figure = Figure((1 + 3.5 * len(panels), 3.5), layout='constrained')
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (name, (values, ratios)) in zip(grid, panels.items(), strict=True):
@@ -74,8 +84,8 @@ def sweep(panels, n_tasks):
 def capacity(names, epochs, weights):
     """Fig. 5: share of the weights in use while the tasks (names) are learned.
 
-    epochs   for each task, for each epoch, the number of weights in use in each layer
-    weights  of each layer in all
+    epochs   for each task and epoch, the number of weights in use in each layer
+    weights  number of weights of each layer
     """
     used, weights = np.concatenate(epochs), np.array(weights)
     figure = Figure((8, 4.5), layout='constrained')
@@ -86,7 +96,7 @@ def capacity(names, epochs, weights):
     axes.plot(x, 100 * used.sum(1) / weights.sum(), color='black', lw=2.5, label='all layers')
     start = 0.5
     for t, (name, task) in enumerate(zip(names, epochs, strict=True)):
-        if t in some(len(names)):
+        if t in labelled(len(names)):
             axes.annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
                           rotation=30, fontsize='small')  # fmt: skip
             axes.axvline(start, ls='--', lw=0.8, color='grey')
@@ -97,22 +107,23 @@ def capacity(names, epochs, weights):
 
 
 def heat_maps(panels, label, columns, x_label, y_label):
-    """Heat maps of the same tasks: panels, title -> (values in %, rows' names, columns' names); nan is left out."""
+    """Heat maps of the same tasks: panels, title -> (values in %, names of rows, names of columns); nan is blank."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    height, width = np.minimum(MANY, np.max([values.shape for values, _, _ in panels.values()], 0))
+    height, width = np.minimum(MAX_LABELS, np.max([values.shape for values, _, _ in panels.values()], 0))
     figure = Figure((2.2 + columns * (0.5 + 0.42 * width), rows * (1.2 + 0.36 * height)), layout='constrained')
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for k, (axes, (title, (values, y, x))) in enumerate(zip(grid, panels.items(), strict=False)):
         image = axes.imshow(values, cmap='viridis', vmin=0, vmax=100, aspect='auto')
         for (i, j), value in np.ndenumerate(values):
-            if np.isfinite(value) and max(values.shape) <= MANY:
+            if np.isfinite(value) and max(values.shape) <= MAX_LABELS:
                 colour = 'white' if value < 60 else 'black'
                 axes.text(j, i, f'{value:.0f}', ha='center', va='center', color=colour, fontsize='x-small')
         axes.set_title(title, fontsize='medium')
         left, lowest = k % columns == 0, k + columns >= len(panels)
-        axes.set_xticks(some(len(x)), [x[k] for k in some(len(x))] if lowest else [], rotation=90, fontsize='x-small')
-        axes.set_yticks(some(len(y)), [y[k] for k in some(len(y))] if left else [], fontsize='x-small')
+        xticks, yticks = labelled(len(x)), labelled(len(y))
+        axes.set_xticks(xticks, [x[k] for k in xticks] if lowest else [], rotation=90, fontsize='x-small')
+        axes.set_yticks(yticks, [y[k] for k in yticks] if left else [], fontsize='x-small')
         axes.set(xlabel=x_label if lowest else '', ylabel=y_label if left else '')
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
@@ -121,7 +132,7 @@ def heat_maps(panels, label, columns, x_label, y_label):
 
 
 def compression(series):
-    """Fig. 7: series, task -> (weights kept in % and accuracy in %, one an epoch; SGD's accuracy or None)."""
+    """Fig. 7: series, task -> (weights kept in % and accuracy in %, one per epoch; accuracy of SGD or None)."""
     figure = Figure((7, 4.5), layout='constrained')
     axes = figure.subplots()
     for k, ((name, (kept, accuracy, plain)), colour) in enumerate(
@@ -132,7 +143,6 @@ def compression(series):
             axes.plot(100, plain, MARKERS[k % len(MARKERS)], ms=9, color=colour, mec='black', clip_on=False, zorder=3)
     axes.set(xlabel='weights kept, %', ylabel='validation accuracy of the first task, %', xlim=(0, 104), ylim=(0, 102))
     axes.grid(alpha=0.3)
-    axes.legend(
-        loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small', title='a mark an epoch;\nlarge: SGD, all weights'
-    )
+    title = 'one mark per epoch;\nlarge: SGD, all weights'
+    axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small', title=title)
     return figure

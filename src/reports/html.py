@@ -1,4 +1,4 @@
-"""One self-contained page of tables and figures, and of what stands behind each number; it needs no network."""
+"""One self-contained page of tables, figures and the details of each run; it needs no network."""
 
 import base64
 import io
@@ -32,45 +32,45 @@ for (const button of document.querySelectorAll('th button')) button.onclick = ()
   body.append(...rows.sort(compare))
 }
 """
-BEHIND = 'arguments', 'tasks', 'n_parameters', 'code', 'versions', 'devices', 'diverged'  # of a record
+RECORD_FIELDS = 'arguments', 'tasks', 'n_parameters', 'code', 'versions', 'devices', 'diverged'  # shown of a record
 TITLES = {
     'table1': 'Table 1: mean (standard deviation) ± half of the 95 % interval',
     'times': 'Times: mean (standard deviation)',
     'tasks': 'Test accuracy of each task, learned alone',
-    'pruned': 'Networks cut down to one task, before → after (prune.py)',
+    'pruned': 'Networks pruned to one task, before → after (prune.py)',
 }
 
 
-def html(runs, tables, figures):
+def html(collection, tables, figures):
     """The page.
 
-    runs     a Collection
     tables   name, one of TITLES -> (header, lines)
     figures  name -> (caption, Figure)
     """
-    title, groups, rows = f'Results of {runs.experiment}', {}, {runs.label(name): name for name in runs.shown}
-    for result in runs.all():
-        groups.setdefault(result.approach, []).append(result)
+    title, runs = f'Results of {collection.experiment}', {}
+    links = {collection.label(name): name for name in collection.selected}
+    for result in collection.all():
+        runs.setdefault(result.approach, []).append(result)
     parts = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
         f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>{STYLE}</style>',
-        f'<h1>{title}</h1><p>A click on the head of a column sorts; <a href="#runs">the runs</a> are at the end.</p>',
-        *(f'<h2>{TITLES[name]}</h2>{table(*content, rows)}' for name, content in tables.items()),
-        *(f'<p>{escape(note)}</p>' for note in runs.notes),
+        f'<h1>{title}</h1><p>Click a column head to sort; <a href="#runs">the runs</a> are at the end.</p>',
+        *(f'<h2>{TITLES[name]}</h2>{table(*content, links)}' for name, content in tables.items()),
+        *(f'<p>{escape(note)}</p>' for note in collection.notes),
         '<h2>Figures</h2>',
         *(picture(name, *content) for name, content in figures.items()),
         '<h2 id="runs">The runs</h2>',
-        *(behind(name, results) for name, results in groups.items()),
+        *(run_details(name, results) for name, results in runs.items()),
         '<h3>Pruned networks</h3>' if 'pruned' in tables else '',
-        *(details(f'seed {seed}, {report["task"]}', report) for seed, _, report in runs.pruned),
+        *(details(f'seed {seed}, {report["task"]}', report) for seed, _, report in collection.pruned),
         f'<script>{SCRIPT}</script></html>',
     ]
     return '\n'.join(parts) + '\n'
 
 
-def table(header, lines, rows):
-    """The label of an approach's row leads to its runs; rows: label -> name."""
-    cells = ([f'<a href="#{rows[c]}">{escape(c)}</a>' if c in rows else escape(c) for c in line] for line in lines)
+def table(header, lines, links):
+    """The label of an approach's row is a link to its runs; links: label -> name."""
+    cells = ([f'<a href="#{links[c]}">{escape(c)}</a>' if c in links else escape(c) for c in line] for line in lines)
     body = '\n'.join(f'<tr>{"".join(f"<td>{c}</td>" for c in row)}</tr>' for row in cells)
     heads = ''.join(f'<th scope="col"><button>{escape(name)}</button></th>' for name in header)
     return f'<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
@@ -86,16 +86,16 @@ def picture(name, caption, figure):
     )
 
 
-def behind(name, results):
-    """For each run its file, its command, and what its record says of how it was made."""
+def run_details(name, results):
+    """For each run of an approach: its file, its command, and RECORD_FIELDS."""
     parts = [f'<h3 id="{name}">{name}</h3>']
     for result in results:
-        record = {key: value for key, value in result.record.items() if key in BEHIND}
+        record = {key: value for key, value in result.record.items() if key in RECORD_FIELDS}
         line = command(result.record) if 'arguments' in record else 'There is no .json.'
         parts.append(details(result.txt.name, record, line))
     return ''.join(parts)
 
 
 def details(title, record, line=''):
-    said = escape(json.dumps(record, indent=1))
-    return f'<details><summary>{escape(title)}</summary><p><code>{escape(line)}</code></p><pre>{said}</pre></details>'
+    text = escape(json.dumps(record, indent=1))
+    return f'<details><summary>{escape(title)}</summary><p><code>{escape(line)}</code></p><pre>{text}</pre></details>'

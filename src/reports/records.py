@@ -1,4 +1,4 @@
-"""A finished run, as its two files have it, and what it is a result of."""
+"""The result of a finished run, from its two files, and the facts in which it must agree with others in a table."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,14 +8,14 @@ import numpy as np
 
 from approaches import APPROACHES
 from core import results
+from core.comparison import agree
 from core.errors import UserError
 from core.shapes import check, record_shape
 from dataloaders import EXPERIMENTS
-from reports.comparison import agree
 
-PROTOCOL = 'nepochs', 'lr', 'batch_size', 'width', 'ntrain', 'tasks', 'ntasks'  # arguments that runs to compare share
-TASK = 'n_classes', 'train', 'valid', 'test', 'data'  # what a record says of a task
-ROUNDED = 0.51e-4  # so far may a .txt be from its .json
+PROTOCOL = 'nepochs', 'lr', 'batch_size', 'width', 'ntrain', 'tasks', 'ntasks'  # arguments in which runs must agree
+TASK = 'n_classes', 'train', 'valid', 'test', 'data'  # entries of a task in a record
+ROUNDING = 0.51e-4  # the largest difference between a .txt and its .json
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,17 @@ class Result:
     approach: str
     txt: Path
     accuracy: np.ndarray  # (T, T)
-    record: dict  # of the .json; {} where there is none
+    record: dict  # of the .json; {} if there is none
 
     @property
     def tasks(self):
-        """Names, or numbers where no record says them."""
+        """Their names; without a record, numbers."""
         numbers = [str(t + 1) for t in range(len(self.accuracy))]
         return [task['name'] for task in self.record.get('tasks', [])] or numbers
 
     @property
     def parameter(self):
-        """All hyper-parameters: those that an older record does not have were what is the default now."""
+        """All hyper-parameters; those that an older record lacks had what is the default now."""
         return defaults(self.approach) | self.record.get('arguments', {}).get('parameter', {})
 
     @property
@@ -43,9 +43,9 @@ class Result:
 
     @property
     def closed(self):
-        """Tasks of hat that end with a layer all of whose gates are closed: (task, layers), a list."""
-        layers = self.record.get('monitor', {}).get('closed', [])
-        return [(task, each) for task, each in zip(self.tasks, layers, strict=False) if each]
+        """(task, layers) for each task of HAT that ended with layers all of whose gates are closed."""
+        closed = self.record.get('monitor', {}).get('closed', [])
+        return [(task, layers) for task, layers in zip(self.tasks, closed, strict=False) if layers]
 
     @cached_property
     def facts(self):
@@ -53,10 +53,10 @@ class Result:
         facts, arguments = {'number of tasks': len(self.accuracy)}, self.record.get('arguments', {})
         if not self.record:
             return facts
-        if not arguments.get('ntasks') or arguments.get('tasks'):  # else they hang on the seed
+        if not arguments.get('ntasks') or arguments.get('tasks'):  # otherwise the set depends on the seed
             facts['set of tasks'] = sorted(self.tasks)
         facts |= {task['name']: {key: task.get(key) for key in TASK} for task in self.record.get('tasks', [])}
-        if self.approach == 'random':  # whose numbers hang on the data alone
+        if self.approach == 'random':  # depends on the data only
             return facts
         return facts | {key: arguments.get(key) for key in PROTOCOL} | {'versions': self.record.get('versions', {})}
 
@@ -66,29 +66,30 @@ class Result:
 
 
 def defaults(approach):
-    """Its hyper-parameters."""
+    """The default hyper-parameters of an approach."""
     return {name: p.default for name, p in APPROACHES[approach].parameters.items()}
 
 
 def load(txt, experiment, approach, seed):
     """The Result in a .txt; None if it is not finished: it has no record, and its last row is empty.
 
-    Raises UserError where its two files are not what they should be.
+    Raises UserError if its two files are damaged or do not belong together.
     """
     accuracy, path = results.read_matrix(txt), txt.with_suffix('.json')
     names, record = task_names(experiment, len(accuracy), txt), results.load_record(path)
     if record:
         check(record, record_shape(record, len(accuracy), names, APPROACHES[approach].parameters), path)
-        of = {'experiment': experiment, 'approach': approach, 'seed': seed}
-        if other := [f'{key} {v}' for key, value in of.items() if (v := record['arguments'].get(key, value)) != value]:
+        asked = {'experiment': experiment, 'approach': approach, 'seed': seed}
+        arguments = asked | record['arguments']
+        if other := [f'{key} {arguments[key]}' for key in asked if arguments[key] != asked[key]]:
             raise UserError(f'{path}: the record of a run of {", ".join(other)}')
-        if np.abs(accuracy - record.get('accuracy', accuracy)).max() > ROUNDED:
+        if np.abs(accuracy - record.get('accuracy', accuracy)).max() > ROUNDING:
             raise UserError(f'{txt}: not the accuracy matrix that is in {path.name}')
     return Result(approach, txt, accuracy, record) if record or accuracy[-1].any() else None
 
 
 def task_names(experiment, n, txt):
-    """Of the tasks that a run may have learned n of. Raises UserError."""
+    """The names from which a run may have learned n tasks. Raises UserError."""
     module = EXPERIMENTS[experiment]
     if n <= len(module.NAMES):
         return module.NAMES

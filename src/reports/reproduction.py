@@ -1,8 +1,8 @@
-"""What was reproduced: the tables of README.md and .results/README.md, made anew from the result files in .results/.
+"""The reproduction tables of README.md and .results/README.md, made from the result files in .results/.
 
-.results/<setup>/ holds the runs of a setup, without the records of their epochs, and about.json: what is run, what
-differs from the paper, on what machine, by which commands. A table stands in a page between two comments, as
-<!-- reproduction: <setup> --> and <!-- end -->, and `summary` is that of all setups.
+.results/<setup>/ holds the runs of a setup, without the logs of their epochs, and about.json: what was run, how it
+differs from the paper, on what machine, by which command. In a page, a table is between the comments
+<!-- reproduction: <setup> --> and <!-- end -->; `summary` is the table of all setups.
 """
 
 import json
@@ -29,33 +29,41 @@ PAGES = ROOT / 'README.md', FOLDER / 'README.md'
 BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
 SEEDS = range(100)
 SHORT = ['--seed', '0', '--ntasks', '2', '--ntrain', '300', '--nepochs', '12', '--device', 'cpu', '--threads', '1']
-DROPPED = 'epochs', 'monitor', 'folder', 'model'  # of a record that is taken in
+DROPPED = 'epochs', 'monitor', 'folder', 'model'  # entries of a record that .results/ does not keep
 
 
-class Figure(NamedTuple):
-    """A figure of merit that the paper gives."""
+class Metric(NamedTuple):
+    """A metric, with its values in the paper."""
 
     name: str  # rho or A
     t: int  # of the first t tasks
-    values: dict  # approach -> (mean, standard deviation or None)
+    paper: dict  # approach -> (mean, standard deviation or None)
+
+    @property
+    def label(self):
+        return f'{self.name}<={self.t}' + (', %' if self.name == 'A' else '')
+
+    @property
+    def digits(self):
+        return 2 if self.name == 'rho' else 1
 
 
-PAPER = {  # experiment -> its figures, the main one last: Table 1, section 4.2
+PAPER = {  # experiment -> its metrics, the main one last: Table 1, section 4.2
     'mixture': [
-        Figure('rho', 2, {
+        Metric('rho', 2, {
             'lfl': (-0.73, 0.29), 'lwf': (-0.14, 0.13), 'sgd': (-0.20, 0.08), 'imm-mode': (-0.11, 0.08),
             'sgd-frozen': (-0.20, 0.15), 'imm-mean': (-0.12, 0.10), 'ewc': (-0.08, 0.06), 'pathnet': (-0.09, 0.16),
             'pnn': (-0.11, 0.10), 'hat': (-0.02, 0.03),
         }),
-        Figure('rho', 8, {
+        Metric('rho', 8, {
             'lfl': (-0.92, 0.08), 'lwf': (-0.80, 0.06), 'sgd': (-0.66, 0.03), 'imm-mode': (-0.49, 0.05),
             'sgd-frozen': (-0.44, 0.06), 'imm-mean': (-0.42, 0.04), 'ewc': (-0.25, 0.03), 'pathnet': (-0.17, 0.23),
             'pnn': (-0.11, 0.01), 'hat': (-0.06, 0.01),
         }),
     ],
-    'cifar': [Figure('rho', 10, {'hat': (-0.09, None), 'ewc': (-0.18, None)})],
-    'pmnist': [Figure('A', 10, {'hat': (98.6, None)})],
-    'mnist2': [Figure('A', 2, {'hat': (99.0, None)})],
+    'cifar': [Metric('rho', 10, {'hat': (-0.09, None), 'ewc': (-0.18, None)})],
+    'pmnist': [Metric('A', 10, {'hat': (98.6, None)})],
+    'mnist2': [Metric('A', 2, {'hat': (99.0, None)})],
 }  # fmt: skip
 
 
@@ -64,95 +72,88 @@ class Setup:
 
     def __init__(self, folder):
         self.name, self.about = folder.name, json.loads((folder / 'about.json').read_text(encoding='utf-8'))
-        self.runs = Collection(self.about['experiment'], folder, list(APPROACHES), SEEDS)
-        self.paper = PAPER[self.about['experiment']]
-
-    def ours(self, figure, name):
-        """The figure of each run of an approach, an array."""
-        merit = self.runs.merits[name]
-        values = merit['rho'] if figure.name == 'rho' else 100 * merit['accuracy']
-        return values[:, figure.t - 1] if len(values) else np.array([])
-
-    def table(self):
-        merits, key = self.runs.merits, 'rho' if self.main.name == 'rho' else 'accuracy'
-        header, lines = ['approach', 'n'], []
-        for figure in self.paper:
-            header += [label(figure), 'paper']
-        average = [] if self.main.name == 'A' else [f'A<={self.runs.n_tasks}, %']
-        header += [*average, 'BWT, points', 'hours a run', 'epochs']
-        for name in best_first({name: merit[key] for name, merit in merits.items()}):
-            n, merit = len(self.runs.shown[name]), merits[name]
-            line = [self.runs.label(name), str(n)]
-            for figure in self.paper:
-                line += [shown(self.ours(figure, name), figure), said(figure.values.get(name), figure)]
-            times = [r.record['times'] for r in self.runs.shown[name].values()]
-            hours, epochs = [t['total'] / 3600 for t in times], [sum(map(len, t['epochs'])) for t in times]
-            line += [spread_of(100 * merit['accuracy'][:, -1], 1)] * len(average) + [spread_of(100 * merit['BWT'], 1)]
-            lines.append([*line, f'{np.mean(hours):.2f}', f'{np.mean(epochs):.0f}'])
-        return '\n\n'.join([self.about['what'], markdown(header, lines), *self.order(), *self.notes()])
+        self.collection = Collection(self.about['experiment'], folder, list(APPROACHES), SEEDS)
+        self.metrics = PAPER[self.about['experiment']]
 
     @property
     def main(self):
-        return self.paper[-1]
+        return self.metrics[-1]
 
-    def order(self):
-        """How the order of the methods goes with the paper's, one line, where there are enough of them."""
-        both = [name for name in self.main.values if name in self.runs.merits and len(self.ours(self.main, name))]
-        if len(both) < 4:
+    def values(self, metric, name):
+        """The metric of each run of an approach, an array."""
+        computed = self.collection.metrics[name]
+        values = computed['rho'] if metric.name == 'rho' else 100 * computed['accuracy']
+        return values[:, metric.t - 1] if len(values) else np.array([])
+
+    def table(self):
+        computed, selected = self.collection.metrics, self.collection.selected
+        header, lines = ['approach', 'n'], []
+        for metric in self.metrics:
+            header += [metric.label, 'paper']
+        average = [] if self.main.name == 'A' else [f'A<={self.collection.n_tasks}, %']
+        header += [*average, 'BWT, points', 'hours a run', 'epochs']
+        key = 'rho' if self.main.name == 'rho' else 'accuracy'
+        for name in best_first({name: values[key] for name, values in computed.items()}):
+            line = [self.collection.label(name), str(len(selected[name]))]
+            for metric in self.metrics:
+                line += [our_cell(self.values(metric, name), metric), paper_cell(metric, name)]
+            times = [r.record['times'] for r in selected[name].values()]
+            hours, epochs = [t['total'] / 3600 for t in times], [sum(map(len, t['epochs'])) for t in times]
+            line += [mean_cell(100 * computed[name]['accuracy'][:, -1], 1)] * len(average)
+            line += [mean_cell(100 * computed[name]['BWT'], 1), f'{np.mean(hours):.2f}', f'{np.mean(epochs):.0f}']
+            lines.append(line)
+        return '\n\n'.join([self.about['what'], markdown(header, lines), *self.rank_correlation(), *self.notes()])
+
+    def rank_correlation(self):
+        """A line that compares the order of the methods with the paper's, for at least four of them."""
+        names = [n for n in self.main.paper if n in self.collection.metrics and len(self.values(self.main, n))]
+        if len(names) < 4:
             return []
-        ours, paper = [self.ours(self.main, name).mean() for name in both], [self.main.values[name][0] for name in both]
+        ours, paper = [self.values(self.main, n).mean() for n in names], [self.main.paper[n][0] for n in names]
         rank = stats.spearmanr(ours, paper).statistic
-        return [f"Order of the {len(both)} methods against the paper's, by {label(self.main)}: Spearman's rank "
+        return [f"Order of the {len(names)} methods against the paper's, by {self.main.label}: Spearman's rank "
                 f'correlation {rank:.2f}.']  # fmt: skip
 
     def notes(self):
-        commits = sorted({r.record.get('commit', '?')[:10] for runs in self.runs.shown.values() for r in runs.values()})
-        devices = sorted({d for r in self.runs.all() for d in r.record.get('devices', [])})
-        made = f'Commit {", ".join(commits)}; {self.about["machine"]} ({"; ".join(devices)}):'
+        records = [r.record for runs in self.collection.selected.values() for r in runs.values()]
+        commits = sorted({record.get('commit', '?')[:10] for record in records})
+        devices = sorted({d for r in self.collection.all() for d in r.record.get('devices', [])})
+        origin = f'Commit {", ".join(commits)}; {self.about["machine"]} ({"; ".join(devices)}):'
         return [
-            f'{made}\n\n```\n{self.about["command"]}\n```',
-            *(note for note in self.runs.notes if not note.startswith('missing')),
+            f'{origin}\n\n```\n{self.about["command"]}\n```',
+            *(note for note in self.collection.notes if not note.startswith('missing')),
         ]
 
-    def row(self):
-        """Of the table `summary`."""
-        figure, name = self.main, 'hat'
-        if name not in self.runs.merits:
+    def summary_row(self):
+        """The line of this setup in the table `summary`; None without runs of HAT."""
+        if 'hat' not in self.collection.metrics:
             return None
-        values = self.ours(figure, name)
-        return [self.about['title'], f'{label(figure)} = {said(figure.values[name], figure)}', shown(values, figure),
-                str(len(values)), self.about['differs']]  # fmt: skip
+        values = self.values(self.main, 'hat')
+        return [self.about['title'], f'{self.main.label} = {paper_cell(self.main, "hat")}',
+                our_cell(values, self.main), str(len(values)), self.about['differs']]  # fmt: skip
 
 
-def label(figure):
-    return f'{figure.name}<={figure.t}' + (', %' if figure.name == 'A' else '')
+def our_cell(values, metric):
+    return mean_cell(values, metric.digits) if len(values) else '-'
 
 
-def digits(figure):
-    return 2 if figure.name == 'rho' else 1
+def mean_cell(values, digits):
+    """'mean (standard deviation)'."""
+    return f'{round(np.mean(values), digits) + 0.0:.{digits}f}{deviation(values, digits)}'  # never -0.0
 
 
-def shown(values, figure):
-    return spread_of(values, digits(figure)) if len(values) else '-'
-
-
-def spread_of(values, places):
-    """Mean and, in parentheses, standard deviation."""
-    return f'{round(np.mean(values), places) + 0.0:.{places}f}{deviation(values, places)}'  # never -0.0
-
-
-def said(value, figure):
-    """A value of the paper."""
-    if value is None:
+def paper_cell(metric, name):
+    """The value in the paper, as mean_cell; empty if there is none."""
+    if name not in metric.paper:
         return ''
-    mean, sd = value
-    return f'{mean:.{digits(figure)}f}' + (f' ({sd:.{digits(figure)}f})' if sd else '')
+    mean, sd = metric.paper[name]
+    return f'{mean:.{metric.digits}f}' + (f' ({sd:.{metric.digits}f})' if sd else '')
 
 
 def tables():
     """name -> Markdown."""
     everything = setups()
-    lines = [row for setup in everything if (row := setup.row())]
+    lines = [row for setup in everything if (row := setup.summary_row())]
     summary = markdown(['setup', 'paper: HAT', 'here: HAT', 'n', 'what differs'], lines)
     return {'summary': summary} | {setup.name: setup.table() for setup in everything}
 
@@ -161,22 +162,22 @@ def setups():
     return [Setup(path.parent) for path in sorted(FOLDER.glob('*/about.json'))]
 
 
-def rewritten(text, made, page):
-    """A page's text with its tables made anew. Raises UserError."""
+def insert(tables, text, page):
+    """The text of a page with its tables replaced. Raises UserError."""
     for name in {part.split(' -->')[0] for part in text.split(BEGIN.split('{')[0])[1:]}:
-        if name not in made:
-            raise UserError(f'{page}: there are no results of {name}')
+        if name not in tables:
+            raise UserError(f'{page}: .results/ has no results of {name}')
         head, rest = text.split(BEGIN.format(name), 1)
         if END not in rest:
-            raise UserError(f'{page}: {END} is missing behind the table {name}')
-        text = f'{head}{BEGIN.format(name)}{made[name]}\n{rest[rest.index(END) :]}'
+            raise UserError(f'{page}: {END} is missing after the table {name}')
+        text = f'{head}{BEGIN.format(name)}{tables[name]}\n{rest[rest.index(END) :]}'
     return text
 
 
 def add(folder, setup, commit):
-    """Copy the finished runs of a folder into .results, in short."""
-    place = FOLDER / setup
-    place.mkdir(parents=True, exist_ok=True)
+    """Copy the finished runs of a folder to .results, without DROPPED."""
+    target = FOLDER / setup
+    target.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.glob('*.json')):
         record = results.read_record(path)
         if '.old-' in path.name or 'accuracy' not in record:
@@ -186,8 +187,8 @@ def add(folder, setup, commit):
             'epochs': [[round(second, 2) for second in log] for log in record['times']['epochs']],
             'testing': [round(second, 2) for second in record['times']['testing']],
         }
-        write(place / path.name, short)
-        with atomic(place / f'{path.stem}.txt') as part:
+        write(target / path.name, short)
+        with atomic(target / f'{path.stem}.txt') as part:
             part.write_bytes(path.with_suffix('.txt').read_bytes())
 
 
@@ -241,15 +242,15 @@ def write(path, record):
 
 
 def rewrite(check=False):
-    """Bring the tables of all pages up to date; with `check`, change nothing. Returns the pages that differ."""
-    made, changed = tables(), []
+    """Update the tables of all pages; with `check`, change nothing. Returns the pages that differ."""
+    current, changed = tables(), []
     for page in PAGES:
         before = page.read_text(encoding='utf-8')
-        after = rewritten(before, made, os.path.relpath(page, ROOT))
+        after = insert(current, before, os.path.relpath(page, ROOT))
         if after != before:
             changed.append(os.path.relpath(page, ROOT))
             if not check:
                 with atomic(page) as part:
                     part.write_text(after, encoding='utf-8')
-    print(f'{len(made) - 1} setups; changed: {", ".join(changed) or "nothing"}')
+    print(f'{len(current) - 1} setups; changed: {", ".join(changed) or "nothing"}')
     return changed

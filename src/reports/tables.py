@@ -1,71 +1,72 @@
-"""Tables, each a header and lines of cells, from a Collection of runs; and how they are written."""
+"""The tables, each a header and lines of cells, from a Collection of runs."""
 
 import numpy as np
 from scipy import stats
 
-from reports.comparison import agree
+from core.comparison import agree
 
 LEVEL = 0.95  # of the confidence interval
 PRUNED = ['task', 'accuracy, %', 'weights kept, %', 'file, MB', 'ms an image, one at a time', '256 at a time']
 
 
-def table_1(runs):
-    """Mean, standard deviation and 95 % interval over the runs of each approach. The best forgetting ratio first."""
-    lines, t = [], runs.n_tasks
-    for name in best_first({name: merit['rho'] for name, merit in runs.merits.items()}):
-        merit, n = runs.merits[name], len(runs.shown[name])
-        columns = {f'rho<={u}': spread(merit['rho'][:, u - 1 : u].ravel(), 2, n) for u in (min(2, t), t)}
-        columns[f'A<={t}, %'] = spread(100 * merit['accuracy'][:, -1], 1, n)
-        columns |= {f'{key}, points': spread(100 * merit[key], 1, n) for key in ('BWT', 'FWT')}
-        lines.append([runs.label(name), str(n), *columns.values()])
+def table_1(collection):
+    """Mean, standard deviation and 95 % interval over the runs of each approach, by descending forgetting ratio."""
+    lines, t = [], collection.n_tasks
+    for name in best_first({name: values['rho'] for name, values in collection.metrics.items()}):
+        values, n = collection.metrics[name], len(collection.selected[name])
+        columns = {f'rho<={u}': spread(values['rho'][:, u - 1 : u].ravel(), 2, n) for u in (min(2, t), t)}
+        columns[f'A<={t}, %'] = spread(100 * values['accuracy'][:, -1], 1, n)
+        columns |= {f'{key}, points': spread(100 * values[key], 1, n) for key in ('BWT', 'FWT')}
+        lines.append([collection.label(name), str(n), *columns.values()])
     return (['approach', 'n', *columns], lines) if lines else None
 
 
 def best_first(series):
-    """Names by the last column's mean, highest first; those of no numbers in the end. series: name -> (n, T)."""
+    """Names by descending mean of the last column, then those without values. series: name -> (n, T)."""
     last = {name: values[:, -1].mean() if len(values) else np.nan for name, values in series.items()}
     return sorted(series, key=lambda name: -np.nan_to_num(last[name], nan=-np.inf, neginf=-np.inf))
 
 
-def single_tasks(runs):
-    """Where each run has learned one task only: its accuracy with each approach."""
+def single_tasks(collection):
+    """If each run has learned one task only: the accuracy of each approach on it."""
     accuracy = {}
-    for name, results_ in runs.shown.items():
-        for seed, result in results_.items():
+    for name, runs in collection.selected.items():
+        for seed, result in runs.items():
             accuracy.setdefault((str(seed), result.tasks[0]), {})[name] = f'{100 * result.accuracy[0, 0]:.1f}'
-    lines = [[*key, *(row.get(name, '-') for name in runs.shown)] for key, row in accuracy.items()]
-    return (['seed', 'task', *(f'{runs.label(name)}: accuracy, %' for name in runs.shown)], lines) if lines else None
+    lines = [[*key, *(row.get(name, '-') for name in collection.selected)] for key, row in accuracy.items()]
+    header = ['seed', 'task', *(f'{collection.label(name)}: accuracy, %' for name in collection.selected)]
+    return (header, lines) if lines else None
 
 
-def compression(runs):
-    """The networks that prune.py has made of these very runs, beside plain SGD of the same seed; None without any."""
+def compression(collection):
+    """The networks that prune.py has cut from these runs, beside plain SGD of the same seed; None without any."""
     lines = []
-    for seed, result, report in runs.pruned:
-        sgd, (name, *row) = runs.get('sgd', seed), pruned_row(report)
-        plain = '-'
+    for seed, result, report in collection.pruned:
+        sgd, (name, *row) = collection.get('sgd', seed), pruned_row(report)
+        accuracy = '-'
         if sgd and name in sgd.tasks and agree(sgd.facts, result.facts):
             t = sgd.tasks.index(name)
-            plain = f'{100 * sgd.accuracy[t, t]:.1f}{runs.marks([sgd])}'
-        lines.append([str(seed), name + runs.marks([result]), plain, *row])
+            accuracy = f'{100 * sgd.accuracy[t, t]:.1f}{collection.marks([sgd])}'
+        lines.append([str(seed), name + collection.marks([result]), accuracy, *row])
     return (['seed', PRUNED[0], 'SGD: accuracy, %', *PRUNED[1:]], lines) if lines else None
 
 
-def times(runs):
-    """Mean and standard deviation over the runs of each approach, and on what they ran."""
+def times(collection):
+    """Mean and standard deviation of times over the runs of each approach, and the devices they ran on."""
     lines = []
-    for name, found in runs.shown.items():
-        records = [r.record for r in found.values() if 'times' in r.record]
-        each = [record['times'] | {'epochs': sum(record['times']['epochs'], [])} for record in records]
+    for name, runs in collection.selected.items():
+        records = [r.record for r in runs.values() if 'times' in r.record]
+        times = [record['times'] | {'epochs': sum(record['times']['epochs'], [])} for record in records]
         columns = {
-            ('run, min', 2): [time['total'] / 60 for time in each],
-            ('training, min', 2): [sum(time['epochs']) / 60 for time in each],
-            ('an epoch, s', 3): [np.mean(time['epochs']) for time in each if time['epochs']],
-            ('epochs', 0): [len(time['epochs']) for time in each],
+            ('run, min', 2): [time['total'] / 60 for time in times],
+            ('training, min', 2): [sum(time['epochs']) / 60 for time in times],
+            ('an epoch, s', 3): [np.mean(time['epochs']) for time in times if time['epochs']],
+            ('epochs', 0): [len(time['epochs']) for time in times],
         }
         devices = dict.fromkeys(device for record in records for device in record.get('devices', []))
         cells = [f'{np.mean(v):.{digits}f}{deviation(v, digits)}' if v else '-' for (_, digits), v in columns.items()]
         if records:
-            lines.append([runs.label(name), str(len(records)), *cells, '; '.join(devices) or '-'])
+            lines.append([collection.label(name), str(len(records)), *cells, '; '.join(devices) or '-'])
     return (['approach', 'n', *(name for name, _ in columns), 'device'], lines) if lines else None
 
 
@@ -78,7 +79,7 @@ def interval(values):
 
 
 def spread(values, digits, n):
-    """Mean, standard deviation in parentheses, and confidence interval; how many values, if not of all n runs."""
+    """'mean (standard deviation) ±interval'; with the number of values if it is not that of the runs, n."""
     if not len(values):
         return '-'
     if not np.isfinite(values).all():
@@ -89,13 +90,13 @@ def spread(values, digits, n):
 
 
 def deviation(values, digits):
-    """The standard deviation, in parentheses; nothing where there is none."""
+    """' (standard deviation)'; empty for a single value."""
     return f' ({np.std(values, ddof=1):.{digits}f})' if len(values) > 1 else ''
 
 
 def pruned_row(report):
-    """The cells under PRUNED: a report of prune.py, with before -> after, and how many times as fast."""
-    kept, whole = report['weights'][1], report['weights'][0]
+    """The cells under PRUNED of a report of prune.py: before → after, and the speed-up."""
+    whole, kept = report['weights']
     size = ' → '.join(f'{n / 1e6:.2f}' for n in report['bytes'])
     times = [f'{a:.3g} → {b:.3g} ({a / b:.1f}x)' for a, b in report['milliseconds'].values()]
     return [report['task'], f'{100 * report["accuracy"]:.1f}', f'{100 * kept / whole:.1f}', size, *times]

@@ -1,1 +1,1 @@
-"""What belongs to one run, whichever command starts it."""
+"""What one run has besides its training: identity, checkpoints, TensorBoard."""

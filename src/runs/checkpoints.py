@@ -1,4 +1,4 @@
-"""A checkpoint: what a killed run needs to go on from where it was saved last, in tmp/ until the run is done."""
+"""Checkpoints: the state from which an interrupted run resumes, in tmp/ until the run is finished."""
 
 import hashlib
 import io
@@ -10,62 +10,63 @@ from pathlib import Path
 import torch
 
 from core.errors import UserError, out_of_memory
-from core.files import ROOT, atomic, digest, lock, pack, sweep
+from core.files import ROOT, atomic, digest, lock, remove_partial_files, serialize
 from runs.identity import differences
 
 TMP = 'HAT_TMP'  # environment variable: the folder for checkpoints
-FORMAT = 6  # of `state`: what an older version has saved is refused
-ADVICE = 'go on with the command that made it; or delete it, or start over with --fresh'
+FORMAT = 6  # of `state`: checkpoints of another format are rejected
+ADVICE = 'resume with the original command, delete the file, or start from scratch with --fresh'
 
 
 def folder(output, tmp=None):
-    """Where the checkpoint of the run that writes `output` is: run.py --tmp, $HAT_TMP or tmp/ of the repository; beside
-    the output where that cannot be written."""
+    """The folder of the checkpoint: run.py --tmp, $HAT_TMP, or tmp/ of the repository; beside the output if that is
+    read-only."""
     if tmp := tmp or os.environ.get(TMP):
         return Path(tmp)
-    own = ROOT / 'tmp'
-    return own if os.access(own if own.exists() else ROOT, os.W_OK) else output.txt.parent
+    default = ROOT / 'tmp'
+    return default if os.access(default if default.exists() else ROOT, os.W_OK) else output.txt.parent
 
 
 class Checkpoint:
-    """Of the run that writes `output` (results.Output): one file, guarded by a lock."""
+    """Of the run that writes `output` (results.Output): one file, protected by a lock."""
 
     def __init__(self, output, tmp=None):
         key = hashlib.blake2b(os.fsencode(output.txt.parent.resolve() / output.txt.name), digest_size=4).hexdigest()
         self.output = output
         self.path = folder(output, tmp) / f'{output.txt.stem}-{key}.checkpoint'
-        self.saved_at, self.took = time.perf_counter(), 0.0
+        self.saved_at, self.save_seconds = time.perf_counter(), 0.0
 
     def lock(self):
-        """For the whole run: one process at a time writes the output, beside which the lock is. Raises Busy."""
+        """Held for the whole run: one process at a time writes the output. The lock is beside it. Raises Busy."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f'--tmp or ${TMP}: cannot make the folder {self.path.parent}: {error.strerror}') from error
         path = self.output.txt.with_name(f'.{self.output.txt.stem}.lock')
-        return lock(path, f'{self.output.txt}: another process is at this run')
+        return lock(path, f'{self.output.txt}: another process is running this run')
 
     def save(self, identity, state):
-        """identity: what a run must agree in to go on from here, the head of a record (identity.facts) and its code.
+        """identity: the entries of the record that identify the run (identity.facts), and its code.
         state: tensors, numbers, texts, lists, dicts."""
         start = time.perf_counter()
-        content = pack({'identity': json.dumps(identity | {'format': FORMAT}), 'state': state})
+        content = serialize({'identity': json.dumps(identity | {'format': FORMAT}), 'state': state})
         with atomic(self.path) as part, open(part, 'wb') as file:
             file.write(digest(content))
             file.write(content)
         self.saved_at = time.perf_counter()
-        self.took = self.saved_at - start
+        self.save_seconds = self.saved_at - start
 
     def due(self):
-        """Whether saving now takes no more than a tenth of the time."""
-        return time.perf_counter() - self.saved_at >= 10 * self.took
+        """Would saving now take at most a tenth of the time?"""
+        return time.perf_counter() - self.saved_at >= 10 * self.save_seconds
 
     def load(self, identity, device, stale=None):
-        """The state and the code that computed it; None where there is no checkpoint.
+        """The state and the code that computed it; None if there is no checkpoint, or, with stale='redo', one of other
+        code.
 
-        Raises UserError: damaged, another run's, or, unless stale is 'keep', of other code.
+        Raises UserError if it is damaged, of another run, or of other code and stale is None.
         """
-        sweep(self.path)
+        remove_partial_files(self.path)
         if not self.path.exists():
             return None
         content = memoryview(self.path.read_bytes())
@@ -75,20 +76,21 @@ class Checkpoint:
                 raise ValueError
             saved = torch.load(io.BytesIO(content[size:]), map_location=device, weights_only=True)
             old = json.loads(saved['identity'])
-        except Exception as error:  # whatever a damaged or hostile file may bring about
+        except Exception as error:  # whatever a damaged or hostile file may raise
             if out_of_memory(error):
                 raise
-            raise UserError(f'{self.path}: damaged checkpoint; delete it, or start over with --fresh') from error
-        if differ := differences(old, identity | {'format': FORMAT}):
-            raise UserError(f'{self.path}: checkpoint of another run: {"; ".join(differ)}; {ADVICE}')
+            advice = 'delete it, or start from scratch with --fresh'
+            raise UserError(f'{self.path}: damaged checkpoint; {advice}') from error
+        if differing := differences(old, identity | {'format': FORMAT}):
+            raise UserError(f'{self.path}: checkpoint of another run: {"; ".join(differing)}; {ADVICE}')
         if old['code'].split('+')[-1] != identity['code']:
             if stale == 'redo':
                 return None
             if stale != 'keep':
-                advice = '--stale keep goes on from it, --stale redo starts over'
+                advice = 'resume from it with --stale keep, or start from scratch with --stale redo'
                 raise UserError(f'{self.path}: checkpoint of other code; {advice}')
         return saved['state'], old['code']
 
     def remove(self):
         self.path.unlink(missing_ok=True)
-        sweep(self.path)
+        remove_partial_files(self.path)

@@ -1,4 +1,4 @@
-"""What a result is of: the arguments that matter, the data, the code. In what are two runs not the same?"""
+"""The identity of a run: its arguments, a fingerprint of its data, and one of the code that computes it."""
 
 import ast
 import functools
@@ -8,39 +8,31 @@ from pathlib import Path
 import dataloaders
 import networks
 from approaches import APPROACHES
+from core import comparison
 
 SRC = Path(__file__).resolve().parents[1]
-TEXTS = {path: path.read_bytes() for path in SRC.rglob('*.py') if not {'tests', 'benchmarks'} & set(path.parts)}
-# read now: what is edited later does not run in this process
-ELSEWHERE = (
-    'data',
-    'output',
-    'device',
-    'threads',
-    'tmp',
-    'save',
-    'verbose',
-    'tensorboard',
-    'fresh',
-    'stale',
-)  # no more than last bits
-TABLES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ imports all there is: not followed
-# modules that print, write and download; the data have a fingerprint of their own
-APART = 'core.errors', 'core.files', 'dataloaders.sources'
-LOOP = {  # functions that all runs go through
+# Read at import: later edits do not affect this process
+SOURCES = {path: path.read_bytes() for path in SRC.rglob('*.py') if not {'tests', 'benchmarks'} & set(path.parts)}
+NOT_PART_OF_IDENTITY = (  # arguments that change no more than the last bits of a result
+    'data', 'output', 'device', 'threads', 'tmp', 'save', 'verbose', 'tensorboard', 'fresh', 'stale',
+)  # fmt: skip
+REGISTRIES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ imports all modules: not followed
+# Modules that print, write and download: not followed; the data have a fingerprint of their own
+NOT_FINGERPRINTED = 'core.errors', 'core.files', 'dataloaders.sources'
+ALL_RUNS = {  # functions that every run calls
     'run.py': ('main', 'learn', 'test', 'report'),
-    'core/device.py': ('choose_device', 'use_threads'),
-    'core/results.py': ('square',),
+    'core/device.py': ('setup_device', 'use_threads'),
+    'core/metrics.py': ('square',),
 }
-SILENT = 'print', 'warn'
-TYPES = 'annotation', 'returns', 'ctx'  # fields without a say
+MESSAGE_CALLS = 'print', 'warn'
+IGNORED_FIELDS = 'annotation', 'returns', 'ctx'  # of a syntax tree: they change no result
 
 
 class Identity:
-    """Of the run with these arguments of run.py, complete."""
+    """Of the run with these arguments of run.py, with all defaults filled in."""
 
     def __init__(self, args):
-        self.arguments = {name: value for name, value in vars(args).items() if name not in ELSEWHERE}
+        self.arguments = {name: value for name, value in vars(args).items() if name not in NOT_PART_OF_IDENTITY}
         self.approach, self.experiment, self.folder = args.approach, args.experiment, args.data
 
     @property
@@ -48,102 +40,94 @@ class Identity:
         return code(self.approach, self.experiment)
 
     def differences(self, record):
-        """In what a result is of another run, a list of texts; the code apart."""
+        """In what the run of a record differs from this one, except in the code: a list of texts."""
         tasks = record.get('tasks', [])
-        now = dataloaders.fingerprints(self.experiment, self.folder, [task['name'] for task in tasks])
-        here = [task | {'data': now[task['name']]} for task in tasks]
+        current = dataloaders.fingerprints(self.experiment, self.folder, [task['name'] for task in tasks])
         defaults = {name: p.default for name, p in APPROACHES[self.approach].parameters.items()}
         arguments = record.get('arguments', {})
-        there = record | {'arguments': arguments | {'parameter': defaults | arguments.get('parameter', {})}}
-        return differences(there, record | {'arguments': self.arguments, 'tasks': here})
+        recorded = record | {'arguments': arguments | {'parameter': defaults | arguments.get('parameter', {})}}
+        tasks = [task | {'data': current[task['name']]} for task in tasks]
+        return differences(recorded, record | {'arguments': self.arguments, 'tasks': tasks})
 
 
-def differences(there, here):
-    """In what two records disagree, a list of texts; the code apart. Data that are unknown to one may be the same."""
-    a, b = facts(there), facts(here)
-    unknown = {name for name in (*a, *b) if name.endswith(': data') and {a.get(name), b.get(name)} & {None, 'None'}}
-    both = ((name, a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b]) if name not in unknown)
-    return [f'{name} {old} there, {new} here' for name, old, new in both if old != new]
+def differences(record, other):
+    """In what two records disagree, except in the code: a list of texts. Unknown data agree with any."""
+    a, b = facts(record), facts(other)
+    empty = dict.fromkeys([*a, *b])
+    found = comparison.differences(empty | a, empty | b)
+    return comparison.explain(d for d in found if not (d[0].endswith(': data') and None in d[1:]))
 
 
 def facts(record):
-    """What a record is of, name -> text."""
-    of = {name: value for name, value in record.get('arguments', {}).items() if name not in ELSEWHERE}
-    of |= {name: record.get(name) for name in ('n_parameters', 'versions', 'format')}
-    for task in record.get('tasks', []):
-        of |= {f'{task["name"]}: {name}': value for name, value in task.items() if name != 'name'}
-    return {name: show(value) for name, value in of.items()}
-
-
-def show(value):
-    """As text; 1 and 1.0 are the same."""
-    if isinstance(value, dict):
-        return ','.join(f'{name}={show(each)}' for name, each in sorted(value.items()))
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    """What identifies the run of a record: name -> value or a dict of values."""
+    arguments = {name: v for name, v in record.get('arguments', {}).items() if name not in NOT_PART_OF_IDENTITY}
+    others = {name: record.get(name) for name in ('n_parameters', 'versions', 'format')}
+    tasks = {task['name']: {key: v for key, v in task.items() if key != 'name'} for task in record.get('tasks', [])}
+    return arguments | others | tasks
 
 
 @functools.cache
 def code(approach, experiment):
-    """A fingerprint of what computes the runs of an approach on an experiment: the syntax trees of its statements.
-
-    Comments, docstrings, annotations of arguments, formatting, texts of errors, and in which file a statement stands do
-    not count.
+    """A fingerprint of the code that computes the runs of an approach on an experiment: the syntax trees of statements.
+    Comments, docstrings, annotations of arguments, formatting, error messages, and which file a statement is in do not
+    count.
     """
     method, data = APPROACHES[approach], dataloaders.EXPERIMENTS[experiment]
     network = networks.NETWORKS[data.FAMILY][method.variant]
-    waiting, seen, found = [method.__module__, network.__module__, data.__name__, *TABLES], set(), set()
-    while waiting:
-        if (path := locate(name := waiting.pop())) and name not in seen:
-            seen.add(name)
-            statements, imported = read(path)
-            found |= {mark for function, mark in statements if function or name not in TABLES}
-            waiting += [other for other in imported if name not in TABLES and other not in APART]
-    for path, names in LOOP.items():
-        found |= {mark for function, mark in read(SRC / path)[0] if function in names}
-    return digest(sorted(found))
+    queue, seen, fingerprints = [method.__module__, network.__module__, data.__name__, *REGISTRIES], set(), set()
+    while queue:
+        if (path := find_file(module := queue.pop())) and module not in seen:
+            seen.add(module)
+            statements, imported = parse(path, SOURCES[path])
+            fingerprints |= {mark for function, mark in statements if function or module not in REGISTRIES}
+            queue += [other for other in imported if module not in REGISTRIES and other not in NOT_FINGERPRINTED]
+    for path, functions in ALL_RUNS.items():
+        statements, _ = parse(SRC / path, SOURCES[SRC / path])
+        fingerprints |= {mark for function, mark in statements if function in functions}
+    return digest(sorted(fingerprints))
 
 
-def locate(module):
+def find_file(module):
     """The file of a module of this project, or None."""
     path = SRC / module.replace('.', '/')
-    return next((p for p in (path.with_suffix('.py'), path / '__init__.py') if p in TEXTS), None)
+    return next((p for p in (path.with_suffix('.py'), path / '__init__.py') if p in SOURCES), None)
 
 
 @functools.cache
-def read(path):
-    """Of a file, (name if it is a function, fingerprint) of each statement, and the modules that it may import."""
+def parse(path, source):
+    """The statements of a file, (name if it is a function, fingerprint) each, and the modules that it may import."""
     imported, statements = [], []
     package = path.parent.relative_to(SRC).parts
-    for statement in ast.parse(TEXTS[path]).body:
-        if content := form(statement, imported, package):
+    for statement in ast.parse(source).body:
+        if content := normalize(statement, imported, package):
             name = statement.name if isinstance(statement, ast.FunctionDef) else ''
             statements.append((name, digest(content)))
     return statements, imported
 
 
-def form(node, imported, package):
-    """Of a syntax tree what computes, as nested tuples; None where nothing does. Adds to `imported` what it imports.
+def normalize(node, imported, package):
+    """A syntax tree as nested tuples, without what changes no result; None if nothing is left. Adds to `imported`.
 
     package: the folders that the file is in.
     """
     kind = type(node)
     if kind is list:
-        parts = ((each, form(each, imported, package)) for each in node)
-        return [part for each, part in parts if each is None or part is not None]
+        parts = ((element, normalize(element, imported, package)) for element in node)
+        return [part for element, part in parts if element is None or part is not None]
     if not isinstance(node, ast.AST):
         return node
     if kind in (ast.Import, ast.ImportFrom):
-        return bound(node, imported, package)
+        return imported_names(node, imported, package)
     if kind is ast.Raise:
         return 'Raise'
-    if kind is ast.Expr and says(node):
+    if kind is ast.Expr and is_message(node):
         return None
-    fields = ((name, getattr(node, name, None)) for name in node._fields if name not in TYPES)
-    return kind.__name__, *[(name, form(value, imported, package)) for name, value in fields if value not in (None, [])]
+    fields = ((name, getattr(node, name, None)) for name in node._fields if name not in IGNORED_FIELDS)
+    return kind.__name__, *[(name, normalize(v, imported, package)) for name, v in fields if v not in (None, [])]
 
 
-def bound(node, imported, package):
-    """What an import makes names stand for, (name, what) each; where a module of this project is does not count."""
+def imported_names(node, imported, package):
+    """What the names in an import refer to, (name, object) each; the module does not count if it is of this project."""
     level = getattr(node, 'level', 0)
     above = package[: len(package) - level + 1] if level else ()
     home = '.'.join(filter(None, [*above, getattr(node, 'module', '')]))
@@ -151,16 +135,16 @@ def bound(node, imported, package):
     for alias in node.names:
         full = '.'.join(filter(None, [home, alias.name]))
         imported += filter(None, [home, full])
-        ours = locate(full) or home and locate(home)
-        pairs.append((alias.asname, alias.name.split('.')[-1] if ours else full))
+        is_ours = find_file(full) or home and find_file(home)
+        pairs.append((alias.asname, alias.name.split('.')[-1] if is_ours else full))
     return pairs
 
 
-def says(node):
-    """A docstring, or a call that only says something?"""
+def is_message(node):
+    """Is an expression statement a docstring, or a call that prints or warns?"""
     called = node.value.func if isinstance(node.value, ast.Call) else None
     name = called.attr if isinstance(called, ast.Attribute) else getattr(called, 'id', None)
-    return isinstance(node.value, ast.Constant) or name in SILENT
+    return isinstance(node.value, ast.Constant) or name in MESSAGE_CALLS
 
 
 def digest(content):

@@ -1,12 +1,12 @@
-"""A run for TensorBoard, an optional dependency: what its record holds, in tmp/tensorboard/<its name>."""
+"""A run for TensorBoard, an optional dependency: the metrics of its record, in tmp/tensorboard/<name of the run>."""
 
 import shutil
 
 from core.errors import UserError
 
 
-class Events:
-    """Starts over with the folder: the epochs of a run that goes on are written again."""
+class TensorBoardLogger:
+    """Starts with an empty folder: the epochs of a resumed run are written again."""
 
     def __init__(self, checkpoint, tasks):
         """checkpoint: of the run; tasks: their names."""
@@ -16,24 +16,24 @@ class Events:
             raise UserError('--tensorboard needs TensorBoard: pip install tensorboard') from None
         folder = checkpoint.path.parent / 'tensorboard' / checkpoint.path.stem
         shutil.rmtree(folder, ignore_errors=True)
-        self.writer, self.tasks, self.written, self.tested = SummaryWriter(folder), tasks, 0, 0
+        self.writer, self.tasks, self.n_epochs, self.n_tests = SummaryWriter(folder), tasks, 0, 0  # written so far
 
     def write(self, epochs, accuracy):
-        """What is new. epochs: for each task so far the records of its epochs; accuracy: a row after each task."""
-        flat = [record for records in epochs for record in records]
-        for step in range(self.written, len(flat)):
+        """Write what is new. epochs: for each task so far, the metrics of its epochs; accuracy: a row for each task."""
+        flat = [metrics for log in epochs for metrics in log]
+        for step in range(self.n_epochs, len(flat)):
             for name, value in flat[step].items():
                 for part, number in self.parts(name, value):
                     self.writer.add_scalar(f'{name}/{part}' if part else name, number, step)
-        for t in range(self.tested, len(accuracy)):
+        for t in range(self.n_tests, len(accuracy)):
             end = sum(map(len, epochs[: t + 1])) - 1
             for name, value in zip(self.tasks, accuracy[t][: t + 1], strict=False):
                 self.writer.add_scalar(f'accuracy/{name}', value, end)
-        self.written, self.tested = len(flat), len(accuracy)
+        self.n_epochs, self.n_tests = len(flat), len(accuracy)
         self.writer.flush()
 
     def parts(self, name, value):
-        """A list is of the earlier tasks (reuse), of the first and the last batch (s), or of the layers."""
+        """(name, number) for each value of a list: by earlier task (reuse), first and last batch (s), or layer."""
         if not isinstance(value, list):
             return [('', value)]
         names = {'reuse': self.tasks, 's': ['first', 'last']}.get(name, [f'layer {l + 1}' for l in range(len(value))])

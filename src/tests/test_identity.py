@@ -1,4 +1,4 @@
-"""A result knows what it is of: arguments, data and code. What is of something else is not taken for it."""
+"""The identity of a run: arguments, data and code. A result of another run is not mistaken for it."""
 
 import io
 import json
@@ -49,8 +49,22 @@ def command(folder, tmp_path):
 
 
 @pytest.fixture
+def trains(monkeypatch):
+    """trains(arguments): does this command of run.py train, or is its result finished already?"""
+    calls, learn = [], run.learn
+    monkeypatch.setattr(run, 'learn', lambda *args: calls.append(args) or learn(*args))
+
+    def trains(argv):
+        calls.clear()
+        assert run.cli(argv) == 0
+        return bool(calls)
+
+    return trains
+
+
+@pytest.fixture
 def stopped(command, tmp_path, monkeypatch):
-    """A run of sgd that was stopped in its second task: its checkpoint."""
+    """A run of sgd that was interrupted in its second task: its checkpoint."""
     epoch = Approach.train_epoch
 
     def until(self, t, number, lr):
@@ -92,23 +106,22 @@ def record(path):
 
 
 @pytest.mark.parametrize('change', [a_pixel, a_label, fewer, renamed])
-def test_a_result_of_other_data_is_kept_and_done_again(command, folder, tmp_path, capsys, change):
+def test_a_result_of_other_data_is_renamed_and_the_run_repeated(command, trains, folder, tmp_path, capsys, change):
     """Even if the file has the size and the time of the one before."""
     assert run.cli(command('sgd')) == 0
     before, times = (tmp_path / 'out.json').read_bytes(), os.stat(folder / 'mnist.npz')
     change(folder / 'mnist.npz')
     os.utime(folder / 'mnist.npz', ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert run.cli(command('sgd')) == 0
+    assert trains(command('sgd'))
     out = capsys.readouterr().out
-    assert 'already finished' not in out and 'mnist: data' in out and 'kept as out.old-1.json' in out
+    assert 'mnist: data is ' in out and 'out.json renamed to out.old-1.json' in out
     assert (tmp_path / 'out.old-1.json').read_bytes() == before
     assert record(tmp_path / 'out.json')['tasks'][0]['data'] == npz.fingerprint(folder / 'mnist.npz')
-    assert run.cli(command('sgd')) == 0
-    assert 'already finished' in capsys.readouterr().out
+    assert not trains(command('sgd'))
 
 
 @pytest.mark.parametrize('change', [a_pixel, fewer, renamed])
-def test_a_checkpoint_of_other_data_is_refused(command, folder, capsys, stopped, change):
+def test_a_checkpoint_of_other_data_is_rejected(command, folder, capsys, stopped, change):
     kept = (folder / 'mnist.npz').read_bytes()
     change(folder / 'mnist.npz')
     assert run.cli(command('sgd')) == 2
@@ -118,11 +131,11 @@ def test_a_checkpoint_of_other_data_is_refused(command, folder, capsys, stopped,
     assert run.cli(command('sgd')) == 0
 
 
-def test_data_that_change_while_a_run_goes_on_make_no_result(command, folder, tmp_path, capsys, monkeypatch):
+def test_data_that_change_during_a_run_give_no_result(command, folder, tmp_path, capsys, monkeypatch):
     after, kept = Approach.after_task, (folder / 'mnist.npz').read_bytes()
     monkeypatch.setattr(Approach, 'after_task', lambda self, t: a_pixel(folder / 'mnist.npz') if t else None)
     assert run.cli(command('sgd')) == 2
-    assert 'is not what it was when the run began: mnist: data' in capsys.readouterr().err
+    assert ': mnist: data is ' in capsys.readouterr().err
     assert not (tmp_path / 'out.json').exists()
     monkeypatch.setattr(Approach, 'after_task', after)
     (folder / 'mnist.npz').write_bytes(kept)
@@ -130,7 +143,7 @@ def test_data_that_change_while_a_run_goes_on_make_no_result(command, folder, tm
     assert_equal(tmp_path, 'out', 'b')
 
 
-def test_where_the_data_are_and_how_they_are_packed_does_not_count(command, folder, tmp_path, capsys):
+def test_where_the_data_are_and_how_they_are_packed_does_not_count(command, trains, folder, tmp_path):
     assert run.cli(command('sgd')) == 0
     moved = tmp_path / 'elsewhere'
     folder.rename(moved)
@@ -138,19 +151,17 @@ def test_where_the_data_are_and_how_they_are_packed_does_not_count(command, fold
     np.savez_compressed(tmp_path / 'packed.npz', **dict(zip(npz.ARRAYS, content[:4], strict=True)))
     (tmp_path / 'packed.npz').rename(moved / 'mnist.npz')
     before = sorted(moved.iterdir())
-    assert run.cli(command('sgd', 'out.txt', '--data', str(moved))) == 0
-    assert 'already finished (--fresh' in capsys.readouterr().out
+    assert not trains(command('sgd', 'out.txt', '--data', str(moved)))
     assert sorted(moved.iterdir()) == before  # nothing is written there: it may be read-only
     shutil.rmtree(moved)
-    assert run.cli(command('sgd')) == 0  # without its data a result is still one
-    assert 'already finished (--fresh' in capsys.readouterr().out
+    assert not trains(command('sgd'))  # without its data a result is still finished
 
 
 def test_the_data_of_each_experiment_have_a_fingerprint(small_data):
     for name, module in dataloaders.EXPERIMENTS.items():
-        found = dataloaders.fingerprints(name, small_data, module.NAMES)
-        assert list(found) == list(module.NAMES)
-        assert all(found.values())
+        fingerprints = dataloaders.fingerprints(name, small_data, module.NAMES)
+        assert list(fingerprints) == list(module.NAMES)
+        assert all(fingerprints.values())
     tasks = dataloaders.load('cifar', small_data, 0, tasks=['cifar10-0', 'cifar100-3'])
     assert [task.fingerprint for task in tasks] == [
         npz.fingerprint(small_data / f'{n}.npz') for n in ('cifar10', 'cifar100')
@@ -159,21 +170,22 @@ def test_the_data_of_each_experiment_have_a_fingerprint(small_data):
 
 def edit(monkeypatch, path, old, new):
     """As if the file had been edited before the process began."""
-    text = identity.TEXTS[ROOT / 'src' / path]
+    text = identity.SOURCES[ROOT / 'src' / path]
     assert old.encode() in text
-    monkeypatch.setitem(identity.TEXTS, ROOT / 'src' / path, text.replace(old.encode(), new.encode()))
-    forget()
-
-
-def forget():
+    monkeypatch.setitem(identity.SOURCES, ROOT / 'src' / path, text.replace(old.encode(), new.encode()))
     identity.code.cache_clear()
-    identity.read.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def nothing_edited():
     yield
-    forget()
+    identity.code.cache_clear()
+
+
+@pytest.fixture(scope='module')
+def fingerprints():
+    """approach -> fingerprint of the code, unedited."""
+    return {name: identity.code(name, 'mixture') for name in run.APPROACHES}
 
 
 @pytest.mark.parametrize('path, old, new, hit', [
@@ -188,16 +200,15 @@ def nothing_edited():
     ('dataloaders/task.py', 'VALID_PERCENT = 15', 'VALID_PERCENT = 10', 'not'),
     ('dataloaders/mixture.py', '0.2752', '0.2753', 'not'),
     ('networks/__init__.py', 'nn.init.zeros_(module.bias)', 'nn.init.ones_(module.bias)', 'not'),
-    ('run.py', "for t in range(len(done['epochs']), len(tasks))", "for t in range(len(tasks))", 'not'),
+    ('run.py', 'range(t + 1)', 'range(t + 2)', 'not'),
     ('core/device.py', 'cudnn.allow_tf32 = False', 'cudnn.allow_tf32 = True', 'not'),
     ('dataloaders/cifar.py', 'range(5)', 'range(4)', ''),
 ])  # fmt: skip
-def test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, path, old, new, hit):
-    before = {name: identity.code(name, 'mixture') for name in run.APPROACHES}
+def test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, fingerprints, path, old, new, hit):
     edit(monkeypatch, path, old, new)
-    changed = {name for name in before if identity.code(name, 'mixture') != before[name]}
+    changed = {name for name in fingerprints if identity.code(name, 'mixture') != fingerprints[name]}
     words = set(hit.split())
-    assert changed == (set(before) - words if 'not' in words else words)
+    assert changed == (set(fingerprints) - words if 'not' in words else words)
 
 
 @pytest.mark.parametrize('path, old, new', [
@@ -207,7 +218,7 @@ def test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, pat
     ('approaches/ewc.py', 'squared_distance(self.shared, self.old, self.fisher)',
      'squared_distance(\n            self.shared,\n            self.old,\n            self.fisher\n        )'),
     ('dataloaders/task.py', 'leave none for validation', 'leave nothing for validation'),
-    ('run.py', 'resuming from', 'continuing from'),
+    ('run.py', ': test accuracy {', ': accuracy on the test images {'),
 ])  # fmt: skip
 def test_comments_types_formatting_and_texts_do_not_count(monkeypatch, path, old, new):
     before = identity.code('ewc', 'mixture')
@@ -217,35 +228,35 @@ def test_comments_types_formatting_and_texts_do_not_count(monkeypatch, path, old
 
 def test_a_file_that_moved_does_not_count(monkeypatch):
     before = identity.code('ewc', 'mixture')
-    src = ROOT / 'src'
-    monkeypatch.setitem(identity.TEXTS, src / 'approaches/quadratic.py', identity.TEXTS[src / 'approaches/penalty.py'])
-    monkeypatch.delitem(identity.TEXTS, src / 'approaches/penalty.py')
+    old, new = (ROOT / 'src' / 'approaches' / name for name in ('penalty.py', 'quadratic.py'))
+    monkeypatch.setitem(identity.SOURCES, new, identity.SOURCES[old])
+    monkeypatch.delitem(identity.SOURCES, old)
     edit(monkeypatch, 'approaches/ewc.py', 'approaches.penalty', 'approaches.quadratic')
     assert identity.code('ewc', 'mixture') == before
     edit(monkeypatch, 'approaches/quadratic.py', '** 2', '** 3')
     assert identity.code('ewc', 'mixture') != before
 
 
-def test_a_result_of_other_code_stays_finished_and_says_so_until_it_is_to_be_redone(
-    command, tmp_path, capsys, monkeypatch
+def test_a_result_of_other_code_stays_finished_with_a_note_unless_stale_is_redo(
+    command, trains, tmp_path, capsys, monkeypatch
 ):
     assert run.cli(command('sgd')) == 0
     before = (tmp_path / 'out.json').read_bytes()
     edit(monkeypatch, 'approaches/base.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
     for more in [], ['--stale', 'keep']:
         capsys.readouterr()
-        assert run.cli(command('sgd', 'out.txt', *more)) == 0
-        assert 'done before, by other code; --stale redo does it again' in capsys.readouterr().out
+        assert not trains(command('sgd', 'out.txt', *more))
+        assert '--stale redo' in capsys.readouterr().out
         assert (tmp_path / 'out.json').read_bytes() == before
-    assert run.cli(command('sgd', 'out.txt', '--stale', 'redo')) == 0
+    assert trains(command('sgd', 'out.txt', '--stale', 'redo'))
     assert (tmp_path / 'out.old-1.json').read_bytes() == before
     assert record(tmp_path / 'out.json')['code'] == identity.code('sgd', 'mixture')
     capsys.readouterr()
-    assert run.cli(command('sgd', 'out.txt', '--stale', 'redo')) == 0
-    assert 'already finished (--fresh' in capsys.readouterr().out
+    assert not trains(command('sgd', 'out.txt', '--stale', 'redo'))
+    assert '--stale' not in capsys.readouterr().out
 
 
-def test_a_checkpoint_of_other_code_goes_on_only_if_asked(command, tmp_path, capsys, monkeypatch, stopped):
+def test_a_checkpoint_of_other_code_resumes_only_if_asked(command, tmp_path, capsys, monkeypatch, stopped):
     before = identity.code('sgd', 'mixture')
     edit(monkeypatch, 'approaches/base.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
     assert run.cli(command('sgd')) == 2
@@ -257,15 +268,15 @@ def test_a_checkpoint_of_other_code_goes_on_only_if_asked(command, tmp_path, cap
     assert record(tmp_path / 'out.json')['code'] == f'{before}+{now}'
     capsys.readouterr()
     assert run.cli(command('sgd')) == 0
-    assert 'by other code' in capsys.readouterr().out  # it is neither the one's nor the other's
+    assert '--stale redo' in capsys.readouterr().out  # it is a result of neither code alone
     (tmp_path / 'out.json').unlink()
     stopped.path.write_bytes(kept)
     assert run.cli(command('sgd', 'out.txt', '--stale', 'redo')) == run.cli(command('sgd', 'b.txt')) == 0
     assert_equal(tmp_path, 'out', 'b')
 
 
-def test_a_result_of_an_earlier_version_stays_finished(command, tmp_path, capsys):
-    """Its record says neither data nor code, and where the data were is one of its arguments."""
+def test_a_result_of_an_earlier_version_stays_finished(command, trains, tmp_path, capsys):
+    """Its record has neither data nor code, and the folder of the data is one of its arguments."""
     assert run.cli(command('hat')) == 0
     old = record(tmp_path / 'out.json')
     del old['code']
@@ -275,25 +286,25 @@ def test_a_result_of_an_earlier_version_stays_finished(command, tmp_path, capsys
         del task['data']
     (tmp_path / 'out.json').write_text(json.dumps(old))
     capsys.readouterr()
-    assert run.cli(command('hat')) == 0
-    assert 'done before, by other code' in capsys.readouterr().out
+    assert not trains(command('hat'))
+    assert '--stale redo' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('approach, more', [('sgd', ['--lr', '1e30']), ('ewc', ['--parameter', 'lamb=1e30'])])
-def test_divergence_is_said_once_a_task_and_recorded(command, tmp_path, recwarn, approach, more):
+def test_divergence_is_warned_of_once_a_task_and_recorded(command, tmp_path, recwarn, approach, more):
     assert run.cli(command(approach, 'out.txt', *more)) == 0
-    said = [str(w.message) for w in recwarn if 'not finite' in str(w.message)]
-    found = record(tmp_path / 'out.json')  # strict JSON
-    assert len(said) == len(found['diverged']) > 0
-    for line, where in zip(said, found['diverged'], strict=True):
-        task = [task['name'] for task in found['tasks']].index(where['task'])
+    messages = [str(w.message) for w in recwarn if 'not finite' in str(w.message)]
+    result = record(tmp_path / 'out.json')  # strict JSON
+    assert len(messages) == len(result['diverged']) > 0
+    for line, where in zip(messages, result['diverged'], strict=True):
+        task = [task['name'] for task in result['tasks']].index(where['task'])
         assert f'{where["task"]} (task {task + 1}), epoch {where["epoch"]}' in line and where['what'] in line
         assert ('lamb' in line) == (approach == 'ewc') and '--lr' in line
-    epochs = [epoch for log in found['epochs'] for epoch in log if 'diverged' in epoch]
+    epochs = [epoch for log in result['epochs'] for epoch in log if 'diverged' in epoch]
     assert approach == 'ewc' or all(epoch['valid_loss'] is None for epoch in epochs)
 
 
-def test_a_gradient_that_is_not_finite_is_said_though_the_loss_is(make_approach):
+def test_a_gradient_that_is_not_finite_is_warned_of_though_the_loss_is_finite(make_approach):
     class Steep(SGD):
         def after_backward(self, t, progress):
             for p in self.net.parameters():
@@ -308,15 +319,10 @@ def test_a_gradient_that_is_not_finite_is_said_though_the_loss_is(make_approach)
 
 
 @pytest.mark.parametrize('parameter', ['c=1000', 'init=uniform,low=-6,high=-5'])
-def test_a_layer_without_an_open_gate_is_said(command, recwarn, parameter):
+def test_a_layer_without_an_open_gate_is_warned_of(command, recwarn, parameter):
     assert run.cli(command('hat', 'out.txt', '--parameter', parameter, '--batch-size', '8')) == 0
-    said = [str(w.message) for w in recwarn if 'all gates of' in str(w.message)]
-    assert (
-        len(said) == 2
-        and "'blocks.0.0'" in said[0]
-        and 'mnist (task 1), epoch ' in said[0]
-        and 'cifar10 (task 2), epoch ' in said[1]
-    )
+    first, second = [str(w.message) for w in recwarn if 'all gates of' in str(w.message)]
+    assert "'blocks.0.0'" in first and 'mnist (task 1), epoch ' in first and 'cifar10 (task 2), epoch ' in second
 
 
 class Memory(SGD):
@@ -339,7 +345,7 @@ def test_what_is_kept_survives_a_before_task_that_writes_into_it(make_approach):
     approach = make_approach('sgd', nepochs=3)
     approach.__class__, approach.memory = Memory, {'steps': [torch.zeros(3)]}
     states = []
-    approach.learn(0, lambda: states.append(results.pack(approach.state())))
+    approach.learn(0, lambda: states.append(files.serialize(approach.state())))
     again = make_approach('sgd', nepochs=3)
     again.__class__, again.memory = Memory, {'steps': [torch.zeros(3)]}
     again.load_state(torch.load(io.BytesIO(states[0]), weights_only=True))
@@ -390,7 +396,7 @@ def test_checkpoints_go_where_they_are_told_or_can(command, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize('path', ['x.json', 'x.pt', '.', 'pipe'])
-def test_an_output_that_is_no_place_for_a_matrix_is_refused(command, tmp_path, capsys, path):
+def test_an_output_that_cannot_hold_a_matrix_is_rejected(command, tmp_path, capsys, path):
     os.mkfifo(tmp_path / 'pipe')
     assert run.cli(command('sgd', path)) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -402,12 +408,12 @@ def test_an_output_that_is_no_place_for_a_matrix_is_refused(command, tmp_path, c
      'from torch.nn.functional import multi_margin_loss as cross_entropy', 'lfl'),
     ('approaches/base.py', 'import torch.nn.functional as F', 'import mylosses as F', 'not'),
     ('approaches/hat.py', 'from hat import capacity', 'from hat import regularizers as capacity', 'hat'),
-    ('results.py', 'accuracy[t, : t + 1] = row', 'accuracy[t, : t + 1] = 1', 'not'),
-    ('run.py', 'device = choose_device(args.device)', 'device = choose_device("cpu")', 'not'),
+    ('core/metrics.py', 'accuracy[t, : t + 1] = row', 'accuracy[t, : t + 1] = 1', 'not'),
+    ('run.py', 'device = setup_device(args.device)', 'device = setup_device("cpu")', 'not'),
     ('approaches/fisher.py', 'in_dims=(None, 0, 0)', 'in_dims=(0, None, 0)', 'ewc imm-mean imm-mode'),
 ])  # fmt: skip
-def test_what_a_name_stands_for_counts(monkeypatch, path, old, new, hit):
-    test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, path, old, new, hit)
+def test_what_a_name_refers_to_counts(monkeypatch, fingerprints, path, old, new, hit):
+    test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, fingerprints, path, old, new, hit)
 
 
 def test_relative_imports_and_new_folders_are_followed(monkeypatch):
@@ -417,35 +423,34 @@ def test_relative_imports_and_new_folders_are_followed(monkeypatch):
     assert identity.code('ewc', 'mixture') == before
     edit(monkeypatch, 'approaches/fisher.py', '(g**2)', '(g**4)')
     assert identity.code('ewc', 'mixture') != before
-    monkeypatch.setitem(identity.TEXTS, src / 'losses' / 'mine.py', b'SCALE = 1')
+    monkeypatch.setitem(identity.SOURCES, src / 'losses' / 'mine.py', b'SCALE = 1')
     edit(monkeypatch, 'approaches/ewc.py', 'from .fisher', 'from losses.mine import SCALE\nfrom .fisher')
     before = identity.code('ewc', 'mixture')
     edit(monkeypatch, 'losses/mine.py', 'SCALE = 1', 'SCALE = 2')
     assert identity.code('ewc', 'mixture') != before
 
 
-def test_a_width_of_1_is_that_of_the_paper(command, capsys):
+def test_a_width_of_1_is_that_of_the_paper(command, trains):
     assert run.cli(command('random', 'out.txt', '--width', '1')) == 0
     arguments = command('random')
     at = arguments.index('--width')
-    assert run.cli([*arguments[:at], *arguments[at + 2 :]]) == 0
-    assert 'already finished (--fresh' in capsys.readouterr().out
+    assert not trains([*arguments[:at], *arguments[at + 2 :]])
 
 
-def test_a_lock_is_the_outputs_wherever_checkpoints_go(command, tmp_path):
+def test_the_lock_is_beside_the_output_wherever_checkpoints_are(command, tmp_path):
     with Checkpoint(results.Output(tmp_path / 'out.txt'), tmp_path / 'a').lock():
         assert run.cli(command('sgd', 'out.txt', '--tmp', str(tmp_path / 'b'))) == 75
 
 
 @pytest.mark.parametrize('damage', [{'accuracy': [[0.5]]}, {'times': 3}, {'tasks': []}, {'accuracy': 'none'}])
-def test_a_damaged_record_is_no_finished_run(command, tmp_path, damage):
+def test_a_run_with_a_damaged_record_is_not_finished(command, tmp_path, damage):
     assert run.cli(command('sgd')) == 0
     (tmp_path / 'out.json').write_text(json.dumps(record(tmp_path / 'out.json') | damage))
     assert run.cli(command('sgd')) == 0
     assert (tmp_path / 'out.old-1.json').exists() and record(tmp_path / 'out.json')['times']['total'] > 0
 
 
-def test_values_that_are_large_are_no_damage(command, tmp_path):
+def test_large_values_are_valid(command):
     assert run.cli(command('sgd', 'out.txt', '--lr', '1e305')) == 0
     assert run.cli(command('hat', 'b.txt', '--parameter', 'c=1e300')) == 2
 
@@ -456,9 +461,9 @@ def test_closed_layers_are_in_the_record(command, tmp_path):
     assert len(closed) == 2 and 'blocks.0.0' in closed[0]
 
 
-def test_a_place_that_is_no_file_is_not_replaced(tmp_path):
+def test_a_path_that_is_not_a_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / 'pipe')
-    with pytest.raises(UserError, match='no file'), files.atomic(tmp_path / 'pipe'):
+    with pytest.raises(UserError, match='not a file'), files.atomic(tmp_path / 'pipe'):
         pass
     (tmp_path / 'target').write_text('old')
     (tmp_path / 'link').symlink_to(tmp_path / 'target')

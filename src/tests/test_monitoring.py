@@ -1,4 +1,4 @@
-"""What a run of HAT tells of itself: capacity, reuse, and the record of each epoch (section 4.4)."""
+"""The metrics that a run of HAT records: capacity, reuse, and the log of each epoch (section 4.4)."""
 
 import itertools
 import json
@@ -19,11 +19,11 @@ SMALL = ['--approach', 'hat', '--experiment', 'mixture', '--tasks', 'mnist,cifar
 
 @pytest.fixture
 def net():
-    return GatedAlexNet((3, 32, 32), [4, 4], 0.05)
+    return GatedAlexNet((3, 32, 32), [4, 4], 0.03)
 
 
 def masks(net, seed):
-    """Attention of all kinds: on, off, just above and just below 1/2."""
+    """Attention values: on, off, just above and just below 1/2."""
     values = torch.tensor([0, 1e-3, 0.49, 0.51, 0.9, 1])
     generator = torch.Generator().manual_seed(seed)
     return [values[torch.randint(len(values), (n,), generator=generator)] for n in net.units]
@@ -53,20 +53,20 @@ def test_capacity_and_reuse_equal_a_loop_over_the_weights(net):
     assert usage['reuse'] == expected
 
 
-def test_what_is_protected_is_what_equation_2_says(net):
-    """Capacity counts the weights whose gradient Eq. 2 takes away, if masks are hard."""
+def test_capacity_counts_the_weights_that_equation_2_protects(net):
+    """With hard masks."""
     net.hidden.hard = True
     net.hidden.end_task(0)
     active = hat.capacity.active(net.hidden.masks(0))
     protected = [0] * len(active)
     for name, part in net.hidden.protected().items():
         protected[int(name.split('.')[1])] += int(part.sum())
-    assert protected[0] == int(active[0].sum()) * (3 * 16 + 1)  # reads the images: protected by its own mask alone
+    assert protected[0] == int(active[0].sum()) * (3 * 16 + 1)  # its inputs are images: protected by its own mask only
     assert hat.capacity.count_weights(net.hidden, active) == protected
 
 
 @pytest.mark.parametrize('batch_size, s', [(64, [50, 50]), (17, [0.02, 50])], ids=['one batch', 'three batches'])
-def test_the_record_holds_each_epoch_and_the_whole(small_data, tmp_path, batch_size, s):
+def test_the_record_holds_metrics_of_each_epoch_and_of_the_run(small_data, tmp_path, batch_size, s):
     out, more = tmp_path / 'out.txt', ['--parameter', 'c=2,smax=50', '--batch-size', str(batch_size)]
     assert run.cli([*SMALL, '--data', str(small_data), '--output', str(out), *more]) == 0
     record = json.loads(out.with_suffix('.json').read_text())
@@ -86,7 +86,7 @@ def test_the_record_holds_each_epoch_and_the_whole(small_data, tmp_path, batch_s
     assert sum(monitor['weights']) + heads_and_embeddings == record['n_parameters']
 
 
-def test_what_a_task_reaches_before_it_is_learned_is_recorded(small_data, tmp_path):
+def test_the_accuracy_of_a_task_before_it_is_learned_is_recorded(small_data, tmp_path):
     """R[i - 1, i] and b[i] of forward transfer."""
     out, device = tmp_path / 'out.txt', torch.device('cpu')
     command = [*SMALL, '--data', str(small_data), '--output', str(out), '--approach', 'sgd']
@@ -102,7 +102,7 @@ def test_what_a_task_reaches_before_it_is_learned_is_recorded(small_data, tmp_pa
 
 
 def test_tensorboard_gets_the_same_numbers_once_each(small_data, tmp_path, monkeypatch):
-    """Also of a run that was stopped and went on."""
+    """Also for a run that was interrupted and resumed."""
     pytest.importorskip('tensorboard', reason='TensorBoard is not installed')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -139,7 +139,7 @@ def test_tensorboard_gets_the_same_numbers_once_each(small_data, tmp_path, monke
     assert [s.step for s in tests] == [5, 8]
     assert [s.value for s in tests] == pytest.approx([row[1] for row in record['accuracy'][1:]])
     tags = set(written.Tags()['scalars']) - {'seconds'}  # which are elsewhere in the record
-    assert run.cli(command) == 0  # done before
+    assert run.cli(command) == 0  # finished already
     (folder,) = (tmp_path / 'tmp' / 'tensorboard').iterdir()
     assert set(EventAccumulator(str(folder)).Reload().Tags()['scalars']) == tags
 

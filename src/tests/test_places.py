@@ -1,4 +1,4 @@
-"""Where people work: other systems, terminals, paths and pipes; arguments beyond all bounds; a machine that is full."""
+"""Robustness: other systems, terminals, paths and pipes; arguments out of bounds; a machine without memory or cores."""
 
 import ast
 import contextlib
@@ -28,7 +28,7 @@ import run
 import run_multi
 from approaches import APPROACHES, steps
 from batches import local
-from batches.progress import Board
+from batches.progress import ProgressDisplay
 from benchmarks import workers
 from core import device, files, results
 from core.errors import Busy, UserError, exit_code
@@ -78,7 +78,7 @@ def one(small_data):
 
 
 def python(*command, **more):
-    """A Python process, ended: its code, and what it printed, as bytes."""
+    """A finished Python process: its exit code and its output, as bytes."""
     environment = os.environ | {'OMP_NUM_THREADS': '1'} | more.pop('env', {})
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, **more)
 
@@ -86,34 +86,37 @@ def python(*command, **more):
 # Systems
 
 
-def test_a_batch_in_a_system_without_what_only_some_have(arguments, tmp_path):  # noqa: F811
-    """No fork server, affinity, load, uname, fcntl, signal masks, quota; every run is started anew."""
+@pytest.mark.slow
+def test_a_batch_on_a_system_without_optional_features(arguments, tmp_path):  # noqa: F811
+    """No fork server, affinity, load, uname, fcntl, signal masks, quota; every run starts a new interpreter."""
     script = tmp_path / 'absent.py'
     script.write_text(ABSENT.format(src=str(SRC), no='pthread_sigmask'))
     command = arguments('sgd', '0,1', '--tasks', 'mnist')
     done = python(script, *command)
     assert (done.returncode, done.stderr) == (0, b''), done
-    assert b'2 runs: 2 done, 0 failed' in done.stdout
-    assert b'2 of 2 runs are done before' in python(script, *command).stdout
+    assert b'2 runs: 2 finished, 0 failed' in done.stdout
+    assert b'2 of 2 runs already finished' in python(script, *command).stdout
     assert not left_behind(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_runs_that_are_started_anew_are_stopped_too(arguments, tmp_path, number):  # noqa: F811
+def test_runs_in_new_interpreters_are_interrupted_too(arguments, tmp_path, number):  # noqa: F811
     script = tmp_path / 'spawn.py'
     script.write_text(ABSENT.format(src=str(SRC), no=''))
-    mine = arguments('sgd', '0', '--nepochs', '1000', '--batch-size', '2', '--tasks', 'mnist,cifar10')
-    process = subprocess.Popen([sys.executable, script, *mine], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = arguments('sgd', '0', '--nepochs', '1000', '--batch-size', '2', '--tasks', 'mnist,cifar10')
+    process = subprocess.Popen([sys.executable, script, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while not set(children(process.pid)) & set(processes('--multiprocessing-fork')):  # it imports
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == 130 and b'Traceback' not in said
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130 and b'Traceback' not in output
     assert 'Traceback' not in (tmp_path / 'mixture_sgd_0.log').read_text()
     Checkpoint(results.Output(tmp_path / 'mixture_sgd_0.txt')).remove()
 
 
+@pytest.mark.slow
 def test_a_batch_where_the_folder_for_temporary_files_has_a_long_name(arguments, tmp_path):  # noqa: F811
     folder = tmp_path / ('t' * max(1, 111 - len(str(tmp_path))))
     folder.mkdir()
@@ -122,12 +125,12 @@ def test_a_batch_where_the_folder_for_temporary_files_has_a_long_name(arguments,
     assert not list(folder.iterdir())
 
 
-def test_without_a_place_for_its_socket_there_is_no_fork_server(monkeypatch):
-    monkeypatch.setattr(local, 'SOCKET', 0)
-    assert local.context().get_start_method() == 'spawn'
+def test_without_a_folder_for_its_socket_there_is_no_fork_server(monkeypatch):
+    monkeypatch.setattr(local, 'MAX_SOCKET_FOLDER', 0)
+    assert local.process_context().get_start_method() == 'spawn'
 
 
-def test_cores_load_and_memory_are_what_the_system_says_or_nothing(monkeypatch, tmp_path):
+def test_cores_load_and_memory_are_those_that_the_system_reports_or_none(monkeypatch, tmp_path):
     assert device.cores() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, 'sched_getaffinity')
     assert device.cores() == os.cpu_count()
@@ -135,7 +138,7 @@ def test_cores_load_and_memory_are_what_the_system_says_or_nothing(monkeypatch, 
     assert device.crowded(torch.device('cpu')) == '' or torch.get_num_threads() > os.cpu_count()
     for error in OSError, TypeError:
         monkeypatch.setattr(ctypes, 'CDLL', lambda name, error=error: (_ for _ in ()).throw(error()))
-        device.keep_memory()
+        device.keep_freed_memory()
     assert workers.process_peak() > 1e7
     monkeypatch.setattr(workers, 'PROC', tmp_path / 'status')
     assert workers.process_peak() > 1e7
@@ -143,7 +146,7 @@ def test_cores_load_and_memory_are_what_the_system_says_or_nothing(monkeypatch, 
     assert workers.process_peak() is None
 
 
-def test_versions_are_of_what_is_installed(monkeypatch):
+def test_versions_are_those_of_installed_packages(monkeypatch):
     def absent(name):
         raise device.metadata.PackageNotFoundError(name)
 
@@ -153,8 +156,8 @@ def test_versions_are_of_what_is_installed(monkeypatch):
 
 
 class Windows:
-    """Of files.py what is different there: an open file is locked as a range of bytes and cannot be removed; a folder
-    cannot be opened; only a file that is open for writing can be brought to the disk."""
+    """How Windows differs for files.py: an open file is locked as a range of bytes and cannot be removed; a folder
+    cannot be opened; only a file that is open for writing can be synced."""
 
     LK_NBLCK = 2
 
@@ -211,14 +214,14 @@ def test_files_are_whole_and_locks_hold(system, monkeypatch, tmp_path):
 # mps: float32 only
 
 
-def test_mps_is_a_device_where_it_is_asked_for_and_there(monkeypatch):
+def test_mps_is_used_only_if_asked_for_and_available(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
-    with pytest.raises(UserError, match='mps asked for, and it is not there'):
-        device.choose_device('mps')
+    with pytest.raises(UserError, match='mps is not available'):
+        device.parse_device('mps')
     monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
-    assert device.choose_device('mps') == torch.device('mps')
+    assert device.parse_device('mps') == torch.device('mps')
     assert device.describe(torch.device('mps')).startswith('mps (')
-    assert device.choose_device('auto').type in ('cpu', 'cuda')
+    assert device.parse_device('auto').type in ('cpu', 'cuda')
     assert task.LAYOUT.keys() == task.EVAL_BATCH.keys() == steps.EXACT.keys() == {'cpu', 'cuda', 'mps'}
 
 
@@ -231,7 +234,7 @@ class NoFloat64(TorchDispatchMode):
 
 @pytest.mark.parametrize('name', [name for name in APPROACHES if name not in ('joint', 'random')])
 def test_training_and_testing_do_without_float64(name, make_approach, monkeypatch):
-    """As on mps; two of the approaches have it, on the CPU. The log is that of float64, within rounding."""
+    """As on mps; two of the approaches use it on the CPU. The log is that of float64, within rounding."""
     settings = {'nepochs': 2, 'generations': 2} if name == 'pathnet' else {'nepochs': 2}
     expected = make_approach(name, **settings).learn(0)
     monkeypatch.setitem(steps.EXACT, 'cpu', torch.float32)
@@ -253,14 +256,16 @@ def test_training_and_testing_do_without_float64(name, make_approach, monkeypatc
     ('cp1252', b'-> \xb1 rho <= tau \xe9 \\xff\n'),
     ('utf-8', '→ ± ρ ≤ τ é \\xff\n'.encode()),
 ])  # fmt: skip
-def test_what_a_terminal_does_not_have_has_a_stand_in(encoding, expected):
-    code = ("import sys; from errors import exit_code\n"
+@pytest.mark.slow
+def test_characters_that_a_terminal_lacks_are_substituted(encoding, expected):
+    code = ("import sys; from core.errors import exit_code\n"
             "sys.exit(exit_code('x.py', lambda _: print('→ ± ρ ≤ τ é \\udcff'), None))")  # fmt: skip
     done = python('-c', code, cwd=SRC, env={'PYTHONIOENCODING': encoding, 'PYTHONPATH': str(SRC)})
     assert (done.returncode, done.stdout, done.stderr) == (0, expected, b'')
 
 
-def test_paths_that_are_no_text_work_from_end_to_end(small_data, one, tmp_path):
+@pytest.mark.slow
+def test_paths_that_are_not_utf_8_work_from_end_to_end(small_data, one, tmp_path):
     folder, data = (tmp_path / os.fsdecode(name) for name in (b'res\xff', b'dat\xfe'))
     data.symlink_to(small_data)
     hat = ['hat' if word == 'sgd' else str(data) if word == str(small_data) else word for word in one]
@@ -300,8 +305,9 @@ def test_an_error_and_a_warning_are_one_printable_line(one, capsys):
 # Pipes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('script', SCRIPTS)
-def test_a_reader_that_goes_ends_a_script_quietly(script):
+def test_a_closed_pipe_ends_a_command_quietly(script):
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, SRC / f'{script}.py', '--help']
@@ -311,7 +317,7 @@ def test_a_reader_that_goes_ends_a_script_quietly(script):
     assert (done.returncode, done.stderr) == (141, b'')
 
 
-def test_a_pipe_that_breaks_elsewhere_is_no_quiet_end(capfd):
+def test_another_broken_pipe_is_an_error(capfd):
     def main(argv):
         raise BrokenPipeError
 
@@ -319,15 +325,16 @@ def test_a_pipe_that_breaks_elsewhere_is_no_quiet_end(capfd):
         exit_code('x.py', main, None)
 
 
-def test_a_batch_whose_reader_goes_ends_its_runs(arguments, tmp_path):  # noqa: F811
-    """A short one's end cannot be said; then the long one is ended, and goes on another time."""
+@pytest.mark.slow
+def test_a_closed_pipe_ends_the_runs_of_a_batch(arguments, tmp_path):  # noqa: F811
+    """When the end of a short run cannot be printed, the long one is interrupted; it can be resumed."""
     command = arguments('sgd,random', '0,1', '--nepochs', '1000', '--batch-size', '2')
     process = subprocess.Popen([sys.executable, SRC / 'run_multi.py', *command], stdout=-1, stderr=-1)
     assert b'runs at a time: 2, on cpu' in process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b'' and process.wait() == 141
     assert not processes(str(tmp_path))
-    assert (tmp_path / 'mixture_sgd_0.log').read_text().endswith('goes on from here\n')
+    assert 'run.py: interrupted' in (tmp_path / 'mixture_sgd_0.log').read_text().splitlines()[-1]
     Checkpoint(results.Output(tmp_path / 'mixture_sgd_0.txt')).remove()
 
 
@@ -343,8 +350,8 @@ BOUNDS = [
     ('run', [*ONE, '--nepochs', '9' * 100], f'--nepochs: {"9" * 40}... is not a number of at most 1000000'),
     ('run', [*ONE, '--nepochs', '9' * 5000], 'is not a whole number'),
     ('run', [*ONE, '--threads', '1025'], '--threads: 1025 is not a number of at most 1024'),
-    ('run', [*ONE, '--tasks', ''], "--tasks: '': a name is empty"),
-    ('run', [*ONE, '--tasks', 'digits,'], "--tasks: 'digits,': a name is empty"),
+    ('run', [*ONE, '--tasks', ''], "--tasks: '': empty name"),
+    ('run', [*ONE, '--tasks', 'digits,'], "--tasks: 'digits,': empty name"),
     ('run_multi', [*BATCH, '--seeds', '0-4294967295'], '--seeds: 0-4294967295 are more than 1000 seeds'),
     ('run_multi', [*BATCH, '--seeds', '0-999,5,1000'], '--seeds: 0-999,5,1000 are more than 1000 seeds'),
     ('run_multi', [*BATCH, '--nruns', '1001'], '--nruns: 1001 is not a number of at most 1000'),
@@ -354,12 +361,12 @@ BOUNDS = [
     ('benchmark', ['--rounds', '1001'], '--rounds: 1001 is not a number of at most 1000'),
     ('benchmark', ['scaling', '--processes', '1,2000'], '--processes: 2000 is not a number of at most 1024'),
     ('benchmark', ['zoo', '--size', '1001'], '--size: 1001 is not a number of at most 1000'),
-    ('prune', ['x.json', '--tasks', ''], "--tasks: '': a name is empty"),
+    ('prune', ['x.json', '--tasks', ''], "--tasks: '': empty name"),
 ]
 
 
 @pytest.mark.parametrize('script, argv, message', BOUNDS, ids=[f'{s} {a[-2]} {a[-1][:12]}' for s, a, _ in BOUNDS])
-def test_what_is_beyond_all_bounds_is_one_line(script, argv, message, capsys):
+def test_an_argument_out_of_bounds_is_one_line(script, argv, message, capsys):
     assert exit_code(f'{script}.py', importlib.import_module(script).main, argv) == 2
     out, err = capsys.readouterr()
     assert (out, err.count('\n')) == ('', 1) and message in err and len(err) < 200
@@ -378,7 +385,8 @@ def test_help_is_all_that_help_does_and_an_unknown_argument_is_one_line(script, 
     assert out == '' and err == f'{script}.py: error: unrecognized arguments: --speed=9 (--help lists all arguments)\n'
 
 
-def test_the_shell_script_has_help_and_says_in_one_line_what_is_wrong(tmp_path):
+@pytest.mark.slow
+def test_the_shell_script_has_help_and_one_line_errors(tmp_path):
     def call(*words):
         environment = os.environ | {'PYTHON': sys.executable}
         return subprocess.run([SRC / 'run_compression.sh', *words], env=environment, capture_output=True, text=True)
@@ -403,15 +411,14 @@ NO_MEMORY = {
 
 
 @pytest.mark.parametrize('who', NO_MEMORY)
-def test_without_memory_one_line_says_what_to_lower(who, one, tmp_path, monkeypatch, capsys):
+def test_out_of_memory_is_one_line_with_advice(who, one, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, 'build', lambda *args: next(NO_MEMORY[who]()) if who in ('CUDA', '') else NO_MEMORY[who]())
     assert run.cli([*one, '--output', str(tmp_path / 'a.txt')]) == 1
-    assert capsys.readouterr().err == (
-        'run.py: error: out of memory; lower --batch-size, --width or, of a batch of runs, --nproc\n'
-    )
+    err = capsys.readouterr().err
+    assert err.startswith('run.py: error: out of memory; ') and '--batch-size' in err and err.count('\n') == 1
 
 
-def test_any_other_error_is_shown_whole():
+def test_any_other_error_keeps_its_traceback():
     with pytest.raises(RuntimeError, match='shape'):
         exit_code('x.py', lambda argv: torch.ones(2).view(3), None)
 
@@ -426,7 +433,7 @@ MISSING = {
 
 
 @pytest.mark.parametrize('package', MISSING)
-def test_a_missing_package_is_said_before_anything_is_done(package, monkeypatch, capsys):
+def test_a_missing_package_is_reported_before_anything_is_loaded(package, monkeypatch, capsys):
     def load(*args):
         raise AssertionError
 
@@ -441,7 +448,8 @@ def test_a_missing_package_is_said_before_anything_is_done(package, monkeypatch,
 # Batches
 
 
-def test_a_folder_for_results_is_made_but_not_for_a_dry_run(arguments, tmp_path):  # noqa: F811
+@pytest.mark.slow
+def test_the_folder_of_the_results_is_made_but_not_for_a_dry_run(arguments, tmp_path):  # noqa: F811
     command = arguments('random', '0')
     command[command.index('--res') + 1] = str(tmp_path / 'new' / 'res')
     assert exit_code('run_multi.py', run_multi.main, ['--dry-run', *command]) == 0
@@ -450,39 +458,41 @@ def test_a_folder_for_results_is_made_but_not_for_a_dry_run(arguments, tmp_path)
     assert (tmp_path / 'new' / 'res' / 'mixture_random_0.json').exists()
 
 
-def test_fresh_does_all_again_and_a_run_that_is_killed_goes_on(arguments, tmp_path):  # noqa: F811
-    mine = arguments('sgd', '0', '--nepochs', '40', '--batch-size', '2')
-    assert exit_code('run_multi.py', run_multi.main, mine) == 0
+@pytest.mark.slow
+def test_fresh_repeats_all_runs_and_a_killed_one_resumes(arguments, tmp_path):  # noqa: F811
+    command = arguments('sgd', '0', '--nepochs', '40', '--batch-size', '2')
+    assert exit_code('run_multi.py', run_multi.main, command) == 0
     first = (tmp_path / 'mixture_sgd_0.json').read_text()
     (tmp_path / 'mixture_sgd_0.log').unlink()
-    process = shell(['--fresh', *mine])
+    process = shell(['--fresh', *command])
     while not Checkpoint(results.Output(tmp_path / 'mixture_sgd_0.txt')).path.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     for server in children(process.pid):
         for pid in children(server):
             os.kill(pid, signal.SIGKILL)
-    said = process.communicate()[0]
-    assert process.returncode == 0, said
+    output = process.communicate()[0]
+    assert process.returncode == 0, output
     log = (tmp_path / 'mixture_sgd_0.log').read_text()
-    assert log.count('resuming from') == 1 and '--fresh' not in log.split('\n')[0]
+    assert log.count('.checkpoint') == 1 and '--fresh' not in log.split('\n')[0]
     assert (tmp_path / 'mixture_sgd_0.old-1.json').read_text() == first
-    now = json.loads((tmp_path / 'mixture_sgd_0.json').read_text())
-    assert now['accuracy'] == json.loads(first)['accuracy'] and now['times'] != json.loads(first)['times']
-    assert exit_code('run_multi.py', run_multi.main, mine) == 0
+    second = json.loads((tmp_path / 'mixture_sgd_0.json').read_text())
+    assert second['accuracy'] == json.loads(first)['accuracy'] and second['times'] != json.loads(first)['times']
+    assert exit_code('run_multi.py', run_multi.main, command) == 0
     assert len(list(tmp_path.glob('*.json'))) == 2
 
 
-def test_what_another_batch_has_done_takes_no_time_here(capsys):
-    board, r = Board(2, 0), types.SimpleNamespace(name='a', log=Path('a.log'))
-    board.end(r, 0)
+def test_runs_of_another_batch_are_counted_without_a_time(capsys):
+    display, r = ProgressDisplay(2, 0), types.SimpleNamespace(name='a', log=Path('a.log'))
+    display.finish(r, 0)
     r.name = 'b'
-    board.begin(r)
-    board.end(r, 0)
+    display.start(r)
+    display.finish(r, 0)
     out = capsys.readouterr().out.splitlines()
-    assert out == ['1/2 a done by another batch', '2/2 b done, 0.0 s']
+    assert out == ['1/2 a finished by another batch', '2/2 b finished, 0.0 s']
 
 
+@pytest.mark.slow
 def test_a_run_has_the_threads_it_is_given(one, arguments, tmp_path, monkeypatch, capsys):  # noqa: F811
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     before = torch.get_num_threads()
@@ -490,7 +500,7 @@ def test_a_run_has_the_threads_it_is_given(one, arguments, tmp_path, monkeypatch
         assert run.cli([*one, '--output', str(tmp_path / 'a.txt'), '--threads', '3']) == 0
         assert torch.get_num_threads() == 3
         monkeypatch.setenv('OMP_NUM_THREADS', '1')
-        assert run.cli([*one, '--output', str(tmp_path / 'a.txt'), '--threads', '2']) == 0  # the same run: done before
+        assert run.cli([*one, '--output', str(tmp_path / 'a.txt'), '--threads', '2']) == 0  # the same run: finished
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -508,7 +518,7 @@ def test_a_run_has_the_threads_it_is_given(one, arguments, tmp_path, monkeypatch
     assert ' --threads 3 --device cpu\n' in (tmp_path / 'mixture_random_1.log').read_text()
 
 
-def test_a_busy_machine_is_said(monkeypatch, one, tmp_path, capsys):
+def test_a_busy_machine_is_reported(monkeypatch, one, tmp_path, capsys):
     monkeypatch.setattr(device, 'cores', lambda: 4)
     monkeypatch.setattr(torch, 'get_num_threads', lambda: 2)
     cpu = torch.device('cpu')
@@ -524,7 +534,7 @@ def test_a_busy_machine_is_said(monkeypatch, one, tmp_path, capsys):
 # The source
 
 
-def test_whatever_is_read_or_written_as_text_names_its_encoding():
+def test_every_text_file_is_opened_with_an_encoding():
     wrong = []
     for path in [p for p in SRC.rglob('*.py') if 'tests' not in p.parts]:
         for call in (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call)):

@@ -1,4 +1,4 @@
-"""Every table of results in a page is what the files in .results/ give."""
+"""Every table of results in a page is made from the files in .results/."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from runs import identity
 
 ABOUT = {'experiment': 'mixture', 'title': 'mixture', 'what': 'Two sets.', 'differs': 'all', 'machine': 'a machine',
          'command': 'python src/run_multi.py'}  # fmt: skip
-FIGURES = [reproduction.Figure('rho', 2, {'hat': (-0.02, 0.03), 'sgd': (-0.2, 0.08)})]
+METRICS = [reproduction.Metric('rho', 2, {'hat': (-0.02, 0.03), 'sgd': (-0.2, 0.08)})]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
     runs('ewc', 0, JOINT, name='mixture_ewc_0.old-1')
     monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
     monkeypatch.setattr(reproduction, 'PAGES', [tmp_path / 'page.md'])
-    monkeypatch.setattr(reproduction, 'PAPER', {'mixture': FIGURES})
+    monkeypatch.setattr(reproduction, 'PAPER', {'mixture': METRICS})
     small, summary = '<!-- reproduction: small -->\n', '<!-- reproduction: summary -->\nold\n'
     (tmp_path / 'page.md').write_text(f'Before.\n\n{small}<!-- end -->\n\n{summary}<!-- end -->\n\nAfter.\n')
     (tmp_path / 'results' / 'small').mkdir(parents=True)
@@ -47,7 +47,7 @@ def test_the_pages_here_are_what_the_files_give(capsys):
     assert size < 6_000_000
 
 
-def test_runs_are_taken_in_and_tables_made_of_them(folder, capsys):
+def test_runs_are_added_and_tables_made_from_them(folder, capsys):
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', '0123456789abcdef') == 0
     assert capsys.readouterr().out.endswith('page.md\n')
     page = (folder / 'page.md').read_text()
@@ -67,10 +67,10 @@ def test_runs_are_taken_in_and_tables_made_of_them(folder, capsys):
     assert reproduce() == 0 and (folder / 'page.md').read_text() == page
 
 
-def test_a_table_of_nothing_is_one_line(folder, capsys):
+def test_a_table_without_results_is_one_line(folder, capsys):
     (folder / 'page.md').write_text('<!-- reproduction: other -->\n<!-- end -->\n')
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 2
-    assert 'page.md: there are no results of other' in capsys.readouterr().err
+    assert 'page.md: .results/ has no results of other' in capsys.readouterr().err
     assert reproduce('--add', folder / 'runs') == 2
 
 

@@ -61,12 +61,12 @@ def test_the_matrix_and_the_record_say_what_was_done(start, small_data, capsys):
 
 
 def test_average_forgetting_is_the_mean_drop_since_a_task_was_learned():
-    from core import results
+    from core import metrics
 
     accuracy = np.array([[0.9, 0, 0], [0.7, 0.8, 0], [0.6, 0.9, 0.5]])
-    assert results.average_forgetting(accuracy) == pytest.approx((0.3 - 0.1) / 2)
-    assert results.average_accuracies(accuracy)[-1] == pytest.approx(2 / 3)
-    assert results.average_forgetting(accuracy[:1, :1]) == 0
+    assert metrics.average_forgetting(accuracy) == pytest.approx((0.3 - 0.1) / 2)
+    assert metrics.average_accuracies(accuracy)[-1] == pytest.approx(2 / 3)
+    assert metrics.average_forgetting(accuracy[:1, :1]) == 0
 
 
 def test_a_finished_result_of_other_arguments_is_kept(start, tmp_path):

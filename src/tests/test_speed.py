@@ -1,5 +1,4 @@
-"""Speed changes no result: the fast way against the loop that takes no shortcut, step by step; and what a CUDA graph
-asks of a training step."""
+"""Speed changes no result: training steps against those of the eager loop, and what a CUDA graph requires of a step."""
 
 import contextlib
 import json
@@ -21,7 +20,7 @@ from approaches import APPROACHES
 from approaches.base import Protocol
 from approaches.steps import Graph, Steps
 from benchmarks import eager_loop, scaling, speed, workers
-from core.device import choose_device
+from core.device import setup_device
 from core.errors import UserError, exit_code
 from dataloaders import mixture, task
 from networks.dropout import Activation, Dropout
@@ -52,19 +51,19 @@ def in_float64(task):
 
 @pytest.fixture
 def pair(small_data):
-    """pair('hat', ...): the approach, ready for its second task, and the loop without shortcuts at the same place."""
+    """pair('hat', ...): the approach, ready for its second task, and an eager trainer in the same state."""
 
     def make(name, dtype=torch.float64, device='cpu', width=0.05, **settings):
         both = []
-        for ordinary in False, True:
+        for eager in False, True:
             approach = APPROACHES[name]
             data = mixture.read(('mnist', 'svhn'), small_data, 0)
             data = [task.make(d, mixture.SHAPE, 0).to(device) for d in data]
             data = [in_float64(d) for d in data] if dtype == torch.float64 else data
             net = networks.build(mixture.FAMILY, approach.variant, mixture.SHAPE, [10, 10], width, 0).to(device, dtype)
             without_dropout(net)
-            if ordinary:
-                eager_loop.make_ordinary(net)
+            if eager:
+                eager_loop.use_stock_layers(net)
             values = {k: p.default for k, p in approach.parameters.items()} | settings
             approach = approach(net, data, Protocol(batch_size=BATCH), **values)
             approach.before_task(0)
@@ -75,13 +74,13 @@ def pair(small_data):
             approach.after_task(0)
             approach.before_task(1)
             both.append(approach)
-        return both[0], eager_loop.LOOPS.get(name, eager_loop.Loop)(both[1], 1)
+        return both[0], eager_loop.eager_trainer(both[1], name, 1)
 
     return make
 
 
 def of(approach):
-    """The weights that a step may change, by the names that they have in the loop."""
+    """The weights that a step may change, by their names in the eager trainer."""
     net = approach.net
     if not hasattr(net, 'hidden'):
         return dict(net.named_parameters())
@@ -97,48 +96,47 @@ CASES += [('hat', {'gradient': 'exact'}, 1e-10), ('hat', {'gradient': 'released'
 
 
 @pytest.mark.parametrize('name, settings, tolerance', CASES)
-def test_fifty_fast_steps_end_where_those_without_shortcuts_do(pair, name, settings, tolerance):
-    approach, loop = pair(name, **settings)
+def test_fifty_steps_end_where_eager_ones_do(pair, name, settings, tolerance):
+    approach, trainer = pair(name, **settings)
     approach.net.train()
-    loop.net.train()
+    trainer.net.train()
     n, steps, before = approach.n_train(1), Steps(approach, 1), {k: p.detach().clone() for k, p in of(approach).items()}
     for epoch in range(STEPS * BATCH // n):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
         batches = order.split(BATCH)
-        losses = [loop.step(index, b / (len(batches) - 1)) for b, index in enumerate(batches)]
-        assert steps.epoch(order, loop.protocol.lr, '') == pytest.approx(sum(losses) / len(losses), rel=tolerance)
-    slow = dict(loop.net.named_parameters())
+        losses = [trainer.step(index, b / (len(batches) - 1)) for b, index in enumerate(batches)]
+        assert steps.epoch(order, trainer.protocol.lr, '') == pytest.approx(sum(losses) / len(losses), rel=tolerance)
+    expected = dict(trainer.net.named_parameters())
     for k, p in of(approach).items():
-        torch.testing.assert_close(p, slow[k], rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(p, expected[k], rtol=tolerance, atol=tolerance)
     assert sum(not same(p, before[k]) for k, p in of(approach).items()) >= 2
-    fast, slow = approach.evaluate(1, approach.tasks[1].valid), loop.evaluate('valid')
-    assert fast == pytest.approx(slow, rel=tolerance)
+    assert approach.evaluate(1, approach.tasks[1].valid) == pytest.approx(trainer.evaluate('valid'), rel=tolerance)
 
 
 def test_a_large_fully_connected_layer_computes_the_same_in_training():
-    """By oneDNN, in float32 alone: the steps above are in float64. Its FLOPs are counted."""
+    """oneDNN is used in float32 only, the steps above are in float64. Its FLOPs are counted."""
     torch.manual_seed(0)
     fast, plain = Linear(1100, 1000), torch.nn.Linear(1100, 1000)
     plain.load_state_dict(fast.state_dict())
     x, slopes = torch.randn(17, 1100), torch.randn(17, 1000)
-    found, flops = [], []
+    results, flops = [], []
     for layer in fast, plain:
         with FlopCounterMode(display=False, custom_mapping=workers.ONEDNN) as counter:
             images = x.clone().requires_grad_()
             y = layer(images)
             y.backward(slopes)
-        found.append([y, images.grad, layer.weight.grad, layer.bias.grad])
+        results.append([y, images.grad, layer.weight.grad, layer.bias.grad])
         flops.append(counter.get_flop_counts()['Global'])
     assert (torch.ops.aten.mkldnn_linear in flops[0]) == torch.backends.mkldnn.is_available()
     assert [sum(counts.values()) for counts in flops] == [3 * 2 * 17 * 1100 * 1000] * 2
-    for a, b in zip(*found, strict=True):
+    for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
     assert same(fast.eval()(x), plain(x))
 
 
 class Tape(TorchDispatchMode):
-    """What stands for torch.cuda.CUDAGraph where there is no GPU: it notes the operations of a step, with the very
-    tensors, undoes the step, and replays it. As there, what Python decided is not decided again."""
+    """In place of torch.cuda.CUDAGraph, without a GPU: records the operations of a step with their tensors, undoes the
+    step, and replays it. As in a CUDA graph, Python code does not run again."""
 
     def __init__(self):
         super().__init__()
@@ -149,7 +147,7 @@ class Tape(TorchDispatchMode):
         name = func._overloadpacket.__name__
         assert name not in ('_local_scalar_dense', 'nonzero', 'masked_select', 'unique', 'equal'), f'{name} waits'
         masks = [x for x in tree_leaves(args[1:]) if isinstance(x, torch.Tensor) and x.dtype == torch.bool]
-        assert name != 'index' or not masks, 'a shape hangs on values'
+        assert name != 'index' or not masks, 'a shape depends on values'
         if func._schema.is_mutable:
             self.before += [(x, x.clone()) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         outputs = func(*args, **kwargs)
@@ -172,7 +170,7 @@ class Tape(TorchDispatchMode):
 
 @pytest.fixture
 def taped(monkeypatch):
-    """torch.cuda, as far as Graph uses it, with a Tape for a graph; and layers as they are on a GPU."""
+    """torch.cuda, as far as Graph uses it, with a Tape as the graph; layers as on a GPU."""
     monkeypatch.setattr(Linear, 'forward', torch.nn.Linear.forward)
     stream = SimpleNamespace(wait_stream=lambda other: None)
     monkeypatch.setattr(torch.cuda, 'Stream', lambda: stream)
@@ -201,7 +199,7 @@ def test_a_captured_step_replays_to_the_same_bits(pair, taped, name):
     assert same(ends[0][1], ends[1][1])
 
 
-def test_a_step_that_waits_for_a_value_is_found_out(taped):
+def test_a_step_that_waits_for_a_value_is_detected(taped):
     total = torch.zeros(())
     step = Graph(lambda: total.add_(total.item()))
     with pytest.raises(AssertionError, match='waits'):
@@ -233,7 +231,7 @@ def test_a_schedule_of_tensors_is_that_of_numbers():
 def test_a_graph_ends_where_eager_steps_do_on_a_gpu(pair, name):
     ends = []
     for captured in False, True:
-        approach, _ = pair(name, torch.float32, choose_device('cuda'))
+        approach, _ = pair(name, torch.float32, setup_device('cuda'))
         approach.net.train()
         steps = Steps(approach, 1)
         assert isinstance(steps.step, Graph)
@@ -266,7 +264,8 @@ def test_replays_draw_new_dropout_and_follow_the_seed_on_a_gpu():
         assert same(out, value)
 
 
-def test_the_benchmark_measures_both_ways_in_turns(tmp_path, capsys):
+@pytest.mark.slow
+def test_the_benchmark_measures_all_setups_in_each_round(tmp_path, capsys):
     output = tmp_path / 'speed.json'
     arguments = ['--approaches', 'hat,sgd', '--ntrain', '150', '--width', '0.02', '--rounds', '2', '--device', 'cpu',
                  '--output', str(output)]  # fmt: skip
@@ -274,39 +273,41 @@ def test_the_benchmark_measures_both_ways_in_turns(tmp_path, capsys):
     record = json.loads(output.read_text())
     assert [row['approach'] for row in record['table']] == ['hat', 'sgd']
     assert {(each['approach'], each['way']) for each in record['seconds']} == {
-        (name, way) for name in ('hat', 'sgd') for way in speed.WAYS
+        (name, setup) for name in ('hat', 'sgd') for setup in speed.SETUPS
     }
     for each in record['seconds']:
-        turns = each['train, train again, valid']
-        assert len(turns) == 2 and all(train > 0 and valid > 0 for train, _, valid in turns)
-        assert each['way'] == 'ours' or all(again > 0 for _, again, _ in turns)
+        rounds = each['train, train again, valid']
+        assert len(rounds) == 2 and all(train > 0 and valid > 0 for train, _, valid in rounds)
+        assert each['way'] == 'ours' or all(again > 0 for _, again, _ in rounds)
     facts = record['facts']['hat']
     assert facts['images'] == 128 and facts['valid'] == 22 and facts['flops'] > 0 and facts['peak'] > 50e6
     screen = capsys.readouterr().out
     assert screen.count('\n| hat |') == 1 and 'GFLOP/s' in screen
 
 
-def test_ratios_are_medians_within_a_turn():
+def test_ratios_are_medians_of_the_ratios_within_a_round():
+    """Not the ratio of the medians, 4 / 2 of a step."""
     args = SimpleNamespace(batch_size=50, approaches=['hat', 'sgd'])
-    ours, plain = [[1, 0, 1], [2, 0, 2], [3, 0, 3]], [[3, 1, 1], [4, 1, 3], [12, 1, 8]]
-    times = {(n, w): t for n in ('hat', 'sgd') for w, t in zip(speed.WAYS, (ours, plain, plain), strict=True)}
-    facts = {'hat': {'images': 100, 'valid': 100, 'flops': 10, 'bytes': 20, 'peak': 5e6}}
-    row = dict(zip(speed.HEAD, speed.row('hat', args, times, facts, 20, 100), strict=True))
+    ours, eager = [[1, 0, 1], [2, 0, 2], [3, 0, 3]], [[3, 1, 1], [4, 1, 3], [12, 1, 8]]
+    times = {(n, s): t for n in ('hat', 'sgd') for s, t in zip(speed.SETUPS, (ours, eager, eager), strict=True)}
+    profile = {'images': 100, 'valid': 100, 'flops': 10, 'bytes': 20, 'peak': 5e6}
+    row = dict(zip(speed.HEAD, speed.row('hat', args, times, profile, 20, 100), strict=True))
     assert row['step, ms'] == '1000.0' and row['images/s'] == '50' and row['epoch, s'] == '4.00'
-    assert row['floor, ms'] == '500.0' and row['against the floor'] == '2.00'
-    assert row['step: times as fast'] == '3.00' and row['epoch: times as fast'] == '2.50'
-    assert row['step: against sgd'] == '1.00' and row['memory, MB'] == '5'
+    assert row['lower bound, ms'] == '500.0' and row['step, x lower bound'] == '2.00'
+    assert row['speed-up: step'] == '3.00' and row['speed-up: epoch'] == '2.50'
+    assert row['step, x sgd'] == '1.00' and row['memory, MB'] == '5'
 
 
+@pytest.mark.slow
 def test_flops_of_a_step_are_those_of_the_layers():
-    """Of each layer, 2 a weight, place and image, forward, and twice that backward; not to the images."""
+    """Of each layer, 2 for each weight, position and image, forward, and twice that backward; not to the images."""
     args = SimpleNamespace(device='cpu', experiment='demo', data=None, ntrain=150, width=0.02, batch_size=16)
-    facts = workers.Work(args, 'sgd', False).facts()
+    profile = workers.TrainingSetup(args, 'sgd', False).profile()
     net = networks.build('alexnet', '', (3, 32, 32), [10], 0.02, 0)
     sides = 28, 12, 4, 1, 1
     weights = [block[-2].weight.numel() * side**2 for block, side in zip(net.blocks, sides, strict=True)]
-    head = net.units[-1] * dataloaders.load('demo', None, 0)[workers.T].n_classes
-    assert facts['flops'] == 2 * 16 * (2 * weights[0] + 3 * sum(weights[1:]) + 3 * head)
+    head = net.units[-1] * dataloaders.load('demo', None, 0)[workers.TASK].n_classes
+    assert profile['flops'] == 2 * 16 * (2 * weights[0] + 3 * sum(weights[1:]) + 3 * head)
 
 
 def test_bad_arguments_of_the_benchmark_are_one_line(tmp_path, capsys):
@@ -318,6 +319,7 @@ def test_bad_arguments_of_the_benchmark_are_one_line(tmp_path, capsys):
         assert capsys.readouterr().err.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_scaling_measures_more_tasks_than_ten(small_data, capsys):
     arguments = ['--measure', 'tasks', '--data', str(small_data), '--ntasks', '12', '--ntrain', '100', '--nepochs', '1',
                  '--width', '0.01']  # fmt: skip

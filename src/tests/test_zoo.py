@@ -31,13 +31,15 @@ def check(row):
     assert 10 < float(row['protected, %']) < 90 and 0 < float(row['parameters added, %']) < 10
 
 
+@pytest.mark.slow
 def test_networks_of_torchvision(capsys):
     table = rows(capsys, 'resnet18,mobilenet_v3_small')
     check(table['resnet18'])
     check(table['mobilenet_v3_small'])
 
 
-def test_networks_of_timm_and_one_that_is_refused(capsys):
+@pytest.mark.slow
+def test_networks_of_timm_and_one_that_cannot_be_converted(capsys):
     pytest.importorskip('timm', reason='timm is not installed')
     table = rows(capsys, 'regnety_002,vit_tiny_patch16_224,resnetv2_50x1_bit')
     check(table['regnety_002'])
@@ -51,14 +53,15 @@ def test_an_unknown_network_is_one_line(capsys):
 
 
 def survey(networks, path, *more):
-    """In a process of its own, which starts others. Returns the rows of what it prints, and the records."""
+    """In a process of its own, which starts others. Returns the rows that it prints, and the records."""
     script = ROOT / 'src' / 'benchmark.py'
     command = [sys.executable, script, 'zoo', '--all', '--networks', networks, '--output', path, *more]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [[cell.strip() for cell in line.split('|')[1:-1]] for line in lines], json.loads(path.read_text())
 
 
-def test_the_survey_keeps_a_record_of_each_network_and_goes_on_with_what_is_missing(tmp_path):
+@pytest.mark.slow
+def test_the_survey_keeps_a_record_of_each_network_and_resumes_with_the_missing_ones(tmp_path):
     lines, records = survey('residual,self_attention,a_head_alone', tmp_path / 'zoo.json')
     for name in 'residual', 'self_attention':
         record = records[name]
@@ -73,6 +76,7 @@ def test_the_survey_keeps_a_record_of_each_network_and_goes_on_with_what_is_miss
     assert more.pop('squeeze_and_excite')['slow'] and more == records
 
 
+@pytest.mark.slow
 def test_dense_blocks_and_residual_streams_are_cut():
     torch.manual_seed(0)
     for net in torchvision.models.densenet121(num_classes=10), torchvision.models.resnet18(num_classes=10):
@@ -86,8 +90,9 @@ def test_dense_blocks_and_residual_streams_are_cut():
         assert size[1] < 0.5 * size[0]
 
 
-def test_the_example_learns_and_keeps(monkeypatch, capsys):
-    """Smaller: a block for two, fewer images."""
+@pytest.mark.slow
+def test_the_example_keeps_the_accuracy_of_earlier_tasks(monkeypatch, capsys):
+    """Smaller: one block in place of two, fewer images."""
     load, block = dataloaders.load, torchvision.models.resnet.BasicBlock
 
     def few(*args, ntrain, **more):
@@ -105,7 +110,7 @@ def test_the_example_learns_and_keeps(monkeypatch, capsys):
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('page', ['README.md', 'src/hat/README.md'])
-def test_what_the_pages_show_of_the_library_runs(page):
+def test_the_code_in_the_pages_runs(page):
     text = (ROOT / page).read_text()
     code = re.search(r'```python\n(import torch, torchvision, hat.*?)```', text, re.DOTALL)[1]
     loader = [(torch.randn(4, 3, 32, 32), torch.arange(4)) for _ in range(2)]
