@@ -1,7 +1,20 @@
-"""The experiments, by name. Each module says NAMES (the tasks, numbered), FAMILY and SHAPE (network and its input),
-DEFAULTS (of run.py, where they are not the paper's), SHUFFLED (if False, the tasks keep their order), more_names(n)
-(the names of n tasks, where there can be more than NAMES), source(name) (the data set that a task is made of, where it
-is of a file; else FINGERPRINT) and read(names, folder, seed) -> list of Dataset."""
+"""The experiments, by name. Each module has
+
+NAMES         the tasks; their order numbers them
+FAMILY        of the network: alexnet or mlp
+SHAPE         of its input (channels, height, width)
+DEFAULTS      of run.py, where they differ from the paper's
+source(name)  the data set that a task is made of, <source>.npz; a module without files has FINGERPRINT instead
+read(names, folder, seed) -> list of Dataset
+
+and, where it applies,
+
+SHUFFLED       False: the tasks keep their order
+SETS           data sets that sources.py does not know: name -> number of classes
+more_names(n)  the names of n tasks, where there can be more than NAMES
+
+A new experiment is a file and an entry here (README.md).
+"""
 
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """cifar: CIFAR-10 in 5 tasks of 2 classes, CIFAR-100 in 5 tasks of 20 classes (HAT, section 4.2)."""
 
-from dataloaders import mixture, sources
+from dataloaders import sources
+from dataloaders.normalization import NORMALIZATION
 from dataloaders.task import Dataset, subset
 
 FAMILY = 'alexnet'
@@ -22,5 +23,5 @@ def read(names, folder, seed):
     for name in names:
         whole, k, n = TASKS[name]
         classes = range(k * n, (k + 1) * n)
-        datasets.append(Dataset(name, n, *mixture.NORMALIZATION[whole], *subset(contents[whole], classes)))
+        datasets.append(Dataset(name, n, *NORMALIZATION[whole], *subset(contents[whole], classes)))
     return datasets

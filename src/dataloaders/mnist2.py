@@ -1,12 +1,12 @@
 """mnist2: the digits 0 to 4, then the digits 5 to 9 (Lee et al. 2017; HAT, section 4.2)."""
 
 from dataloaders import sources
+from dataloaders.normalization import MNIST_28
 from dataloaders.task import Dataset, subset
 
 FAMILY = 'mlp'
 SHAPE = (1, 28, 28)
 DEFAULTS = {}
-NORMALIZATION = (0.1307,), (0.3081,)
 TASKS = {'mnist-0-4': range(5), 'mnist-5-9': range(5, 10)}
 NAMES = tuple(TASKS)
 SHUFFLED = False  # always in this order
@@ -20,4 +20,4 @@ def source(name):
 def read(names, folder, seed):
     """The same for every seed."""
     mnist = sources.load(['mnist'], folder)['mnist']
-    return [Dataset(name, 5, *NORMALIZATION, *subset(mnist, TASKS[name])) for name in names]
+    return [Dataset(name, 5, *MNIST_28, *subset(mnist, TASKS[name])) for name in names]

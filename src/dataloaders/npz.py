@@ -45,16 +45,18 @@ def _fingerprint(archive):
     return hashlib.blake2b(repr(checksums).encode(), digest_size=8).hexdigest()
 
 
-def read(path, n_classes):
-    """The Content. Raises UserError where the file is damaged or holds something else."""
+def read(path, n_classes, advice=''):
+    """The Content. Raises UserError, which ends with the advice, where the file is damaged or holds something else."""
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = [_array(path, archive, f'{name}.npy') for name in ARRAYS]
             mark = _fingerprint(archive)
+    except FileNotFoundError as error:
+        raise UserError(f'{path}: no such file; it needs the arrays {", ".join(ARRAYS)}') from error
     except KeyError as error:
         raise UserError(f'{path}: {one_line(error)}; it needs the arrays {", ".join(ARRAYS)}') from error
     except Exception as error:  # whatever a damaged or hostile file may bring about
-        raise UserError(f'{path}: cannot be read: {one_line(error)}; delete it to have it made again') from error
+        raise UserError(f'{path}: cannot be read: {one_line(error)}{advice}') from error
     check(arrays, n_classes, path)
     return Content(*arrays, mark)
 

@@ -3,11 +3,11 @@
 import numpy as np
 
 from dataloaders import sources
-from dataloaders.mnist2 import FAMILY, NORMALIZATION, SHAPE, source
+from dataloaders.normalization import MNIST_28
 from dataloaders.task import Dataset
 
-__all__ = ['DEFAULTS', 'FAMILY', 'NAMES', 'SHAPE', 'more_names', 'read', 'source']
-
+FAMILY = 'mlp'
+SHAPE = (1, 28, 28)
 DEFAULTS = {}
 
 
@@ -19,10 +19,15 @@ def more_names(n):
 NAMES = more_names(10)
 
 
+def source(name):
+    """The data set that a task is made of."""
+    return 'mnist'
+
+
 def read(names, folder, seed):
-    """Permutation k is that of RandomState(k), whatever the seed; all share the images. Original: it hangs on the seed
-    that ran first."""
+    """Permutation k is that of RandomState(k), whatever the seed; all share the images. Original: it depends on the
+    seed that ran first."""
     content = sources.load(['mnist'], folder)['mnist']
     numbers = [int(name.removeprefix('pmnist-')) for name in names]
     pixels = [np.random.RandomState(k).permutation(28 * 28) for k in numbers]
-    return [Dataset(name, 10, *NORMALIZATION, *content, p) for name, p in zip(names, pixels, strict=True)]
+    return [Dataset(name, 10, *MNIST_28, *content, p) for name, p in zip(names, pixels, strict=True)]

@@ -102,7 +102,8 @@ def load(names, folder):
                 missing += prepare(name, folder)
     if missing:
         raise UserError(f'no data for {", ".join(missing)}; --experiment demo needs no files')
-    return {name: npz.read(folder / f'{name}.npz', SOURCES[name].n_classes) for name in names}
+    again = '; delete it to have it made again'
+    return {name: npz.read(folder / f'{name}.npz', SOURCES[name].n_classes, again) for name in names}
 
 
 def prepare(name, folder):

@@ -11,7 +11,7 @@ from approaches import APPROACHES
 from approaches.base import Protocol
 from core import results
 from core.files import ROOT
-from dataloaders import mixture, npz, sources, task
+from dataloaders import EXPERIMENTS, mixture, npz, sources, task
 from runs.checkpoints import Checkpoint
 
 torch.set_num_threads(1)  # the networks are tiny: more threads only wait for each other
@@ -28,17 +28,26 @@ def pictures(n, n_classes, shape, seed):
     return x, y
 
 
+def data_sets():
+    """Every data set that an experiment reads from a file: name -> number of classes, shape of an image."""
+    grey = 'mnist', 'fashion-mnist', 'notmnist'
+    found = {k: (s.n_classes, (28, 28, 1) if k in grey else (32, 32, 3)) for k, s in sources.SOURCES.items()}
+    for module in EXPERIMENTS.values():
+        channels, *size = module.SHAPE
+        found |= {name: (n, (*size, channels)) for name, n in getattr(module, 'SETS', {}).items()}
+    return found
+
+
 def dataset(name, n_train=200, n_test=40, seed=0):
-    n_classes = sources.SOURCES[name].n_classes
-    shape = (28, 28, 1) if name in ('mnist', 'fashion-mnist', 'notmnist') else (32, 32, 3)
+    n_classes, shape = data_sets()[name]
     return *pictures(n_train, n_classes, shape, seed), *pictures(n_test, n_classes, shape, seed + 1)
 
 
 @pytest.fixture(scope='session')
 def small_data(tmp_path_factory):
-    """A folder with <name>.npz of all eight sets, 200 training and 40 test pictures each."""
+    """A folder with <name>.npz of every data set, 200 training and 40 test pictures each."""
     folder = tmp_path_factory.mktemp('dat')
-    for seed, name in enumerate(mixture.NAMES):
+    for seed, name in enumerate(data_sets()):
         npz.write(folder / f'{name}.npz', dataset(name, seed=10 * seed))
     return folder
 

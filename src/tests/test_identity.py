@@ -198,7 +198,7 @@ def fingerprints():
     ('approaches/base.py', 'lr_factor: float = 3', 'lr_factor: float = 4', 'not'),
     ('approaches/steps.py', '-lr * (clip', '-2 * lr * (clip', 'not'),
     ('dataloaders/task.py', 'VALID_PERCENT = 15', 'VALID_PERCENT = 10', 'not'),
-    ('dataloaders/mixture.py', '0.2752', '0.2753', 'not'),
+    ('dataloaders/normalization.py', '0.2752', '0.2753', 'not'),
     ('networks/__init__.py', 'nn.init.zeros_(module.bias)', 'nn.init.ones_(module.bias)', 'not'),
     ('run.py', 'range(t + 1)', 'range(t + 2)', 'not'),
     ('core/device.py', 'cudnn.allow_tf32 = False', 'cudnn.allow_tf32 = True', 'not'),

@@ -11,6 +11,7 @@ import dataloaders
 import networks
 from core.errors import UserError
 from dataloaders import mixture, task
+from dataloaders.normalization import NORMALIZATION
 
 FIRST = {0: 'facescrub', 1: 'notmnist', 2: 'fashion-mnist', 3: 'traffic-signs', 6: 'cifar10', 10: 'mnist',
          13: 'cifar100', 25: 'svhn'}  # fmt: skip
@@ -70,7 +71,7 @@ def test_a_batch_is_normalized_padded_and_repeated(small_data, name):
     raw = data.test_x[3:5].astype(np.float64)
     if name == 'mnist':
         raw = np.pad(raw, ((0, 0), (2, 2), (2, 2), (0, 0))).repeat(3, axis=3)
-    mean, std = (np.array(v) for v in mixture.NORMALIZATION[name])
+    mean, std = (np.array(v) for v in NORMALIZATION[name])
     np.testing.assert_allclose(x, ((raw / 255 - mean) / std).transpose(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
     assert y.tolist() == data.test_y[3:5].tolist()
 
