@@ -19,6 +19,7 @@ import torch
 
 import dataloaders
 from approaches import build
+from approaches.base import Protocol
 from core import results
 from core.arguments import Parser, few, words
 from core.device import describe, setup_device, versions
@@ -97,7 +98,8 @@ def load(path, data, device):
     try:
         args.data, accuracies = data or ROOT / record['folder'], record['accuracy'][-1]
         tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
-        approach = build(args, [task.to(device) for task in tasks], device)
+        tasks = [task.to(device) for task in tasks]
+        approach = build('hat', args.experiment, tasks, Protocol.of(args), args.width, args.parameter)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f'{path}: not the record of a run of this version: {one_line(error)}') from error
     if differing := differences(record, record | {'tasks': [task.sizes() for task in tasks]}):

@@ -128,7 +128,7 @@ def learn(args, device, output, checkpoint, identity):
     start = time.perf_counter()
     tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
     tasks = [task.to(device) for task in tasks]
-    approach = build(args, tasks, device)
+    approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter)
     head = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
             'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'versions': versions()}  # fmt: skip
     print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
@@ -239,11 +239,7 @@ def _defaults(name):
 
 
 def _parameter_help():
-    declared = (
-        f'{name}: {show({n: p.default for n, p in approach.parameters.items()})}'
-        for name, approach in APPROACHES.items()
-        if approach.parameters
-    )
+    declared = (f'{name}: {show(approach.defaults())}' for name, approach in APPROACHES.items() if approach.parameters)
     return f'hyper-parameters, comma-separated, in their order or as name=value ({"; ".join(declared)})'
 
 

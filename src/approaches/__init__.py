@@ -2,7 +2,6 @@
 
 import dataloaders
 import networks
-from approaches.base import Protocol
 from approaches.ewc import EWC
 from approaches.hat import HAT
 from approaches.imm import IMMMean, IMMMode
@@ -38,12 +37,12 @@ def canonical(name):
     return ALIASES.get(name, name)
 
 
-def build(args, tasks, device):
-    """The approach, with its network on the device."""
-    approach = APPROACHES[args.approach]
-    experiment = dataloaders.EXPERIMENTS[args.experiment]
-    classes = [task.n_classes for task in tasks]
-    family, shape = experiment.FAMILY, experiment.SHAPE
-    net = networks.build(family, approach.variant, shape, classes, args.width, args.seed).to(device)
-    protocol = Protocol(seed=args.seed, nepochs=args.nepochs, lr=args.lr, batch_size=args.batch_size)
-    return approach(net, tasks, protocol, **args.parameter)
+def build(name, experiment, tasks, protocol, width=1.0, parameters=None):
+    """An approach with its network, on the device of the tasks.
+
+    parameters: hyper-parameters, name -> value; the others have their defaults
+    """
+    approach, module = APPROACHES[name], dataloaders.EXPERIMENTS[experiment]
+    classes, device = [task.n_classes for task in tasks], tasks[0].train.y.device
+    net = networks.build(module.FAMILY, approach.variant, module.SHAPE, classes, width, protocol.seed).to(device)
+    return approach(net, tasks, protocol, **approach.defaults() | (parameters or {}))

@@ -39,6 +39,11 @@ class Protocol:
     patience: int = 5  # after so many epochs without a better validation loss
     lr_min: float = 1e-4  # training stops below
 
+    @classmethod
+    def of(cls, args):
+        """From the arguments of run.py."""
+        return cls(args.seed, args.nepochs, args.lr, args.batch_size)
+
 
 class Approach:
     variant = ''  # of the experiment's network: '' is the plain one
@@ -54,6 +59,11 @@ class Approach:
         self.training = self.steps = None  # within a task
         for name, value in parameters.items():
             setattr(self, name, value)
+
+    @classmethod
+    def defaults(cls):
+        """Its hyper-parameters, name -> value."""
+        return {name: parameter.default for name, parameter in cls.parameters.items()}
 
     # Hooks, in calling order
 

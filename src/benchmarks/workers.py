@@ -13,8 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import dataloaders
-import networks
-from approaches import APPROACHES
+from approaches import build
 from approaches.base import Approach, Protocol
 from benchmarks import eager_loop
 from core.device import LARGE_PAGES, setup_device
@@ -73,18 +72,14 @@ class TrainingSetup:
         """eager: with the trainer of eager_loop.py. tuned: with the settings of core/device.py, as run.py."""
         self.device = setup_device(args.device) if tuned else torch.device(args.device)
         torch.backends.cudnn.allow_tf32 = False
-        experiment, kind = dataloaders.EXPERIMENTS[args.experiment], APPROACHES[name]
         tasks = dataloaders.load(args.experiment, args.data, 0, None, None, args.ntrain)
         first = tasks[0].train
         n = N_FIRST_TASK_IMAGES
         tasks[0] = replace(tasks[0], train=first._replace(index=first.index[:n], y=first.y[:n]))
         tasks = [task.to(self.device) for task in tasks]
-        classes = [task.n_classes for task in tasks]
-        net = networks.build(experiment.FAMILY, kind.variant, experiment.SHAPE, classes, args.width, 0).to(self.device)
+        self.approach = build(name, args.experiment, tasks, Protocol(batch_size=args.batch_size), args.width)
         if eager:
-            eager_loop.use_stock_layers(net)
-        protocol = Protocol(batch_size=args.batch_size)
-        self.approach = kind(net, tasks, protocol, **{k: p.default for k, p in kind.parameters.items()})
+            eager_loop.use_stock_layers(self.approach.net)
         self.approach.before_task(0)
         self.approach.after_task(0)
         self.approach.before_task(TASK)

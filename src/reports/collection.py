@@ -11,7 +11,7 @@ from core import metrics, results
 from core.comparison import differences, explain, majority
 from core.errors import UserError
 from core.shapes import PRUNING_REPORT, check
-from reports.records import PROTOCOL, defaults, load
+from reports.records import PROTOCOL, load
 from runs import identity
 
 REFERENCES = ('joint', 'random')  # A_J and A_R of Eq. 6
@@ -107,7 +107,7 @@ class Collection:
         reasons |= {r.txt: explain(differences(r.facts, common)) for r in rest}
         for name, runs in self.runs.items():
             alike = [r for r in runs.values() if not reasons[r.txt]]
-            parameter = majority([r.parameter for r in alike], defaults(name))
+            parameter = majority([r.parameter for r in alike], APPROACHES[name].defaults())
             reasons |= {r.txt: explain(differences(r.parameter, parameter)) for r in alike}
 
         self.mixed = {
@@ -174,7 +174,7 @@ class Collection:
 
     def sweep_curves(self, name, seed):
         """Fig. 4: hyper-parameter -> (its values, rho<=T of each), the other hyper-parameters at their defaults."""
-        default = defaults(name)
+        default = APPROACHES[name].defaults()
         points = {key: {} for key, p in APPROACHES[name].parameters.items() if p.grid}
         for result in self.sweep_runs[name][seed]:
             values, rho = result.parameter, self.ratios(result, seed)

@@ -34,7 +34,7 @@ class Result:
     @property
     def parameter(self):
         """All hyper-parameters; those that an older record lacks had what is the default now."""
-        return defaults(self.approach) | self.record.get('arguments', {}).get('parameter', {})
+        return APPROACHES[self.approach].defaults() | self.record.get('arguments', {}).get('parameter', {})
 
     @property
     def diverged(self):
@@ -63,11 +63,6 @@ class Result:
     def like(self, other):
         """Have both learned the same tasks, in the same order and under the same protocol?"""
         return self.tasks == other.tasks and agree(self.facts, other.facts)
-
-
-def defaults(approach):
-    """The default hyper-parameters of an approach."""
-    return {name: p.default for name, p in APPROACHES[approach].parameters.items()}
 
 
 def load(txt, experiment, approach, seed):

@@ -43,7 +43,7 @@ class Identity:
         """In what the run of a record differs from this one, except in the code: a list of texts."""
         tasks = record.get('tasks', [])
         current = dataloaders.fingerprints(self.experiment, self.folder, [task['name'] for task in tasks])
-        defaults = {name: p.default for name, p in APPROACHES[self.approach].parameters.items()}
+        defaults = APPROACHES[self.approach].defaults()
         arguments = record.get('arguments', {})
         recorded = record | {'arguments': arguments | {'parameter': defaults | arguments.get('parameter', {})}}
         tasks = [task | {'data': current[task['name']]} for task in tasks]

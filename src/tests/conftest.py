@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import networks
-from approaches import APPROACHES
+from approaches import build
 from approaches.base import Protocol
 from core import results
 from core.files import ROOT
@@ -58,13 +57,9 @@ def make_approach(small_data):
 
     def make(name, tasks=('mnist', 'cifar10'), width=0.05, device='cpu', **settings):
         protocol = Protocol(**{k: settings.pop(k) for k in list(settings) if k in Protocol.__dataclass_fields__})
-        approach = APPROACHES[name]
-        values = {k: p.default for k, p in approach.parameters.items()} | settings
         data = mixture.read(tasks, small_data, protocol.seed)
         data = [task.make(d, mixture.SHAPE, protocol.seed).to(device) for d in data]
-        classes = [d.n_classes for d in data]
-        net = networks.build(mixture.FAMILY, approach.variant, mixture.SHAPE, classes, width, protocol.seed).to(device)
-        return approach(net, data, protocol, **values)
+        return build(name, 'mixture', data, protocol, width, settings)
 
     return make
 

@@ -92,8 +92,8 @@ def test_no_test_image_is_seen_in_training_and_no_foreign_head_is_used(small_dat
         del now['learns']
         return log
 
-    def build_and_note(args, tasks, device):
-        made = build(args, tasks, device)
+    def build_and_note(*arguments):
+        made = build(*arguments)
         evaluate, heads = made.evaluate, getattr(made.net, 'heads', None) or [c.classifier for c in made.net.columns]
         used = []
         for u, head in enumerate(heads):

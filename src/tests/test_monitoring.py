@@ -11,6 +11,8 @@ import torch
 import dataloaders
 import hat
 import run
+from approaches import build
+from approaches.base import Protocol
 from networks.gated import GatedAlexNet
 
 SMALL = ['--approach', 'hat', '--experiment', 'mixture', '--tasks', 'mnist,cifar10,svhn', '--width', '0.05',
@@ -88,12 +90,12 @@ def test_the_record_holds_metrics_of_each_epoch_and_of_the_run(small_data, tmp_p
 
 def test_the_accuracy_of_a_task_before_it_is_learned_is_recorded(small_data, tmp_path):
     """R[i - 1, i] and b[i] of forward transfer."""
-    out, device = tmp_path / 'out.txt', torch.device('cpu')
+    out = tmp_path / 'out.txt'
     command = [*SMALL, '--data', str(small_data), '--output', str(out), '--approach', 'sgd']
     assert run.cli(command) == 0
     record, args = json.loads(out.with_suffix('.json').read_text()), run.parse(command)
     tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
-    approach = run.build(args, tasks, device)
+    approach = build('sgd', args.experiment, tasks, Protocol.of(args), args.width)
     assert record['initial'] == [approach.evaluate(u, task.test)[1] for u, task in enumerate(tasks)]
     for t, task in enumerate(tasks):
         assert record['before'][t] == approach.evaluate(t, task.test)[1]

@@ -59,7 +59,7 @@ class Runs:
 
     def __call__(self, approach, seed, accuracy, parameter=None, name=None, **changes):
         """changes: of the arguments, or of the record."""
-        parameter = {key: p.default for key, p in APPROACHES[approach].parameters.items()} | (parameter or {})
+        parameter = APPROACHES[approach].defaults() | (parameter or {})
         arguments = {'approach': approach, 'experiment': 'mixture', 'seed': seed, 'parameter': parameter, 'tasks': None,
                      'ntasks': None, 'ntrain': 60, 'nepochs': 2, 'lr': 0.05, 'batch_size': 64, 'width': 1}  # fmt: skip
         arguments |= {key: changes.pop(key) for key in list(changes) if key in arguments and key != 'tasks'}

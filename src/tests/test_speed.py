@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import dataloaders
 import hat
 import networks
-from approaches import APPROACHES
+from approaches import APPROACHES, build
 from approaches.base import Protocol
 from approaches.steps import Graph, Steps
 from benchmarks import eager_loop, scaling, speed, workers
@@ -56,21 +56,18 @@ def pair(small_data):
     def make(name, dtype=torch.float64, device='cpu', width=0.05, **settings):
         both = []
         for eager in False, True:
-            approach = APPROACHES[name]
             data = mixture.read(('mnist', 'svhn'), small_data, 0)
             data = [task.make(d, mixture.SHAPE, 0).to(device) for d in data]
             data = [in_float64(d) for d in data] if dtype == torch.float64 else data
-            net = networks.build(mixture.FAMILY, approach.variant, mixture.SHAPE, [10, 10], width, 0).to(device, dtype)
-            without_dropout(net)
+            approach = build(name, 'mixture', data, Protocol(batch_size=BATCH), width, settings)
+            without_dropout(approach.net.to(dtype))
             if eager:
-                eager_loop.use_stock_layers(net)
-            values = {k: p.default for k, p in approach.parameters.items()} | settings
-            approach = approach(net, data, Protocol(batch_size=BATCH), **values)
+                eager_loop.use_stock_layers(approach.net)
             approach.before_task(0)
             if name == 'hat':
                 with torch.no_grad():
                     for e in approach.hidden.tasks[0].embeddings:
-                        e.mul_(0.02)  # masks between 0 and 1
+                        e.mul_(0.01)  # masks between 0 and 1
             approach.after_task(0)
             approach.before_task(1)
             both.append(approach)
