@@ -20,6 +20,7 @@ from approaches import APPROACHES, build
 from approaches.base import Protocol
 from approaches.steps import Graph, Steps
 from benchmarks import eager_loop, scaling, speed, workers
+from core import seeds
 from core.device import setup_device
 from core.errors import UserError, exit_code
 from dataloaders import mixture, task
@@ -66,8 +67,8 @@ def pair(small_data):
             approach.before_task(0)
             if name == 'hat':
                 with torch.no_grad():
-                    for e in approach.hidden.tasks[0].embeddings:
-                        e.mul_(0.01)  # masks between 0 and 1
+                    for l, e in enumerate(approach.hidden.tasks[0].embeddings):  # masks between 0 and 1
+                        e.copy_(0.02 * torch.randn(e.shape, generator=seeds.generator(l), dtype=torch.float64))
             approach.after_task(0)
             approach.before_task(1)
             both.append(approach)
