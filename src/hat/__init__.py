@@ -18,7 +18,7 @@ from hat.pruning import plain, prune
 from hat.saving import load, save
 from hat.schedules import annealed
 
-__version__ = '1.0'
+__version__ = '1.0.0'
 __all__ = [
     'CannotConvert',
     'Network',

@@ -5,6 +5,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from hat.network import Network
+
 Units = list[Tensor]  # (N,) bool for each gate
 
 
@@ -23,7 +25,7 @@ def intersection(units: Units, others: Units) -> Units:
     return [u & v for u, v in zip(units, others, strict=True)]
 
 
-def count_weights(network, units: Units) -> list[int]:
+def count_weights(network: Network, units: Units) -> list[int]:
     """How many shared weights lie between the chosen units, one number for each of network.plan.layers.
 
     This is Eq. 2's min(a_out, a_in), binarized and summed up; where a_out depends on rows alone and a_in on columns,
@@ -42,7 +44,7 @@ def count_weights(network, units: Units) -> list[int]:
     return counts
 
 
-def usage(network, tasks: list[Units]) -> dict[str, list]:
+def usage(network: Network, tasks: list[Units]) -> dict[str, list]:
     """Weight counts per task and layer.
 
     Args:
@@ -64,9 +66,9 @@ def usage(network, tasks: list[Units]) -> dict[str, list]:
     }
 
 
-def used(network) -> dict[int, dict[str, dict[str, int]]]:
+def used(network: Network) -> dict[int, dict[str, dict[str, int]]]:
     """What each learned task uses: {task: {layer: {'units': n, 'of': N, 'weights': n}}}, for layers that have gates."""
-    report = {}
+    report: dict[int, dict[str, dict[str, int]]] = {}
     for task, learned in enumerate(network.learned.tolist()):
         if learned:
             units = active(network.masks(task))

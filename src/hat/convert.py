@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,12 +15,13 @@ from hat.errors import CannotConvert, warn
 from hat.functional import GRADIENTS
 from hat.graph import changed_attributes, fast_path_differs
 from hat.network import Network
+from hat.plan import Inputs
 from hat.reader import Reader
 
 Gates = Callable[[str], bool] | Iterable[str]
 
 
-def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[int] | None = None, *,
+def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | list[int] | None = None, *,
             gates: Gates | None = None, heads: bool = True, s_max: float = 400.0, hard: bool = True,
             gradient: str = 'released', init: Callable = inits.normal, schedule: Callable = schedules.linear,
             regularizer: Callable = regularizers.by_network, check: bool | int = 2,
@@ -77,7 +79,7 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
         raise ValueError(f'gates must be a function or a list of names, not {gates!r}')
     chosen = gates if gates is None or callable(gates) else list(gates)
 
-    def gated(layer, last):
+    def gated(layer: str, last: bool) -> bool:
         if chosen is None:
             return not last
         return chosen(layer) if callable(chosen) else layer in chosen
@@ -107,7 +109,7 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
     return Network(net, plan, classes, s_max, hard, gradient, init, schedule, regularizer, check, generator)
 
 
-def check_network(net) -> None:
+def check_network(net: Any) -> None:
     """Raises an error for what cannot be read at all."""
     if not isinstance(net, nn.Module):
         raise TypeError(f'net must be an nn.Module, not {type(net).__name__}')
@@ -126,7 +128,7 @@ def check_network(net) -> None:
 HOMES = {'init': 'init', 'schedule': 'schedules', 'regularizer': 'regularizers'}
 
 
-def example(given) -> tuple[tuple, dict]:
+def example(given: Any) -> Inputs:
     """Positional and keyword inputs, detached, on the CPU, of what a user gives as an example."""
     if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], tuple) and isinstance(given[1], dict):
         args, kwargs = given

@@ -9,6 +9,7 @@ activation checkpointing (reentrant) goes through the same gates once for each o
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,13 +91,13 @@ class CompensatedGate(Function):
     """
 
     @staticmethod
-    def forward(ctx, e, s, s_max, gradient='released'):
+    def forward(ctx: Any, e: Tensor, s: float | Tensor, s_max: float, gradient: str = 'released') -> Tensor:
         ctx.e, ctx.s, ctx.s_max, ctx.gradient = e, s, s_max, GRADIENTS[gradient]
         return attention(e, s)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wide = torch.float32 if grad.dtype in HALF else grad.dtype  # cosh(50) is too large for half of it
         return ctx.gradient(grad.to(wide), ctx.e.to(wide), ctx.s, ctx.s_max).to(grad.dtype), None, None, None
 
@@ -105,11 +106,11 @@ class RoundedGate(Function):
     """Eq. 1, rounded to {0, 1}, as tasks are evaluated; it has no gradient, which is worth a warning in training."""
 
     @staticmethod
-    def forward(ctx, e, s):
+    def forward(ctx: Any, e: Tensor, s: float) -> Tensor:
         return attention(e, s).round()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         warn('backward() in evaluation mode: the masks are rounded and get no gradient; call model.train()')
         return None, None
 
@@ -121,13 +122,13 @@ class Gate(Function):
     """
 
     @staticmethod
-    def forward(ctx, h, a):
+    def forward(ctx: Any, h: Tensor, a: Tensor) -> Tensor:
         ctx.h, ctx.a, ctx.version = h, a, h._version
         a = a.to(h.dtype)
         return (h * a).masked_fill_(a == 0, 0) if h.dtype in HALF else h * a
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         h, a = ctx.h, ctx.a
         if h._version != ctx.version:
             raise RuntimeError('a tensor that a gate multiplies was modified in place between forward and backward')
@@ -148,19 +149,19 @@ class Protected(Function):
     """
 
     @staticmethod
-    def forward(ctx, p, bits, no_zero):
+    def forward(ctx: Any, p: Tensor, bits: Tensor, no_zero: bool) -> Tensor:
         ctx.bits, ctx.no_zero = bits, no_zero
         return where_free(p, bits, no_zero, torch.empty_like(p)).add_(bits.view(p.dtype))
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad.to_dense() if grad.is_sparse else grad
         if torch.is_grad_enabled() or 0 in grad.stride():
             return grad.masked_fill(ctx.bits.bool(), 0), None, None
         return where_free(grad, ctx.bits, ctx.no_zero, grad), None, None  # a weight's gradient is a tensor of its own
 
 
-def where_free(x, bits, no_zero, out):
+def where_free(x: Tensor, bits: Tensor, no_zero: bool, out: Tensor) -> Tensor:
     """x where nothing is kept, and 0 elsewhere, written to `out`, which may be x."""
     if no_zero:  # hardtanh's backward pass selects where values are next to 0, several times as fast as masked_fill
         tiny = torch.finfo(x.dtype).tiny
@@ -172,12 +173,12 @@ class Conditioned(Function):
     """A layer's weight as it is; backward, its gradient times its factor (Eq. 2), for masks between 0 and 1."""
 
     @staticmethod
-    def forward(ctx, weight, factor):
+    def forward(ctx: Any, weight: Tensor, factor: Tensor) -> Tensor:
         ctx.factor = factor
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or 0 in grad.stride():
             return grad * ctx.factor, None
         return grad.mul_(ctx.factor), None
@@ -187,12 +188,12 @@ class Replayed(Function):
     """A cheap function of tensors, whose backward pass evaluates it once more."""
 
     @staticmethod
-    def forward(ctx, function: Callable, *inputs):
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         ctx.function, ctx.inputs = function, inputs
         return function(*inputs)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
             inputs = [x.detach().requires_grad_() for x in ctx.inputs]
             return None, *torch.autograd.grad(ctx.function(*inputs), inputs, grad)

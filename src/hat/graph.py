@@ -8,23 +8,30 @@ import contextlib
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hat import rules
 from hat.errors import CannotConvert
 from hat.names import named_tensors
+from hat.plan import Inputs
 from hat.replica import Replica
+
+if TYPE_CHECKING:
+    from hat.network import Network
 
 CONTAINERS = list, dict, set
 PASSED_ON = {'alias', 'clone', 'contiguous', 'copy', 'detach', 'lift_fresh', 'to', '_to_copy'}
 SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that tell Python values of a tensor
 
 
-def record(net: nn.Module, inputs: tuple[tuple, dict]) -> 'Recorder':
+def record(net: nn.Module, inputs: Inputs) -> 'Recorder':
     """One run of net(*args, **kwargs) in evaluation mode, on copies of its tensors, in float32 on the CPU.
 
     Nodes of `graph`, which runs: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name)
@@ -51,7 +58,7 @@ def record(net: nn.Module, inputs: tuple[tuple, dict]) -> 'Recorder':
     return recorder
 
 
-def operations(network, task: int, inputs: tuple, named: dict) -> list[str]:
+def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, Any]) -> list[str]:
     """What a task does in evaluation for a batch: names of operations, as Recorder.operations()."""
     tensors = network.tensors(task, network.masks(task), outputs=True)
     tensors |= {name: tensors[name].clone() for name, _ in network.net.named_buffers()}  # forward() may change them
@@ -61,7 +68,7 @@ def operations(network, task: int, inputs: tuple, named: dict) -> list[str]:
     return recorder.operations()
 
 
-def fast_path_differs(net: nn.Module, inputs: tuple[tuple, dict]) -> bool:
+def fast_path_differs(net: nn.Module, inputs: Inputs) -> bool:
     """Whether the network has other outputs than without PyTorch's fast path for attention."""
     replica, _, (args, kwargs) = copied(net, inputs)
     with torch.no_grad():
@@ -72,7 +79,7 @@ def fast_path_differs(net: nn.Module, inputs: tuple[tuple, dict]) -> bool:
     return not all(torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
 
 
-def changed_attributes(net: nn.Module, inputs: tuple[tuple, dict]) -> list[str]:
+def changed_attributes(net: nn.Module, inputs: Inputs) -> list[str]:
     """Names of attributes of modules, other than parameters and buffers, that forward() changes in training: tensors,
     numbers, and the length of lists and the like."""
     replica, _, (args, kwargs) = copied(net, inputs, training=True)
@@ -81,7 +88,7 @@ def changed_attributes(net: nn.Module, inputs: tuple[tuple, dict]) -> list[str]:
     with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):  # such as a single image
         replica.network(*args, **kwargs)
 
-    def changed(old, new):
+    def changed(old: Any, new: Any) -> bool:
         if isinstance(old, Tensor):
             return new is not old or bool(old._version)
         if isinstance(old, CONTAINERS):
@@ -93,18 +100,18 @@ def changed_attributes(net: nn.Module, inputs: tuple[tuple, dict]) -> list[str]:
             if not key.startswith('_') and changed(old, vars(module).get(key))]  # fmt: skip
 
 
-def copied(net, inputs, training=False):
+def copied(net: nn.Module, inputs: Inputs, training: bool = False) -> tuple[Replica, dict[str, Tensor], Inputs]:
     """A replica of the network, its tensors by name, and inputs, in float32 on the CPU."""
     copies = {name: to_float32(tensor.detach()).clone() for name, tensor in named_tensors(net)}
     return Replica(net, copies, training=training), copies, tree_map_only(Tensor, to_float32, inputs)
 
 
-def to_float32(x):
+def to_float32(x: Tensor) -> Tensor:
     return x.cpu().float() if x.is_floating_point() else x.cpu()
 
 
 @contextlib.contextmanager
-def whole_operations():
+def whole_operations() -> Iterator[None]:
     """Without what autograd takes operations apart for: a linear layer arrives as aten.linear. As in inference mode,
     but with ordinary tensors, which the network may keep in a cache of its own."""
     with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
@@ -117,14 +124,14 @@ class no_attention_fast_path:  # noqa: N801
 
     lock, inside, before = threading.Lock(), 0, True
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         with self.lock:
             if not no_attention_fast_path.inside:
                 no_attention_fast_path.before = torch.backends.mha.get_fastpath_enabled()
                 torch.backends.mha.set_fastpath_enabled(False)
             no_attention_fast_path.inside += 1
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         with self.lock:
             no_attention_fast_path.inside -= 1
             if not no_attention_fast_path.inside:
@@ -135,17 +142,19 @@ class Recorder(TorchDispatchMode):
     """names: of parameters and buffers, by id. replaced: of those of the network itself, which must not be used.
     constants: ids of the network's other tensors."""
 
-    replaced, constants = {}, ()
+    replaced: Mapping[int, str] = {}
+    constants: Collection[int] = ()
 
-    def __init__(self, names, inputs):
+    def __init__(self, names: Mapping[int, str], inputs: list):
         super().__init__()
         self.graph, self.names, self.path = torch.fx.Graph(), names, ['']
-        self.known = {}  # id of a tensor -> the tensor (which keeps the id its own) and its node
+        self.known: dict[int, tuple[Tensor, Node]] = {}  # by id; the tensor is there to keep its id to itself
+        self.outputs: list[Node] = []  # of the network
         for i, x in enumerate(inputs):
             if isinstance(x, Tensor):
                 self.note(x, self.graph.placeholder(f'input_{i}'))
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         given = tree_map_only(Tensor, self.node, (args, kwargs))
@@ -164,12 +173,12 @@ class Recorder(TorchDispatchMode):
                     self.note(o, self.graph.call_function(item, (node, i)))
         return output
 
-    def operations(self):
+    def operations(self) -> list[str]:
         """Names of all operations in order, but for those that only pass on, move or cast."""
         return [name for node in self.graph.nodes if isinstance(node.target, torch._ops.OpOverload)
                 if (name := rules.name_of(node.target)) not in PASSED_ON]  # fmt: skip
 
-    def node(self, tensor):
+    def node(self, tensor: Tensor) -> Node:
         if id(tensor) not in self.known:
             if id(tensor) in self.replaced:
                 raise CannotConvert(
@@ -182,11 +191,11 @@ class Recorder(TorchDispatchMode):
             self.note(tensor, node)
         return self.known[id(tensor)][1]
 
-    def note(self, tensor, node):
+    def note(self, tensor: Tensor, node: Node) -> None:
         node.meta['shape'], node.meta['dtype'] = tensor.shape, tensor.dtype
         self.known[id(tensor)] = tensor, node
 
-    def overwrite(self, written, node):
+    def overwrite(self, written: Any, node: Node) -> None:
         """An operation in place changes all that shares the memory. What is known of its output is noted after this."""
         for changed in tree_leaves(written):
             memory = changed.untyped_storage().data_ptr()
@@ -194,10 +203,10 @@ class Recorder(TorchDispatchMode):
                 if tensor.untyped_storage().data_ptr() == memory:
                     self.note(tensor, self.graph.call_function(overwritten, (node,)))
 
-    def watch(self, name, module):
+    def watch(self, name: str, module: nn.Module) -> None:
         """Note which module runs, and which node is its output."""
 
-        def after(module, inputs, output):
+        def after(module: nn.Module, inputs: Any, output: Any) -> None:
             self.path.pop()
             if isinstance(module, nn.Linear) and id(output) in self.known:
                 self.known[id(output)][1].meta['module'] = name
@@ -207,7 +216,7 @@ class Recorder(TorchDispatchMode):
         module.register_forward_pre_hook(lambda *_: self.path.append(name))
         module.register_forward_hook(after)
 
-    def place(self):
+    def place(self) -> str:
         """Of the innermost line of source that is not PyTorch's: 'in <module> (<file>:<line>)'."""
         frame = sys._getframe(2)
         while frame.f_back and frame.f_globals.get('__name__', '').split('.')[0] in ('torch', 'hat'):
@@ -216,9 +225,9 @@ class Recorder(TorchDispatchMode):
         return f'in {self.path[-1]} ({source})' if self.path[-1] else f'({source})'
 
 
-def item(outputs, i):
+def item(outputs: Any, i: int) -> Any:
     return outputs[i]
 
 
-def overwritten(by):
+def overwritten(by: Any) -> None:
     """What is in a tensor whose memory an operation in place has changed."""

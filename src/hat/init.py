@@ -3,6 +3,8 @@
 A generator may be of another device than e: with one of the CPU, embeddings start equal on all devices.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ def dense(e: Tensor, generator: torch.Generator | None = None) -> None:
 
 
 @torch.no_grad()
-def _fill(e, generator, draw):
+def _fill(e: Tensor, generator: torch.Generator | None, draw: Callable[[Tensor], Tensor]) -> None:
     device = generator.device if generator else e.device
     e.copy_(draw(torch.empty(e.shape, dtype=e.dtype, device=device)))
 

@@ -1,6 +1,7 @@
 """The values that learned tasks compute with, out of reach of everything that writes to parameters."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,20 @@ class Kept(nn.Module):
     Where a bit pattern is 0, nothing is kept (a kept zero is stored as -0.0).
     """
 
+    fingerprints: Tensor  # of the tasks whose values are kept, (tasks,); beside shared parameters only (hat.network)
+
     def __init__(self, tensors: Iterable[tuple[str, Tensor]]):
         """tensors: what values are kept of, with their names."""
         super().__init__()
-        self.keys, self.dtypes = {}, {}
+        self.keys: dict[str, str] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
         for i, (name, tensor) in enumerate(tensors):
             self.keys[name], self.dtypes[name] = str(i), tensor.dtype
             bits = torch.zeros(tensor.shape, dtype=bits_type(tensor.dtype), device=tensor.device)
             self.register_buffer(str(i), bits, persistent=False)
 
     def bits(self, name: str) -> Tensor:
-        return self._buffers[self.keys[name]]
+        return cast(Tensor, self._buffers[self.keys[name]])
 
     def value(self, name: str) -> Tensor:
         """The values, a view: zero where nothing is kept."""
@@ -44,7 +48,7 @@ class Kept(nn.Module):
             value = torch.where(protected, torch.where(value == 0, -0.0, value), 0)
         self.bits(name).copy_(value.detach().view(self.bits(name).dtype))
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """To another device or type: the values change as the parameters do."""
         for name, key in self.keys.items():
             bits, value = self.bits(name), self.value(name)

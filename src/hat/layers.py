@@ -1,12 +1,15 @@
 """The operations that have weights, and what of them is a layer."""
 
 import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from hat.errors import CannotConvert
+from hat.plan import Head
 from hat.unitsets import ZERO, UnitSets
 
 aten = torch.ops.aten
@@ -17,28 +20,36 @@ CHANNEL_NORMS = {aten.batch_norm.default, aten.instance_norm.default, aten.group
 NORMS = {aten.layer_norm.default, aten.rms_norm.default} | CHANNEL_NORMS  # else: affine along the last dimensions
 
 
-def arguments(node: Node) -> dict:
+def operation(node: Node) -> torch._ops.OpOverload:
+    """The operation that a node calls."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        raise TypeError(f'{node} calls no operation')
+    return node.target
+
+
+def arguments(node: Node) -> dict[str, Any]:
     """The arguments of an operation by name; those that are not given have their defaults."""
-    declared = node.target._schema.arguments
+    declared = operation(node)._schema.arguments
     named = {a.name: a.default_value for a in declared if a.has_default_value()}
     return named | dict(zip((a.name for a in declared), node.args, strict=False)) | node.kwargs
 
 
-def parameter(node: Node | None, parameters: dict) -> str | None:
+def parameter(node: Node | None, parameters: Mapping[str, Tensor]) -> str | None:
     """The name of the parameter that a node is, if it is one."""
-    return node.target if node is not None and node.op == 'get_attr' and node.target in parameters else None
+    return str(node.target) if node is not None and node.op == 'get_attr' and node.target in parameters else None
 
 
 def refused(node: Node, why: str) -> CannotConvert:
     return CannotConvert(f'{node.target} {node.meta["place"]}: {why}')
 
 
-def find_layers(nodes: list[Node], parameters: dict) -> dict[str, list[Node]]:
+def find_layers(nodes: list[Node], parameters: Mapping[str, Tensor]) -> dict[str, list[Node]]:
     """Name of a weight -> the nodes of the layers that use it, or a part of it."""
-    calls, names = {}, {}
+    calls: dict[str, list[Node]] = {}
+    names: dict[Node, str] = {}
     for node in nodes:
-        if parameter(node, parameters):
-            names[node] = node.target
+        if name := parameter(node, parameters):
+            names[node] = name
         elif node.target in LAYERS:
             weight = arguments(node)['weight']
             if weight not in names:
@@ -54,19 +65,20 @@ def find_layers(nodes: list[Node], parameters: dict) -> dict[str, list[Node]]:
 
 def last_layers(nodes: list[Node], calls: dict[str, list[Node]]) -> list[str]:
     """Names of the weights of layers after which no other one comes."""
-    layers, before = set(itertools.chain(*calls.values())), set()
+    layers: set[Node] = set(itertools.chain(*calls.values()))
+    before: set[Node] = set()
     for node in reversed(nodes):
         if any(user in layers or user in before for user in node.users):
             before.add(node)
     return [name for name, nodes in calls.items() if before.isdisjoint(nodes)]
 
 
-def head(name: str, node: Node, parameters: dict) -> tuple[str, str | None, int]:
+def head(name: str, node: Node, parameters: Mapping[str, Tensor]) -> Head:
     """Of the last layer with that weight: the names of weight and bias, and the dimension of its units."""
-    return name, parameter(arguments(node).get('bias'), parameters), output_axis(node)[0]
+    return Head(name, parameter(arguments(node).get('bias'), parameters), output_axis(node)[0])
 
 
-def norm_after(node: Node, parameters: dict) -> Node | None:
+def norm_after(node: Node, parameters: Mapping[str, Tensor]) -> Node | None:
     """The batch norm with affine parameters that alone uses the output of a whole layer, if there is one."""
     for norm in node.users if parameter(arguments(node)['weight'], parameters) else ():
         if len(node.users) == 1 and norm.target is aten.batch_norm.default:
@@ -81,7 +93,8 @@ def n_units(node: Node, weight: Tensor) -> int:
     return weight.shape[axis] * groups
 
 
-def connections(weight: Tensor, node: Node, units: Tensor, reads: list, sets: UnitSets) -> tuple[Tensor, Tensor]:
+def connections(weight: Tensor, node: Node, units: Tensor, reads: list[tuple[Tensor, Tensor]],
+                sets: UnitSets) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Ids of the units that the elements of a weight lead to, and of those they come from, in shapes that broadcast.
 
     Args:
@@ -90,8 +103,8 @@ def connections(weight: Tensor, node: Node, units: Tensor, reads: list, sets: Un
     """
     axis, groups = output_axis(node)
     if axis:  # the groups' weights are one below the other, their units side by side
-        rows = len(weight) // groups if groups > 1 else 1
-        outs = units.view(groups, 1, -1).expand(groups, rows, -1).flatten(0, 1)
+        n_rows = len(weight) // groups if groups > 1 else 1
+        outs = units.view(groups, 1, -1).expand(groups, n_rows, -1).flatten(0, 1)
     else:
         outs = units.view(-1, 1)
     ins = torch.full((1, 1), ZERO)
@@ -103,7 +116,8 @@ def connections(weight: Tensor, node: Node, units: Tensor, reads: list, sets: Un
             ins[rows] = sets.union(ins[rows], ids)
     if (ins == ins[0]).all():
         ins = ins[:1]
-    return tuple(u.reshape(*u.shape, *[1] * (weight.ndim - 2)) for u in (outs, ins))
+    further = [1] * (weight.ndim - 2)
+    return outs.reshape(*outs.shape, *further), ins.reshape(*ins.shape, *further)
 
 
 def output_axis(node: Node) -> tuple[int, int]:
@@ -120,7 +134,7 @@ def broadcast_units(units: Tensor, node: Node) -> Tensor:
     return units.view(shape).expand(node.meta['shape'])
 
 
-def layer_names(weights) -> dict[str, str]:
+def layer_names(weights: Iterable[str]) -> dict[str, str]:
     """Of each layer by its weight's name, without '.weight' where that tells it from the others."""
     names = {weight: weight.removesuffix('.weight').removesuffix('_weight') for weight in weights}
     several = list(names.values())

@@ -5,9 +5,11 @@ from torch import Tensor, nn
 
 def named_tensors(net: nn.Module, remove_duplicate: bool = True) -> list[tuple[str, Tensor]]:
     """named_parameters() and named_buffers() in one pass; what has several names has the first, or all of them."""
-    parameters, buffers, seen = [], [], set()
+    parameters: list[tuple[str, Tensor]] = []
+    buffers: list[tuple[str, Tensor]] = []
+    seen: set[int] = set()
 
-    def visit(module, prefix):
+    def visit(module: nn.Module, prefix: str) -> None:
         if remove_duplicate and id(module) in seen:
             return
         seen.add(id(module))
@@ -36,7 +38,7 @@ def register_tensor(root: nn.Module, name: str, tensor: Tensor, parameter: bool,
     for part in path:
         if part not in root._modules:
             root.add_module(part, nn.Module())
-        root = root._modules[part]
+        root = getattr(root, part)
     if parameter:
         root.register_parameter(leaf, nn.Parameter(tensor, requires_grad=trained))
     else:

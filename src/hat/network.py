@@ -1,8 +1,10 @@
 """A network with hard attention to the task: what all tasks share, what each has of its own, and what is protected."""
 
+import functools
 import operator
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Self, SupportsIndex, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -44,19 +46,30 @@ class Network(nn.Module):
     plan: what was read off the network's graph; plan.gates names the layers of the masks.
     """
 
-    group = None  # of the processes that train the network together (DistributedDataParallel)
+    group: distributed.ProcessGroup | None = None  # that train the network together (DistributedDataParallel)
+    net: nn.Module
+    tasks: list[TaskParameters]  # an nn.ModuleList
+    kept: Kept
+    fingerprints: Tensor
+    done: list[bool]  # which tasks are learned
+    cumulative: list[Tensor] | None  # attention of all learned tasks, (N,) for each gate
+    factors: dict[str, Tensor]  # of the gradients (Eq. 2), with soft masks
 
-    def __init__(self, net: nn.Module, plan: Plan, classes: list, s_max: float, hard: bool, gradient: str,
-                 init: Callable, schedule: Callable, regularizer: Callable, check=0, generator=None):  # fmt: skip
+    def __init__(self, net: nn.Module, plan: Plan, classes: list[int] | list[None], s_max: float, hard: bool,
+                 gradient: str, init: Callable, schedule: Callable, regularizer: Callable, check: int = 0,
+                 generator: torch.Generator | None = None):  # fmt: skip
         super().__init__()
         self.net, self.plan, self.s_max, self.hard, self.gradient = net, plan, s_max, hard, gradient
         self.init, self.schedule, self.regularizer = init, schedule, regularizer
-        self.watch, self.state, self.stamp = Watch(check), None, None
+        self.watch = Watch(check)
+        self.state: tuple | None = None
+        self.stamp: tuple | None = None
         self.frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
         for name in plan.task_specific:
             get_tensor(net, name).requires_grad_(False)
         device = next(net.parameters()).device
-        self.tasks = nn.ModuleList(TaskParameters(net, plan, n, init, self.frozen, generator) for n in classes)
+        tasks = [TaskParameters(net, plan, n, init, self.frozen, generator) for n in classes]
+        self.tasks = cast('list[TaskParameters]', nn.ModuleList(tasks))
         self.kept = Kept(self.shared.items())
         for module in self, self.kept:
             zeros = torch.zeros(len(classes), dtype=torch.int64, device=device)
@@ -70,7 +83,8 @@ class Network(nn.Module):
 
     # The way of a batch
 
-    def forward(self, *inputs, task: int | None = None, progress: float | Tensor | None = None, **named):
+    def forward(self, *inputs: Any, task: int | None = None, progress: float | Tensor | None = None,
+                **named: Any) -> Any:  # fmt: skip
         """Output of a task.
 
         Args:
@@ -83,11 +97,11 @@ class Network(nn.Module):
             TypeError, IndexError: there is no such task.
             ValueError: progress is missing in training mode, or does not lie between 0 and 1.
         """
-        task = self.index(task)
+        t = self.index(task)
         if not self.training:
-            return self.run(inputs, task, self.masks(task), named)
-        self.watch.before_batch(self, task, progress, inputs, named)
-        return self.run(inputs, task, self.masks(task, self.schedule(progress, self.s_max)), named)
+            return self.run(inputs, t, self.masks(t), named)
+        self.watch.before_batch(self, t, progress, inputs, named)
+        return self.run(inputs, t, self.masks(t, self.schedule(progress, self.s_max)), named)
 
     def masks(self, task: int, s: float | Tensor | None = None) -> list[Tensor]:
         """Attention of a task, (N,) for each of plan.gates.
@@ -106,9 +120,10 @@ class Network(nn.Module):
             a = RoundedGate.apply(e, self.s_max) if self.hard else attention(e, self.s_max)
         return list(a.split([len(units) for units in self.plan.units.of_gate]))
 
-    def run(self, inputs: tuple, task: int, masks: list[Tensor], named: dict | None = None):
+    def run(self, inputs: tuple, task: int, masks: list[Tensor], named: dict[str, Any] | None = None) -> Any:
         """Output of a task for `inputs`, positional, and `named`, by keyword, under given masks."""
-        tensors, hooks = self.tensors(task, masks), {}
+        tensors = self.tensors(task, masks)
+        hooks: dict[str, Callable] = {}
         if not (self.hard and self.done[task]):  # else weights are zero where a unit is closed
             for name, (gate, _) in self.plan.outputs.items():
                 hooks[name] = lambda module, inputs, output, a=masks[gate]: Gate.apply(output, a)
@@ -142,14 +157,15 @@ class Network(nn.Module):
             tensors |= {name: self.kept_weight(name, values.detach() > 0.5) for name in self.plan.shared}
         else:
             tensors |= self.protected_weights()
-        for name, (gate, units) in (self.plan.gating | (self.output_gates() if outputs else {})).items():
+        gating = self.plan.gating | self.output_gates() if outputs else self.plan.gating
+        for name, (gate, units) in gating.items():
             if name in self.plan.shared and not kept_only:  # else it is zero already where a unit is closed
                 a = values[units] if gate is None else masks[gate].view(units.shape)
                 tensors[name] = Gate.apply(tensors[name], a)
         norms = {name: gating.units for name, gating in self.plan.gating.items() if name not in self.plan.shared}
         return tensors | all_at_once(lambda p, units: Gate.apply(p, values[units]), tensors, norms)
 
-    def kept_weight(self, name, is_open):
+    def kept_weight(self, name: str, is_open: Tensor) -> Tensor:
         """What is kept between units that are open, (ids,) bool; 0 elsewhere, and never -0, whose sign would be that of
         what another task has there. A product is several times as fast as a choice."""
         kept = self.kept.value(name)
@@ -159,7 +175,7 @@ class Network(nn.Module):
         weight = kept * is_open[outs].to(kept.dtype)
         return (weight if ins is None else weight.mul_(is_open[ins].to(kept.dtype))).add_(0.0)
 
-    def protected_weights(self):
+    def protected_weights(self) -> dict[str, Tensor]:
         """Of a task that is not learned."""
         shared = self.shared
         if self.factors:
@@ -169,7 +185,7 @@ class Network(nn.Module):
                    for name, no_zero in self.held.items() if name not in small}  # fmt: skip
         return shared | weights | all_at_once(lambda p, bits: Protected.apply(p, bits, False), shared, small)
 
-    def output_gates(self):
+    def output_gates(self) -> dict[str, Gating]:
         """Of the weights and biases of layers whose output is multiplied."""
         names = {id(p): name for name, p in self.net.named_parameters()}
         return {names[id(p)]: Gating(gate, units.view(-1, *[1] * (p.ndim - 1)))
@@ -181,21 +197,23 @@ class Network(nn.Module):
         arguments: those of the last training batch."""
         if task is None and self.watch.task is None:
             raise ValueError('regularization: there has been no training batch since the last task ended; which task?')
-        task = self.index(self.watch.task if task is None else task)
-        progress = checked(self.watch.progress if progress is None else progress)
-        return self.regularizer(self.masks(task, self.schedule(progress, self.s_max)), self.cumulative, len(self.tasks))
+        masks = self.masks(
+            self.index(self.watch.task if task is None else task),
+            self.schedule(checked(self.watch.progress if progress is None else progress), self.s_max),
+        )
+        return self.regularizer(masks, self.cumulative, len(self.tasks))
 
-    def index(self, task):
+    def index(self, task: SupportsIndex | None) -> int:
         if isinstance(task, (str, bytes, float)) or task is None:
             raise TypeError(f'task must be a number, as in model(x, task=0), not {task!r}')
-        task = operator.index(task)
-        if not 0 <= task < len(self.tasks):
-            raise IndexError(f'task {task}: there are {len(self.tasks)}, numbered from 0')
-        return task
+        t = operator.index(task)
+        if not 0 <= t < len(self.tasks):
+            raise IndexError(f'task {t}: there are {len(self.tasks)}, numbered from 0')
+        return t
 
     # The life of a task
 
-    def add_task(self, n_classes: int | None = None, generator=None) -> int:
+    def add_task(self, n_classes: int | None = None, generator: torch.Generator | None = None) -> int:
         """One more task, with a head for n_classes (None: as many as the network had). Returns its number.
 
         An optimizer that is to train it has to be made after this. Raises ValueError where there is no single head."""
@@ -253,12 +271,12 @@ class Network(nn.Module):
         return {name: self.factors[name].expand(p.shape) == 0 if name in self.factors else self.kept.bits(name) != 0
                 for name, p in self.shared.items()}  # fmt: skip
 
-    def between(self, name, is_open):
+    def between(self, name: str, is_open: Tensor) -> Tensor:
         """Which elements of a parameter lie between units that are open, (ids,) bool; a bool that broadcasts."""
         _, outs, ins = self.plan.shared[name]
         return is_open[outs] if ins is None else is_open[outs] & is_open[ins]
 
-    def open_units(self, tasks):
+    def open_units(self, tasks: list[int]) -> Tensor:
         """Which ids of units are open in one of some learned tasks, (ids,) bool."""
         return self.plan.units.attention(self.cumulated(tasks)) > 0.5
 
@@ -296,7 +314,7 @@ class Network(nn.Module):
             name: self.kept.no_zero(name) for name in self.plan.shared if self.hard and self.kept.bits(name).any()
         }
 
-    def keep(self, given, held):
+    def keep(self, given: list[int], held: list[int]) -> None:
         """Keep what tasks use of which the fingerprint has changed; all others' values stay."""
         same = [t for t, (a, b) in enumerate(zip(given, held, strict=True)) if a and a == b]
         for t, task in enumerate(self.tasks):
@@ -310,16 +328,14 @@ class Network(nn.Module):
             self.kept.write(name, value, protected)
         self.kept.fingerprints.copy_(self.fingerprints)
 
-    def cumulated(self, tasks):
+    def cumulated(self, tasks: list[int]) -> list[Tensor]:
         """Cumulative attention of some learned tasks, (N,) for each gate."""
-        cumulative = None
-        for t in tasks:
-            a = attention(self.tasks[t].embedding(True), self.s_max).nan_to_num()  # one that has diverged uses nothing
-            cumulative = cumulate(a.round() if self.hard else a, cumulative)
+        masks = [attention(self.tasks[t].embedding(True), self.s_max).nan_to_num() for t in tasks]  # diverged: unused
+        cumulative = functools.reduce(cumulate, [a.round() for a in masks] if self.hard else masks)
         return list(cumulative.split([len(units) for units in self.plan.units.of_gate]))
 
     @torch.no_grad()
-    def restore(self, *_) -> None:
+    def restore(self, *_: Any) -> None:
         """Write what is kept into the parameters; for the learned tasks that makes no difference. state_dict() does it,
         which has values that way, and no second copy of them."""
         self.stamp = None
@@ -332,7 +348,7 @@ class Network(nn.Module):
             p.copy_(torch.where(self.kept.bits(name).bool(), self.kept.value(name), p))
 
     @torch.no_grad()
-    def start_from(self, net, *_) -> None:
+    def start_from(self, net: nn.Module, *_: Any) -> None:
         """Tasks that are not learned start anew from what has been loaded into the network itself."""
         for task, learned in zip(self.tasks, self.done, strict=True):
             for name, tensor in named_tensors(task.own):
@@ -350,19 +366,19 @@ class Network(nn.Module):
             self.refresh()
 
     @property
-    def _ddp_params_and_buffers_to_ignore(self):
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
         """DistributedDataParallel need not send with every batch what agree() sends once a task."""
         return [
             name for name, _ in self.named_buffers() if 'kept' in name.split('.')[:3] and not name.startswith('net.')
         ]
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         self.plan.to(self.fingerprints.device)
         self.state = self.stamp = None
         return self
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != 'group'}
 
     def get_extra_state(self) -> Tensor:
@@ -373,10 +389,12 @@ class Network(nn.Module):
         """before_loading() has looked at it."""
 
 
-def all_at_once(function, tensors, others):
+def all_at_once(function: Callable[[Tensor, Tensor], Tensor], tensors: Mapping[str, Tensor],
+                others: Mapping[str, Tensor]) -> dict[str, Tensor]:  # fmt: skip
     """function(tensor, other) for some of the tensors, element by element: for those of a type together, as there are
     many and small ones."""
-    results, types = {}, {}
+    results: dict[str, Tensor] = {}
+    types: dict[torch.dtype, list[str]] = {}
     for name in others:
         types.setdefault(tensors[name].dtype, []).append(name)
     for names in types.values():
@@ -387,7 +405,7 @@ def all_at_once(function, tensors, others):
     return results
 
 
-def forget(network: Network, task: int, generator=None) -> None:
+def forget(network: Network, task: int, generator: torch.Generator | None = None) -> None:
     """The task is as if it had never been learned: its embeddings, head and norms start anew, and weights that it alone
     used are free for others, which find them with the values that they have. Outputs of other tasks stay bit-identical.
     An optimizer that is to train the task again has to be made after this."""

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from hat.errors import warn
 from hat.names import get_tensor, named_tensors, set_tensor
 from hat.network import Network
+from hat.plan import Inputs
 from hat.structure import Structure
 
 UNUSED = 1e-8  # attention up to this changes nothing that float32 can hold beside a unit in use
@@ -35,7 +36,7 @@ def prune(network: Network, task: int) -> nn.Module:
     return net if why else small
 
 
-def difference(net, small, inputs):
+def difference(net: nn.Module, small: nn.Module, inputs: Inputs) -> str:
     """What tells a network from a smaller one, in words, or ''."""
     like = next(net.parameters())
     args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to(like if x.is_floating_point() else like.device), inputs)
@@ -70,7 +71,7 @@ def plain(network: Network, task: int) -> nn.Module:
 
 
 @torch.no_grad()
-def remove_zero_channels(net: nn.Module, inputs: tuple[tuple, dict]) -> nn.Module:
+def remove_zero_channels(net: nn.Module, inputs: Inputs) -> nn.Module:
     """A copy of a network without the units that are zero whatever its input is: whose weights and bias, or scale and
     shift of the batch norm that follows, are zero.
 

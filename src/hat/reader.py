@@ -13,15 +13,17 @@ reads the unit has to know that it is zero, to leave its own weights free.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hat import layers, rules
 from hat.errors import CannotConvert
 from hat.graph import SEEN, item, record
-from hat.plan import Gating, Plan, Shared
+from hat.plan import Gating, Inputs, OutputGate, Plan, Shared
 from hat.unitsets import ALWAYS_USED, ZERO, UnitSets
 from hat.values import Constant, Weight, always_used, fetched, numbered, wrap
 
@@ -33,7 +35,7 @@ class Reader:
     """Goes through the graph once. `values` has what is known of each node's output: ids of unit sets, a LongTensor of
     its shape, or a Weight, or a Constant; a list of them where there are several outputs."""
 
-    def __init__(self, net: nn.Module, inputs: tuple[tuple, dict], heads: bool = False,
+    def __init__(self, net: nn.Module, inputs: Inputs, heads: bool = False,
                  gated: Callable[[str, bool], bool] = lambda layer, last: True):  # fmt: skip
         """Make the Plan for a network, from one run of it. Raises CannotConvert.
 
@@ -44,9 +46,11 @@ class Reader:
             gated: whether a layer has a gate, by its name, and whether it is one of the last.
         """
         self.parameters, self.buffers = dict(net.named_parameters()), dict(net.named_buffers())
-        self.plan, self.values = Plan(inputs), {}
-        self.reads = {}  # name of a weight -> of each call the rows that it uses, and the ids that these read
-        self.biases = {}  # name of a bias -> that of its weight
+        self.plan = Plan(inputs)
+        self.values: dict[Node, Any] = {}
+        # name of a weight -> for each call: the rows that it uses, the ids that these read
+        self.reads: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.biases: dict[str, str] = {}  # name of a bias -> name of its weight
         recorder = record(net, inputs)
         nodes = self.nodes = list(recorder.graph.nodes)
         self.plan.operations = recorder.operations()
@@ -76,16 +80,16 @@ class Reader:
 
     # First: where gates are
 
-    def choose_gates(self, gated):
+    def choose_gates(self, gated: Callable[[str], bool]) -> None:
         plan, sizes = self.plan, []
-        self.gate_of_norm = {}  # node of a batch norm that takes over a gate -> which
+        self.gate_of_norm: dict[Node, int] = {}  # node of a batch norm that takes over a gate -> which
         for name, nodes in self.calls.items():
             if name in plan.task_specific:
                 continue
             plan.layers.append(self.names[name])
             if gated(name):
-                norms = [layers.norm_after(node, self.parameters) for node in nodes]
-                if all(norms):
+                norms = [norm for node in nodes if (norm := layers.norm_after(node, self.parameters))]
+                if len(norms) == len(nodes):
                     self.gate_of_norm |= dict.fromkeys(norms, len(plan.gates))
                 plan.gates.append(plan.layers[-1])
                 sizes.append(layers.n_units(self.calls[name][0], self.parameters[name]))
@@ -93,10 +97,10 @@ class Reader:
 
     # Then node by node
 
-    def read(self, node):
+    def read(self, node: Node) -> Any:
         if node.op == 'get_attr':
             if node.target in self.parameters:
-                return Weight(node.target)
+                return Weight(str(node.target))
             buffer = node.target in self.buffers  # which training may change; integers are mostly indices
             if buffer and node.meta['dtype'].is_floating_point or not (buffer or node.meta['constant']):
                 return always_used(node)
@@ -106,13 +110,13 @@ class Reader:
         if node.target in layers.NORMS:
             return self.norm(node)
         if node.target is item:
-            outputs, i = node.args
-            return self.values[outputs][i]
+            return self.values[node.all_input_nodes[0]][node.args[1]]
         return self.other(node) if isinstance(node.target, torch._ops.OpOverload) else always_used(node)
 
-    def layer(self, node):
+    def layer(self, node: Node) -> Tensor:
         given, plan = layers.arguments(node), self.plan
-        weight, bias = self.values[given['weight']], self.values.get(given.get('bias'))
+        weight = self.values[given['weight']]
+        bias = None if given.get('bias') is None else self.values[given['bias']]
         if not isinstance(weight, Weight):
             raise layers.refused(node, 'its weight is computed, or changed in place')
         if weight.name in plan.task_specific:
@@ -127,8 +131,8 @@ class Reader:
         units = self.units(weight.name)
         outputs = rows if layers.output_axis(node) == (0, 1) else torch.arange(len(units))
         units = units[outputs]
-        of_layer = isinstance(bias, Weight) and self.parameters[bias.name].numel() == layers.n_units(node, p)
-        if of_layer and torch.equal(self.elements(bias), outputs):
+        if (isinstance(bias, Weight) and self.parameters[bias.name].numel() == layers.n_units(node, p)
+                and torch.equal(self.elements(bias), outputs)):  # fmt: skip
             if self.biases.setdefault(bias.name, weight.name) != weight.name:
                 raise layers.refused(node, f'{bias.name} is the bias of two layers')
         elif bias is not None:  # some other vector: what comes out is zero in no task
@@ -136,7 +140,7 @@ class Reader:
             self.ids(given['bias'])
         return layers.broadcast_units(units, node)
 
-    def inputs(self, node, given, weight, n_rows):
+    def inputs(self, node: Node, given: dict[str, Any], weight: Tensor, n_rows: int) -> Tensor:
         """Ids of the units that a weight's elements read; broadcasts to its first two dimensions."""
         if node.target is layers.aten.embedding.default:
             return torch.full((1, 1), ALWAYS_USED)
@@ -148,11 +152,11 @@ class Reader:
             return units.view(-1, 1)
         return units.view(groups, -1).repeat_interleave(n_rows // groups if groups > 1 else 1, 0)
 
-    def norm(self, node):
+    def norm(self, node: Node) -> Any:
         given, plan = layers.arguments(node), self.plan
         affine = [given[key] for key in ('weight', 'bias') if given.get(key) is not None]
-        names = [layers.parameter(part, self.parameters) for part in affine]
-        if not names or not all(names):
+        names = [name for part in affine if (name := layers.parameter(part, self.parameters))]
+        if not names or len(names) < len(affine):
             return self.other(node)
         gate, x = self.gate_of_norm.get(node), self.ids(given['input'])
         if gate is not None:
@@ -172,13 +176,14 @@ class Reader:
         by_channel = node.target in layers.CHANNEL_NORMS
         return layers.broadcast_units(units, node) if by_channel else units.expand(node.meta['shape'])
 
-    def other(self, node):
+    def other(self, node: Node) -> Any:
         """An operation without weights; its parameters, if it has any, are data."""
-        given, name, rule = layers.arguments(node), rules.name_of(node.target), rules.rule_of(node.target)
+        operation, given = layers.operation(node), layers.arguments(node)
+        name, rule = rules.name_of(operation), rules.rule_of(operation)
         values = [self.values[n] for n in node.all_input_nodes]
         weights = [v for v in values if isinstance(v, Weight)]
-        if all(isinstance(v, Constant) for v in values) and torch.Tag.nondeterministic_seeded not in node.target.tags:
-            made = node.target(*fetched(node.args, self.values), **fetched(node.kwargs, self.values))
+        if all(isinstance(v, Constant) for v in values) and torch.Tag.nondeterministic_seeded not in operation.tags:
+            made = operation(*fetched(node.args, self.values), **fetched(node.kwargs, self.values))
             return wrap(lambda part: Constant(part, all(v.kept for v in values)), made)
         if name in SEEN:
             self.plan.branches.append(node.meta['place'])
@@ -187,26 +192,26 @@ class Reader:
             raise layers.refused(node, f'no gating rule for a parameter ({weights[0].name}) in this operation')
         if len(values) == 1 and weights and rule and rule.ids is rules.move:
             elements = {node.all_input_nodes[0]: Constant(self.elements(weights[0]))}
-            moved = node.target(*fetched(node.args, elements), **fetched(node.kwargs, elements))
+            moved = operation(*fetched(node.args, elements), **fetched(node.kwargs, elements))
             return wrap(lambda part: Weight(weights[0].name, part), moved)
-        index = {}
+        index: dict[str, Any] = {}
         for key in INDICES:
             if key in given:
-                parts = [self.values[n] for n in tree_leaves(given[key]) if isinstance(n, torch.fx.Node)]
+                parts = [self.values[n] for n in tree_leaves(given[key]) if isinstance(n, Node)]
                 if not all(isinstance(part, Constant) for part in parts):
                     rule = None  # data say where values go
                 index[key] = fetched(given.pop(key), self.values)
-        given = tree_map_only(torch.fx.Node, self.ids, given)
+        given = tree_map_only(Node, self.ids, given)
         if rule is None or 'shape' not in node.meta:
             return always_used(node)
         shape = node.meta['shape']
         shapes = shape if isinstance(shape, list) else [shape]
-        ids = rules.apply(node.target, self.plan.units, given, index, shapes)
+        ids = rules.apply(operation, self.plan.units, given, index, shapes)
         return ids if isinstance(shape, list) else ids[0]
 
     # Last: what is known of a weight after all its calls
 
-    def share(self, name):
+    def share(self, name: str) -> None:
         """What is to be known of a layer's weight and biases."""
         plan, weight, nodes, units = self.plan, self.parameters[name], self.calls[name], self.units(name)
         layer, biases = self.names[name], [b for b, w in self.biases.items() if w == name]
@@ -216,16 +221,15 @@ class Reader:
         gate = plan.gates.index(layer) if layer in plan.gates else None
         if gate is None or gate in self.gate_of_norm.values():
             return
-        modules = {node.meta.get('module') for node in nodes}
-        if None not in modules:
-            plan.outputs |= dict.fromkeys(modules, Gating(gate, units))
+        if all('module' in node.meta for node in nodes):
+            plan.outputs |= dict.fromkeys((node.meta['module'] for node in nodes), OutputGate(gate, units))
         else:
             plan.gating[name] = Gating(gate if outs.numel() == len(units) else None, outs)
             plan.gating |= {bias: Gating(gate, units) for bias in biases}
 
     # Helpers
 
-    def ids(self, node):
+    def ids(self, node: Node) -> Any:
         """Of a node's output, used as data: a parameter is task-specific then."""
         value = self.values[node]
         if isinstance(value, Weight):
@@ -235,14 +239,14 @@ class Reader:
             return torch.where(value.tensor == 0, ZERO, ALWAYS_USED) if value.kept else always_used(node)
         return value if isinstance(value, Tensor) else always_used(node)
 
-    def elements(self, weight):
+    def elements(self, weight: Weight) -> Tensor:
         return numbered(self.parameters[weight.name]) if weight.elements is None else weight.elements
 
-    def mark_task_specific(self, name):
+    def mark_task_specific(self, name: str | None) -> None:
         if name is not None and name not in self.plan.task_specific:
             self.plan.task_specific.append(name)
 
-    def units(self, name):
+    def units(self, name: str) -> Tensor:
         """Their ids, (N,)."""
         if self.names[name] in self.plan.gates:
             return self.plan.units.of_gate[self.plan.gates.index(self.names[name])]

@@ -28,7 +28,7 @@ def quota(masks: list[Tensor], cumulative: list[Tensor] | None, n_tasks: int) ->
     return torch.stack([(r - f).clamp_min(0) for r, f in zip(layers, forgiven, strict=True)]).mean()
 
 
-def _each(masks, cumulative):
+def _each(masks: list[Tensor], cumulative: list[Tensor] | None) -> list[Tensor]:
     return [regularization([a], cumulative and [cumulative[l]]) for l, a in enumerate(masks)]
 
 

@@ -8,7 +8,8 @@ import copy
 import functools
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class Replica:
     """The copy is `network`. `copies`: of each module, by its id; `buffers`: which tensor each of the copy's buffers
     was given, a list of (dict, key, tensor, name)."""
 
-    def __init__(self, net: nn.Module, tensors: dict[str, Tensor], hooks: dict[str, Callable] | None = None,
+    def __init__(self, net: nn.Module, tensors: Mapping[str, Tensor], hooks: Mapping[str, Callable] | None = None,
                  training: bool | None = None):  # fmt: skip
         """
         Args:
@@ -33,8 +34,11 @@ class Replica:
             hooks: a forward hook for modules, by name, called before those that they have.
             training: the mode; None: as each module of the network has it.
         """
-        self.given, self.tensors, self.left = tensors, {}, set(tensors)
-        self.copies, self.buffers, self.changing, self.training = {}, [], [], training
+        self.given, self.left, self.training = tensors, set(tensors), training
+        self.tensors: dict[int, Tensor] = {}  # what stands in the place of each tensor, by its id
+        self.copies: dict[int, nn.Module] = {}
+        self.buffers: list[tuple[dict[str, Tensor | None], str, Tensor | None, str]] = []
+        self.changing: list[tuple[dict[str, Any], str]] = []  # attributes that may refer to modules or tensors
         self.network = self.copy(net, '')
         if self.left:
             raise RuntimeError(f'the network has no {sorted(self.left)[0]} any more, as when it was converted; {ANEW}')
@@ -44,7 +48,7 @@ class Replica:
             module = self.copies[id(net.get_submodule(name))]
             module._forward_hooks = OrderedDict([(-1, hook), *module._forward_hooks.items()])
 
-    def copy(self, module, prefix):
+    def copy(self, module: nn.Module, prefix: str) -> nn.Module:
         old = module.__dict__
         copied = self.copies[id(module)] = object.__new__(type(module))
         state = copied.__dict__
@@ -59,7 +63,7 @@ class Replica:
                           if key in HOOKS and value or key not in LEFT and type(value) not in SIMPLE]  # fmt: skip
         return copied
 
-    def tensor(self, tensor, prefix, name):
+    def tensor(self, tensor: Tensor | None, prefix: str, name: str) -> Tensor | None:
         """What stands in its place; what has several names goes by the first."""
         if tensor is not None and id(tensor) not in self.tensors:
             if prefix != UNREGISTERED and prefix + name not in self.left:
@@ -68,7 +72,7 @@ class Replica:
             self.tensors[id(tensor)] = self.given.get(prefix + name, tensor)
         return None if tensor is None else self.tensors[id(tensor)]
 
-    def value(self, value, prefix=None):
+    def value(self, value: Any, prefix: str | None = None) -> Any:
         """Of an attribute: what refers to modules and tensors of the network refers to the copies. Containers are
         copied, so that what forward() writes to them does not stay."""
         if type(value) in SIMPLE:
@@ -82,7 +86,7 @@ class Replica:
         if isinstance(value, tuple):
             return getattr(type(value), '_make', type(value))(self.value(item) for item in value)  # of a named tuple
         if isinstance(value, (dict, list, set, deque)):
-            copied = copy.copy(value)
+            copied: Any = copy.copy(value)
             copied.clear()
             if isinstance(value, dict):
                 copied.update({key: self.value(item) for key, item in value.items()})

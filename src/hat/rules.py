@@ -7,9 +7,9 @@ protected though it might be free. Layers and norms, which have weights, are the
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,15 +30,15 @@ class Call:
 
     operation: torch._ops.OpOverload
     units: UnitSets
-    arguments: dict
-    index: dict
+    arguments: dict[str, Any]
+    index: dict[str, Any]
     shape: torch.Size
 
     @property
     def tensors(self) -> list[Tensor]:
         return [x for x in tree_leaves(self.arguments) if isinstance(x, Tensor)]
 
-    def run(self, change: Callable):
+    def run(self, change: Callable[[Tensor], Tensor]) -> Any:
         """The operation itself, with `change` of the ids in the place of each tensor."""
         arguments = tree_map_only(Tensor, change, self.arguments) | self.index
         declared = [a for a in self.operation._schema.arguments if a.name in arguments]
@@ -46,30 +46,33 @@ class Call:
         return self.operation(*[arguments[a.name] for a in declared if not a.kwarg_only], **named)
 
 
+Ids = Tensor | list[Tensor] | None  # of an operation's output, or outputs; None: nothing is known
+
+
 class Rule(NamedTuple):
     """`ids` gives the ids of the output, or a list of them for several outputs, from a Call; fewer than there are, or
     None, where nothing is known. `narrow`: the operation does the same where some units are cut out."""
 
-    ids: Callable[[Call], Tensor | list | None]
+    ids: Callable[[Call], Ids]
     narrow: bool = False
 
 
-def union(call):
+def union(call: Call) -> Ids:
     """Zero if all arguments are."""
     return functools.reduce(call.units.union, call.tensors)
 
 
-def product(call):
+def product(call: Call) -> Ids:
     """Zero if a factor is."""
     return functools.reduce(call.units.intersection, call.tensors)
 
 
-def first(call):
+def first(call: Call) -> Ids:
     """Zero where the first argument is, element by element."""
     return call.tensors[0]
 
 
-def move(call):
+def move(call: Call) -> Ids:
     """Values are moved, and so are their ids; what is filled in has 0, which is ALWAYS_USED."""
     try:
         return call.run(lambda ids: ids.contiguous().view_as(ids))  # a view: an operation in place may turn it around
@@ -81,17 +84,17 @@ def move(call):
         return [part.long() for part in moved] if isinstance(moved, (list, tuple)) else moved.long()
 
 
-def pad(call):
+def pad(call: Call) -> Ids:
     """A move; zeros that are filled in are zero in every task."""
     if call.arguments.get('mode', 'constant') != 'constant':
         return move(call)
     return F.pad(call.tensors[0], call.arguments['pad'], value=int(ids_of(call.arguments.get('value') or 0)))
 
 
-def choice(*names):
+def choice(*names: str) -> Callable[[Call], Ids]:
     """One of several arguments, element by element: zero if all of them are."""
 
-    def ids(call):
+    def ids(call: Call) -> Ids:
         if not all(name in call.arguments for name in names):
             return None
         return functools.reduce(call.units.union, [ids_of(call.arguments[name]) for name in names])
@@ -99,19 +102,19 @@ def choice(*names):
     return ids
 
 
-def per_channel(n):
+def per_channel(n: int) -> Callable[[Call], Ids]:
     """Zero if a channel is, all along its last n dimensions."""
 
-    def ids(call):
+    def ids(call: Call) -> Ids:
         return call.units.over(call.units.union, call.tensors[0], range(-n, 0))
 
     return ids
 
 
-def over(combine):
+def over(combine: str) -> Callable[[Call], Ids]:
     """Zero if all values along `dim` are (union), or if one of them is (intersection)."""
 
-    def ids(call):
+    def ids(call: Call) -> Ids:
         x, dim = call.tensors[0], call.arguments.get('dim')
         if len(call.tensors) > 1:  # max and min of two tensors
             return union(call)
@@ -121,7 +124,7 @@ def over(combine):
     return ids
 
 
-def attention(call):
+def attention(call: Call) -> Ids:
     """A weighted mean of the values, over the positions."""
     value = call.arguments['value']
     if value.shape[:-2] != call.shape[:-2]:
@@ -129,7 +132,7 @@ def attention(call):
     return call.units.over(call.units.union, value, [-2])
 
 
-def matrix_product(call):
+def matrix_product(call: Call) -> Ids:
     """Zero if the whole row of the first factor is, or the whole column of the second."""
     left, right = call.tensors[-2:]
     left, right = left[None] if left.ndim == 1 else left, right[:, None] if right.ndim == 1 else right
@@ -138,7 +141,7 @@ def matrix_product(call):
     return call.units.union(ids, call.tensors[0]) if len(call.tensors) == 3 else ids  # and something is added
 
 
-def einsum(call):
+def einsum(call: Call) -> Ids:
     """A sum of products: zero if one factor is, all along the letters that are summed over."""
     inputs, _, output = call.arguments['equation'].replace(' ', '').partition('->')
     if not output or '.' in inputs or any(len({*letters}) < len(letters) for letters in inputs.split(',')):
@@ -154,18 +157,17 @@ def einsum(call):
     return result
 
 
-def gated_linear(call):
+def gated_linear(call: Call) -> Ids:
     """The first half times the sigmoid of the second."""
     x, dim = call.tensors[0], call.arguments['dim']
     return x.narrow(dim, 0, x.shape[dim] // 2)
 
 
-def evaluated(call):
+def evaluated(call: Call) -> Ids:
     """Element by element: zero if all arguments are and f(0) is exactly 0, which is evaluated."""
     for signs in itertools.product((0.0, -0.0), repeat=min(len(call.tensors), 4)):  # a closed unit may be -0, too
-        values = itertools.cycle(signs)
         try:
-            zero = call.run(lambda ids, values=values: torch.full((1,), next(values)))
+            zero = call.run(zeros(signs))
         except (RuntimeError, TypeError):  # not made for such numbers
             return None
         if not isinstance(zero, Tensor) or bool((zero != 0).any()):
@@ -173,12 +175,18 @@ def evaluated(call):
     return union(call)
 
 
-def ids_of(value):
+def zeros(signs: Iterable[float]) -> Callable[[Tensor], Tensor]:
+    """A function that gives a zero for each argument, of these signs in turn."""
+    values = itertools.cycle(signs)
+    return lambda ids: torch.full((1,), next(values))
+
+
+def ids_of(value: Any) -> Tensor:
     """Of an argument that is a tensor or a number."""
     return value if isinstance(value, Tensor) else torch.tensor(ZERO if value == 0 else ALWAYS_USED)
 
 
-def table(*rows):
+def table(*rows: tuple[str, Rule]) -> dict[str, Rule]:
     return {name: rule for names, rule in rows for name in names.split()}
 
 
@@ -217,17 +225,18 @@ POINTWISE = {'hardswish', 'prelu'}  # which PyTorch does not call so
 
 
 def apply(
-    operation: torch._ops.OpOverload, units: UnitSets, arguments: dict, index: dict, shapes: list
-) -> list[Tensor]:
+    operation: torch._ops.OpOverload, units: UnitSets, arguments: dict[str, Any], index: dict[str, Any],
+    shapes: list[torch.Size],
+) -> list[Tensor]:  # fmt: skip
     """Ids of all outputs of an operation, in their shapes."""
-    rule, ids = rule_of(operation), None
-    if rule:
-        ids = rule.ids(Call(operation, units, arguments, index, shapes[0]))
-    ids = list(ids) if isinstance(ids, (list, tuple)) else [ids]
-    return [expanded(part, shape) for part, shape in zip(ids + [None] * (len(shapes) - len(ids)), shapes, strict=True)]
+    rule = rule_of(operation)
+    ids = rule.ids(Call(operation, units, arguments, index, shapes[0])) if rule else None
+    parts: list[Tensor | None] = [*ids] if isinstance(ids, (list, tuple)) else [ids]
+    parts += [None] * (len(shapes) - len(parts))
+    return [expanded(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def expanded(ids, shape):
+def expanded(ids: Tensor | None, shape: torch.Size) -> Tensor:
     if ids is not None and ids.numel() == shape.numel():
         return ids.reshape(shape)
     if ids is not None and ids.ndim <= len(shape):
@@ -254,7 +263,7 @@ def is_pointwise(operation: torch._ops.OpOverload) -> bool:
     return not random and (torch.Tag.pointwise in operation.tags or name_of(operation) in POINTWISE)
 
 
-def register(name: str, ids: Callable[[Call], Tensor | list | None]) -> None:
+def register(name: str, ids: Callable[[Call], Ids]) -> None:
     """Add a rule for an operation: 'add' for one of PyTorch's, 'library::name' for one of torch.library.
 
     Args:

@@ -2,17 +2,24 @@
 
 import functools
 import json
+import os
 from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hat import schedules
 from hat.errors import warn
 from hat.names import get_tensor, named_tensors
 
+if TYPE_CHECKING:
+    from hat.network import Network
 
-def settings(network) -> bytes:
+File = str | os.PathLike[str] | IO[bytes]
+
+
+def settings(network: 'Network') -> bytes:
     """What has to be the same where a state is loaded, as JSON."""
     head = [name for name, _, _ in network.plan.heads][:1]
     sizes = [len(get_tensor(task.own, head[0])) if head else None for task in network.tasks]
@@ -32,7 +39,7 @@ def name_of(function: Callable) -> str:
     return getattr(function, '__name__', type(function).__name__)
 
 
-def before_loading(network, state, prefix, *_) -> None:
+def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Compare the settings, and make the tasks the same: a state of more tasks adds them, and one of fewer leaves the
     others as they are. Raises ValueError."""
     if f'{prefix}_extra_state' not in state:
@@ -64,7 +71,7 @@ def before_loading(network, state, prefix, *_) -> None:
              'is not loaded (hat.forget first)')  # fmt: skip
 
 
-def same(network, tasks, state, prefix):
+def same(network: 'Network', tasks: list[int], state: dict[str, Tensor], prefix: str) -> bool:
     """Whether a state has for learned tasks what is kept here."""
     pairs = [(state[f'{prefix}tasks.{t}.{part}.{name}'], kept.value(name))
              for t in tasks for part, kept in network.tasks[t].kept.items() for name in kept.keys]  # fmt: skip
@@ -77,11 +84,11 @@ def same(network, tasks, state, prefix):
     return all(torch.equal(a.to(b.device), b) for a, b in pairs)
 
 
-def after_loading(network, keys) -> None:
+def after_loading(network: 'Network', keys: Any) -> None:
     network.refresh()
 
 
-def save(network, file) -> None:
+def save(network: 'Network', file: File) -> None:
     """Write a network that convert() made to a file: weights, what is protected, settings. load() reads it.
 
     Args:
@@ -92,7 +99,7 @@ def save(network, file) -> None:
     torch.save(content | {'state': network.state_dict()}, file)
 
 
-def load(file, net: nn.Module, schedule: Callable | None = None, **functions):
+def load(file: File, net: nn.Module, schedule: Callable | None = None, **functions: Any) -> 'Network':
     """The network that save() wrote.
 
     Args:

@@ -5,7 +5,8 @@ arXiv 2307.09653).
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ def linear(progress: float | Tensor, s_max: float) -> float | Tensor:
 def cosine(progress: float | Tensor, s_max: float) -> float | Tensor:
     """s from s_max down to 1/s_max, at half of an epoch, and up again (HAT-CL): weights learn first, then masks, then
     weights under almost binary masks."""
-    cos = torch.cos if isinstance(progress, Tensor) else math.cos
-    return (s_max + 1 / s_max) / 2 + (s_max - 1 / s_max) / 2 * cos(2 * math.pi * progress)
+    angle = 2 * math.pi * progress
+    cos = torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle)
+    return (s_max + 1 / s_max) / 2 + (s_max - 1 / s_max) / 2 * cos
 
 
 def exponential(progress: float | Tensor, s_max: float, above_one: float = 0.8) -> float | Tensor:
@@ -36,7 +38,15 @@ def constant(progress: float | Tensor, s_max: float) -> float:
 SCHEDULES = {'linear': linear, 'cosine': cosine, 'exponential': exponential, 'constant': constant}
 
 
-def annealed(batches: Iterable) -> Iterator[tuple]:
+class Batches(Protocol):
+    """The batches of an epoch: they can be counted and gone through."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator: ...
+
+
+def annealed(batches: Batches) -> Iterator[tuple[Any, float]]:
     """An epoch's batches, each with its `progress`, (b - 1) / (B - 1) for batch b of B; 1 for a single one.
 
     Args:

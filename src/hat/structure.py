@@ -1,5 +1,7 @@
 """Which units of a network can only be cut out together, and which are needed."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
@@ -9,6 +11,7 @@ from hat import rules
 from hat.graph import item, overwritten
 from hat.layers import CONVOLUTIONS, LAYERS, arguments, aten, broadcast_units
 from hat.names import get_tensor
+from hat.plan import Inputs
 from hat.reader import Reader
 from hat.unitsets import ALWAYS_USED
 from hat.values import always_used
@@ -24,16 +27,19 @@ class Structure:
     vectors: name of another parameter or buffer, with an element for each unit -> these units.
     """
 
-    def __init__(self, net: nn.Module, inputs: tuple[tuple, dict]):
+    def __init__(self, net: nn.Module, inputs: Inputs):
         reader = Reader(net, inputs)
         self.net, self.plan = net, reader.plan
-        self.layers, self.vectors, self.pairs, self.values = {}, {}, [PINNED.view(1)], {}
+        self.layers: dict[str, tuple[Tensor, Tensor, bool]] = {}
+        self.vectors: dict[str, Tensor] = {}
+        self.pairs = [PINNED.view(1)]
+        self.values: dict[Node, Any] = {}
         self.n_units = 2 + sum(map(len, self.plan.units.of_gate))
         for node in reader.nodes:
             self.values[node] = self.read(node)
         self.pin(*[self.values[node] for node in reader.outputs if self.values[node] is not None])
 
-    def read(self, node):
+    def read(self, node: Node) -> Any:
         """The units of a node's output, of its shape; None for parameters and constants."""
         if node.op == 'placeholder':
             return always_used(node)
@@ -51,25 +57,26 @@ class Structure:
         if isinstance(node.target, torch._ops.OpOverload) and isinstance(node.meta.get('shape'), torch.Size):
             if rules.is_pointwise(node.target):
                 return self.elementwise(node, given)
-            if self.narrow(node, given):
-                return self.moved(node, given)
+            if self.narrow(node, node.target, given):
+                return self.moved(node, node.target, given)
         self.pin(*given)
         return always_used(node)
 
-    def narrow(self, node, given):
+    def narrow(self, node: Node, operation: torch._ops.OpOverload, given: list[Tensor]) -> bool:
         """Whether an operation does the same, with the same arguments, where some units are cut out."""
-        name = rules.name_of(node.target)
+        name = rules.name_of(operation)
         if name in ('view', 'reshape'):
-            return list(node.args[1])[1:] == [-1]
-        dims = [arguments(node)['dim']] if name == 'slice' else ()
+            shape = node.args[1]
+            return isinstance(shape, (list, tuple)) and [*shape][1:] == [-1]
+        dims = [arguments(node)['dim']] if name == 'slice' else []
         if name in ('pad', 'constant_pad_nd'):
-            dims = range(-len(node.args[1]) // 2, 0)
+            dims = list(range(-len(arguments(node)['pad']) // 2, 0))
         if dims:  # which are cropped: there are no units along them
             return all((given[0] == given[0].narrow(d, 0, 1)).all() for d in dims)
-        rule = rules.rule_of(node.target)
-        return rule is not None and rule.narrow and node.target is not aten.squeeze.default
+        rule = rules.rule_of(operation)
+        return rule is not None and rule.narrow and operation is not aten.squeeze.default
 
-    def layer(self, node, given):
+    def layer(self, node: Node, given: list[Tensor]) -> Tensor:
         named = arguments(node)
         (x,), name, bias = given, named['weight'].target, named.get('bias')
         outs = self.plan.units.of_gate[self.plan.shared[name].layer]
@@ -97,7 +104,7 @@ class Structure:
             self.pin(outs)
         return broadcast_units(outs, node)
 
-    def norm(self, node):
+    def norm(self, node: Node) -> Tensor:
         given = arguments(node)
         x = self.values[given['input']]
         units = self.units_at(x, 1)
@@ -108,7 +115,7 @@ class Structure:
                 self.pin(units)
         return x
 
-    def elementwise(self, node, given):
+    def elementwise(self, node: Node, given: list[Tensor]) -> Tensor:
         units = torch.broadcast_tensors(*given)
         for others in units[1:]:
             self.couple(units[0], others)
@@ -116,12 +123,12 @@ class Structure:
             self.pin(*given)
         return units[0].expand(node.meta['shape'])
 
-    def moved(self, node, given):
+    def moved(self, node: Node, operation: torch._ops.OpOverload, given: list[Tensor]) -> Tensor:
         if any(self.values[n] is None for n in node.all_input_nodes):
             self.pin(*given)
             return always_used(node)
         ids = tree_map_only(Node, self.values.get, arguments(node))
-        units = rules.apply(node.target, self.plan.units, ids, {}, [node.meta['shape']])[0]
+        units = rules.apply(operation, self.plan.units, ids, {}, [node.meta['shape']])[0]
         units = torch.where(units < self.n_units, units, ALWAYS_USED)
         left = torch.ones(self.n_units, dtype=torch.bool)
         left[units.reshape(-1)] = False
@@ -129,18 +136,18 @@ class Structure:
             self.pin(part[left[part]])
         return units
 
-    def units_at(self, units, dim):
+    def units_at(self, units: Tensor, dim: int) -> Tensor:
         """The units at each index of a dimension, (n,): a weight there reads all of them."""
         rows = units.movedim(dim, -1).reshape(-1, units.shape[dim])
         self.couple(rows[0], rows)
         return rows[0]
 
-    def pin(self, *units):
+    def pin(self, *units: Any) -> None:
         for some in units:
             for each in some if isinstance(some, list) else [some]:
                 self.couple(each, PINNED)
 
-    def couple(self, units: Tensor, others: Tensor):
+    def couple(self, units: Tensor, others: Tensor) -> None:
         units, others = torch.broadcast_tensors(units, others)
         self.pairs.append(torch.unique(units * BASE + others))
 
@@ -149,8 +156,8 @@ class Structure:
         """Which units are to stay, (units,) bool: what is not zero where it is read, and what is coupled with it."""
         plan, pairs = self.plan, torch.cat(self.pairs).unique()
         left, right = pairs // BASE, pairs % BASE
-        group, before = torch.arange(self.n_units), None
-        while before is None or not torch.equal(group, before):  # the smallest number of those coupled
+        group, before = torch.arange(self.n_units), torch.full((self.n_units,), -1)
+        while not torch.equal(group, before):  # the smallest number of those coupled
             low, before = torch.minimum(group[left], group[right]), group
             group = group.scatter_reduce(0, left, low, 'amin').scatter_reduce(0, right, low, 'amin')
             group = group[group]
@@ -166,15 +173,15 @@ class Structure:
                 needed[group[outs[0]]] = True
         return needed[group]
 
-    def open_units(self):
+    def open_units(self) -> list[Tensor]:
         """Which units of each gate are not zero whatever the input is: a list of (N,) bool."""
         plan = self.plan
-        on = [[] for _ in plan.gates]
-        scales = [(name, gating) for name, gating in plan.gating.items() if gating.gate is not None]
-        for name, (gate, units) in plan.outputs.items():
-            for leaf, p in self.net.get_submodule(name).named_parameters():
-                scales.append((f'{name}.{leaf}', (gate, units.view(-1, *[1] * (p.ndim - 1)))))
-        for name, (gate, units) in scales:
+        on: list[list[Tensor]] = [[] for _ in plan.gates]
+        scales = [(name, gate, units) for name, (gate, units) in plan.gating.items() if gate is not None]
+        for module, (gate, units) in plan.outputs.items():
+            for leaf, p in self.net.get_submodule(module).named_parameters():
+                scales.append((f'{module}.{leaf}', gate, units.view(-1, *[1] * (p.ndim - 1))))
+        for name, gate, units in scales:
             others = [d for d, n in enumerate(units.shape) if n == 1]
             nonzero = get_tensor(self.net, name) != 0
             on[gate].append(nonzero.any(dim=others).view(-1) if others else nonzero)

@@ -1,6 +1,7 @@
 """What each task has of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from hat.functional import HALF
 from hat.kept import Kept
 from hat.names import get_tensor, named_tensors, register_tensor
+from hat.plan import Plan
 
 
 class TaskParameters(nn.Module):
@@ -19,8 +21,11 @@ class TaskParameters(nn.Module):
     kept: their values since the task was learned.
     """
 
+    kept: dict[str, Kept]  # an nn.ModuleDict
+
     @torch.no_grad()
-    def __init__(self, net: nn.Module, plan, n_classes: int | None, init: Callable, frozen=(), generator=None):
+    def __init__(self, net: nn.Module, plan: Plan, n_classes: int | None, init: Callable,
+                 frozen: Collection[str] = (), generator: torch.Generator | None = None):  # fmt: skip
         """Starts from what the network has; a head of another size than the network's, as PyTorch starts layers.
 
         frozen: names of parameters that are not trained.
@@ -46,7 +51,8 @@ class TaskParameters(nn.Module):
                     fresh = torch.empty(shape, device='cpu').uniform_(-bound, bound, generator=generator)
                     register_tensor(self.own, name, fresh, True, name not in frozen)
         self.to(like.device, like.dtype)
-        self.kept = nn.ModuleDict({part: Kept(named_tensors(getattr(self, part))) for part in ('embeddings', 'own')})
+        kept = {part: Kept(named_tensors(getattr(self, part))) for part in ('embeddings', 'own')}
+        self.kept = cast('dict[str, Kept]', nn.ModuleDict(kept))
 
     def keep(self) -> None:
         """Keep the present values."""
@@ -72,13 +78,13 @@ class TaskParameters(nn.Module):
         kept = self.kept['embeddings']
         return torch.cat([kept.value(name) for name in kept.keys] if learned else list(self.embeddings.parameters()))
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         """There is nothing inside that depends on it."""
         self.training = mode
         return self
 
-    def _apply(self, fn, recurse=True):
-        def exact(x):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def exact(x: Tensor) -> Tensor:
             changed = fn(x)
             return x.to(changed.device) if changed.dtype in HALF else changed
 

@@ -8,12 +8,15 @@ A value has the id of what it is zero with, if the gates of some units are close
   then         combinations of two ids: zero if both are (a sum), or if one of them is (a product)
 """
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
 from hat.functional import Replayed
 
 ALWAYS_USED, ZERO = 0, 1
+Pairwise = Callable[[Tensor, Tensor], Tensor]
 
 
 class UnitSets:
@@ -23,7 +26,8 @@ class UnitSets:
         ends = torch.tensor([2, *sizes]).cumsum(0).tolist()
         self.of_gate = [torch.arange(a, b) for a, b in zip(ends, ends[1:], strict=False)]
         self.count = ends[-1]
-        self.combined = []  # (torch.maximum or minimum, left ids, right ids): what the ids after the gates' stand for
+        # what the ids after the gates' stand for: (torch.maximum or torch.minimum, left ids, right ids)
+        self.combined: list[tuple[Pairwise, Tensor, Tensor]] = []
 
     def union(self, left: Tensor, right: Tensor) -> Tensor:
         """Ids of the sums of two values, element by element: zero only if both are."""
@@ -33,7 +37,7 @@ class UnitSets:
         """Ids of the products of two values, element by element: zero if one of them is."""
         return self._combine(torch.minimum, left, right, neutral=ALWAYS_USED, strong=ZERO)
 
-    def over(self, combine, ids: Tensor, dims) -> Tensor:
+    def over(self, combine: Pairwise, ids: Tensor, dims: Iterable[int]) -> Tensor:
         """Ids of what depends on all values along some dimensions, which stay, with one element each.
 
         combine: union, where it is zero if all values are; intersection, where it is if one of them is.
@@ -61,17 +65,17 @@ class UnitSets:
         """Attention to all ids, (count,), from the masks (N,) of all gates: 1, 0, the gates', the combinations'."""
         return Replayed.apply(self._attention, *masks)
 
-    def _attention(self, *masks):
+    def _attention(self, *masks: Tensor) -> Tensor:
         first = masks[0]
         values = torch.cat([first.new_ones(1), first.new_zeros(1), *masks])
         for function, left, right in self.combined:
             values = torch.cat([values, function(values[left], values[right])])
         return values
 
-    def to(self, device) -> None:
+    def to(self, device: torch.device) -> None:
         self.combined = [(function, left.to(device), right.to(device)) for function, left, right in self.combined]
 
-    def _combine(self, function, left, right, neutral, strong):
+    def _combine(self, function: Pairwise, left: Tensor, right: Tensor, neutral: int, strong: int) -> Tensor:
         left, right = torch.broadcast_tensors(left, right)
         low, high = torch.minimum(left, right), torch.maximum(left, right)
         pairs, where = torch.unique(low * self.count + high, return_inverse=True)

@@ -1,6 +1,7 @@
 """What is known of the output of a node in a network's graph: ids of unit sets (hat.unitsets), or one of these."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Constant(NamedTuple):
     kept: bool = True
 
 
-def always_used(node: Node):
+def always_used(node: Node) -> Any:
     """Ids of an output, or of several, of which nothing is known."""
     shape = node.meta.get('shape', ())
     if isinstance(shape, list):
@@ -37,11 +38,11 @@ def numbered(p: Tensor) -> Tensor:
     return torch.arange(p.numel()).view(p.shape)
 
 
-def fetched(arguments, values):
+def fetched(arguments: Any, values: Mapping[Node, Any]) -> Any:
     """Arguments of a node with the tensors of constants in the place of nodes."""
     return tree_map_only(Node, lambda node: getattr(values[node], 'tensor', None), arguments)
 
 
-def wrap(kind, outputs):
+def wrap(kind: Callable[[Tensor], Weight | Constant], outputs: Any) -> Any:
     """A Weight or a Constant of an output, or of each of several."""
     return [kind(o) for o in outputs] if isinstance(outputs, (tuple, list)) else kind(outputs)
