@@ -4,8 +4,8 @@ Serra, Suris, Miron, Karatzoglou. Overcoming catastrophic forgetting with hard a
 
     model = hat.convert(torchvision.models.resnet18(num_classes=10), n_tasks=5, example_input=x)
 
-makes a hat.Network. How masks start, are annealed and regularized: hat.init, hat.schedules, hat.regularizers; the
-paper's formulas: hat.functional; which operations are understood: hat.rules. The guide is README.md beside this file.
+converts a network. Initial embeddings, annealing, regularization: hat.init, hat.schedules, hat.regularizers. The
+formulas of the paper: hat.functional. Operations that keep zeros: hat.rules. Guide: README.md in this folder.
 """
 
 from hat import functional, init, regularizers, rules, schedules
@@ -18,7 +18,7 @@ from hat.pruning import plain, prune
 from hat.saving import load, save
 from hat.schedules import annealed
 
-__version__ = '1.0'
+__version__ = '1.0.0'
 __all__ = [
     'CannotConvert',
     'Network',

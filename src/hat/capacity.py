@@ -1,39 +1,42 @@
-"""What of a network the tasks use (section 4.4): units whose attention is above 1/2, and the weights between them."""
+"""Units and weights that tasks use (section 4.4): a unit is used if its attention is above 1/2, a weight if the units
+that it connects are."""
 
 import itertools
 
 import torch
 from torch import Tensor
 
+from hat.network import Network
+
 Units = list[Tensor]  # (N,) bool for each gate
 
 
 def active(masks: list[Tensor]) -> Units:
-    """The units of each gate that are in use: a list of (N,) bool, on the CPU, from a list of attention (N,)."""
+    """The used units of each gate, a list of (N,) bool on the CPU, from masks, a list of (N,)."""
     return [(a > 0.5).cpu() for a in masks]
 
 
 def union(units: Units, others: Units) -> Units:
-    """The units that one of two tasks uses, or both do."""
+    """Units that at least one of two tasks uses."""
     return [u | v for u, v in zip(units, others, strict=True)]
 
 
 def intersection(units: Units, others: Units) -> Units:
-    """The units that both of two tasks use."""
+    """Units that both of two tasks use."""
     return [u & v for u, v in zip(units, others, strict=True)]
 
 
-def count_weights(network, units: Units) -> list[int]:
-    """How many shared weights lie between the chosen units, one number for each of network.plan.layers.
+def count_weights(network: Network, units: Units) -> list[int]:
+    """How many shared weights connect these units, a number for each of network.plan.layers.
 
-    This is Eq. 2's min(a_out, a_in), binarized and summed up; where a_out depends on rows alone and a_in on columns,
-    without making the matrix.
+    This is the sum of Eq. 2's min(a_out, a_in) for binary masks. The matrix is not made where a_out depends on rows
+    alone and a_in on columns.
     """
     plan, sizes = network.plan, {name: p.numel() for name, p in network.shared.items()}
     counts = [0] * len(plan.layers)
-    chosen = plan.units.attention([u.float().to(network.fingerprints.device) for u in units])
+    is_used = plan.units.attention([u.float().to(network.fingerprints.device) for u in units])
     for name, (layer, *ends) in plan.shared.items():
-        used = [chosen[u].cpu().double() for u in ends if u is not None]
+        used = [is_used[u].cpu().double() for u in ends if u is not None]
         if len(used) == 2 and all(1 in pair for pair in zip(used[0].shape, used[1].shape, strict=True)):
             share = used[0].mean() * used[1].mean()
         else:
@@ -42,18 +45,18 @@ def count_weights(network, units: Units) -> list[int]:
     return counts
 
 
-def usage(network, tasks: list[Units]) -> dict[str, list]:
+def usage(network: Network, tasks: list[Units]) -> dict[str, list]:
     """Weight counts per task and layer.
 
     Args:
         network: a hat.Network.
-        tasks: for each task, in the order of learning, its units as of active().
+        tasks: the used units of each task (active()), in the order of learning.
 
     Returns:
-        weights: of each layer in all, [layer].
-        active: of each task, [task][layer].
-        capacity: of all tasks up to this one together, [task][layer]: what Eq. 2 protects (Fig. 5).
-        reuse: used by both of two tasks, [task][task], all layers together; on the diagonal by one (Fig. 6).
+        weights: of each layer, [layer].
+        active: used by each task, [task][layer].
+        capacity: used by the tasks up to this one, [task][layer]: what Eq. 2 protects (Fig. 5).
+        reuse: used by both of two tasks, [task][task], all layers together; by one task on the diagonal (Fig. 6).
     """
     so_far = list(itertools.accumulate(tasks, union))
     return {
@@ -64,9 +67,10 @@ def usage(network, tasks: list[Units]) -> dict[str, list]:
     }
 
 
-def used(network) -> dict[int, dict[str, dict[str, int]]]:
-    """What each learned task uses: {task: {layer: {'units': n, 'of': N, 'weights': n}}}, for layers that have gates."""
-    report = {}
+def used(network: Network) -> dict[int, dict[str, dict[str, int]]]:
+    """Units and weights that each learned task uses, for each layer with a gate:
+    {task: {layer: {'units': n, 'of': N, 'weights': n}}}."""
+    report: dict[int, dict[str, dict[str, int]]] = {}
     for task, learned in enumerate(network.learned.tolist()):
         if learned:
             units = active(network.masks(task))

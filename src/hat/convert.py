@@ -1,8 +1,9 @@
-"""Hard attention for any network, in one line."""
+"""convert(): hard attention in any network."""
 
 import copy
 from collections.abc import Callable, Iterable
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,48 +15,50 @@ from hat.errors import CannotConvert, warn
 from hat.functional import GRADIENTS
 from hat.graph import changed_attributes, fast_path_differs
 from hat.network import Network
+from hat.plan import Inputs
 from hat.reader import Reader
 
 Gates = Callable[[str], bool] | Iterable[str]
 
 
-def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[int] | None = None, *,
+def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | list[int] | None = None, *,
             gates: Gates | None = None, heads: bool = True, s_max: float = 400.0, hard: bool = True,
             gradient: str = 'released', init: Callable = inits.normal, schedule: Callable = schedules.linear,
             regularizer: Callable = regularizers.by_network, check: bool | int = 2,
             generator: torch.Generator | None = None) -> Network:  # fmt: skip
-    """Make a network that learns tasks one after the other without forgetting (Serra et al. 2018).
+    """Put gates into a network, so that it learns tasks one after the other without forgetting (Serra et al. 2018).
 
     Args:
-        net: any network; it is copied, and left as it is. Its weights are kept: with all gates open, the outputs of
-            each task are those of `net`.
-        n_tasks: number of tasks; more can be added later.
-        example_input: what net takes, (B, ...): a tensor, a tuple for several inputs, a dict for inputs by keyword, or
-            a pair of both. It is run once, to see how the units are connected, and kept for prune().
-        n_classes: of each task, a number or a list; None: as many as the last layer has.
-        gates: which layers have gates: a function of a layer's name, or names; None: all but the last.
-        heads: True: the last layer becomes one for each task. False: it is left alone, a layer without a gate whose
-            outputs every task uses: what the first task needs of it is fixed then, its bias entirely.
-        s_max: of the gates (Eq. 3).
-        hard: masks of learned tasks, and all in evaluation, are rounded to {0, 1}: then outputs of learned tasks stay
+        net: the network. It is copied and not changed. Its weights are the initial weights: with all gates open each
+            task has the outputs of `net`.
+        n_tasks: number of tasks; add_task() adds more.
+        example_input: inputs of the network, (B, ...): a tensor, a tuple for several inputs, a dict for inputs by
+            keyword, or a pair of both. The network runs on it once, which shows how units are connected; prune() uses
+            it again.
+        n_classes: size of each task's head, a number or a list; None: as in `net`.
+        gates: the layers with gates: a function of a layer's name, or a list of names; None: all but the last layer.
+        heads: True: each task has an output layer of its own. False: tasks share the last layer, which has no gate:
+            each learned task fixes its weights from the units that the task uses, and the first one its bias.
+        s_max: largest scale of the gates (Eq. 3).
+        hard: masks in evaluation, and those of learned tasks, are rounded to {0, 1}: outputs of learned tasks then stay
             bit-identical, whatever happens to the parameters. False: they are sigmoids at s_max, as in the paper, and
-            Eq. 2 conditions gradients and nothing else: learned tasks drift a little under plain SGD, and more with
-            momentum, Adam or weight decay.
-        gradient: of the embeddings (section 2.5). 'released': as float32 rounds it in the paper's code, where open
+            the gradients of Eq. 2 are the only protection: outputs of learned tasks drift a little with plain SGD, and
+            more with momentum, Adam or weight decay.
+        gradient: of the embeddings (section 2.5). 'released': rounded as in the paper's code, in float32, where open
             gates close more slowly; 'exact': the formula.
-        init, schedule, regularizer: how masks start, are annealed and regularized: functions of hat.init, hat.schedules
-            and hat.regularizers, or of your own.
-        check: in how many training batches of each task it is seen whether forward() does what it did for
-            example_input, at the cost of an evaluation each; True: in all of them.
-        generator: for what is random.
+        init, schedule, regularizer: initial embeddings, annealing and regularization: functions of hat.init,
+            hat.schedules and hat.regularizers, or your own.
+        check: number of training batches of each task in which the operations of forward() are compared with those for
+            example_input, at the cost of an evaluation each; True: all batches.
+        generator: for initial values.
 
     Returns:
-        A hat.Network.
+        The converted network.
 
     Raises:
-        CannotConvert: the network has weights that are used in a way that is not known here (recurrent layers, weights
-            that are computed from others); the message names the operation and where it is.
-        ValueError, TypeError: arguments that do not fit.
+        CannotConvert: there is no gating rule for a weight (recurrent layers, weights that are computed from others);
+            the message names the operation, its module and source line.
+        ValueError, TypeError: arguments are invalid.
 
     Example:
         model = hat.convert(torchvision.models.resnet18(), n_tasks=5, example_input=torch.zeros(2, 3, 32, 32))
@@ -77,7 +80,7 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
         raise ValueError(f'gates must be a function or a list of names, not {gates!r}')
     chosen = gates if gates is None or callable(gates) else list(gates)
 
-    def gated(layer, last):
+    def gated(layer: str, last: bool) -> bool:
         if chosen is None:
             return not last
         return chosen(layer) if callable(chosen) else layer in chosen
@@ -94,46 +97,49 @@ def convert(net: nn.Module, n_tasks: int, example_input, n_classes: int | list[i
             + ', '.join(plan.unused)
         )
     if any(isinstance(module, nn.TransformerEncoder) for module in net.modules()) and fast_path_differs(net, inputs):
-        warn('nn.TransformerEncoder puts zeros at padded positions in evaluation; here, as in training, it does not')
+        warn('nn.TransformerEncoder sets padded positions to zero in evaluation, but not after conversion: ignore them')
     if changed:
-        warn(f'forward() changes {", ".join(changed)}, which is no buffer: each batch starts with what it is now')
+        warn(f'forward() changes attributes that are not buffers: {", ".join(changed)}; the changes are dropped after '
+             'each batch (use register_buffer)')  # fmt: skip
     if plan.branches:
-        warn(f'forward() branches on values of its input {plan.branches[0]}: it is read as it is for example_input')
+        warn(f'forward() branches on values of its input {plan.branches[0]}: gates follow the branch of example_input')
     if not plan.gates:
-        raise CannotConvert('the network has no layer that could have a gate; the last one has none')
+        raise CannotConvert(
+            'the network has no layer that could have a gate: it needs one before the last, and gates= to allow it'
+        )
     if n_classes is not None and len(plan.heads) != 1:
         raise ValueError(f'n_classes requires exactly one output layer; this network has {len(plan.heads)}')
     check = int(1e18 if check is True else check)
     return Network(net, plan, classes, s_max, hard, gradient, init, schedule, regularizer, check, generator)
 
 
-def check_network(net) -> None:
-    """Raises an error for what cannot be read at all."""
+def check_network(net: Any) -> None:
+    """Raises an error for a network that cannot run or cannot be copied."""
     if not isinstance(net, nn.Module):
         raise TypeError(f'net must be an nn.Module, not {type(net).__name__}')
     for name, module in net.named_modules():
         if isinstance(module, Network):
-            raise TypeError('the network is converted already: model.add_task() gives it more tasks')
+            raise TypeError('the network is already converted: model.add_task() adds tasks')
         if isinstance(module, torch.jit.ScriptModule):
-            raise CannotConvert(f'{name or "the network"} is TorchScript: convert what it was made from')
+            raise CannotConvert(f'{name or "the network"} is TorchScript: convert the module that it was compiled from')
     for name, p in net.named_parameters():
         if nn.parameter.is_lazy(p):
-            raise ValueError(f'{name} has no shape yet: run the network once before')
+            raise ValueError(f'{name} has no shape yet: run the network once before you convert it')
         if p.is_complex():
-            raise CannotConvert(f'{name} holds complex numbers')
+            raise CannotConvert(f'{name} is complex: only real parameters are supported')
 
 
 HOMES = {'init': 'init', 'schedule': 'schedules', 'regularizer': 'regularizers'}
 
 
-def example(given) -> tuple[tuple, dict]:
-    """Positional and keyword inputs, detached, on the CPU, of what a user gives as an example."""
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], tuple) and isinstance(given[1], dict):
-        args, kwargs = given
-    elif isinstance(given, dict):
-        args, kwargs = (), given
+def example(value: Any) -> Inputs:
+    """The example_input of convert() as positional and keyword inputs, detached, on the CPU."""
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], tuple) and isinstance(value[1], dict):
+        args, kwargs = value
+    elif isinstance(value, dict):
+        args, kwargs = (), value
     else:
-        args, kwargs = given if isinstance(given, tuple) else (given,), {}
+        args, kwargs = value if isinstance(value, tuple) else (value,), {}
     if not any(isinstance(x, torch.Tensor) for x in tree_leaves((args, kwargs))):
-        raise ValueError(f'example_input must be a tensor, or a tuple or dict with tensors, not {given!r}')
+        raise ValueError(f'example_input must be a tensor, or a tuple or dict with tensors, not {value!r}')
     return tree_map_only(torch.Tensor, lambda x: x.detach().cpu().clone(), (args, dict(kwargs)))

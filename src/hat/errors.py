@@ -1,15 +1,15 @@
-"""What the library says to its user: errors and warnings, in one line each."""
+"""Errors and warnings. Each message is one line: what is wrong, where, and what to do."""
 
 import sys
 import warnings
 
 
 class CannotConvert(ValueError):
-    """HAT cannot be put into a network; the message names the operation, where it is, and why."""
+    """The network cannot be converted. The message names the operation, its module and source line, and the reason."""
 
 
 def warn(message: str) -> None:
-    """A warning at the line of the user's that led to it."""
+    """Warn at the line of the caller outside this library and torch."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_globals.get('__name__', '').split('.')[0] in ('hat', 'torch'):
         level, frame = level + 1, frame.f_back

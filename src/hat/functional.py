@@ -1,14 +1,15 @@
-"""The formulas of HAT, each once, in the paper's order and symbols, and the backward passes that go with them.
+"""The formulas of HAT, each once, in the paper's order and symbols, and their backward passes.
 
 a    attention (mask) of a layer, one value in [0, 1] for each of its N units, shape (N,)
 e    task embedding of a layer, shape (N,)
 s    scale of the gate, from 1/s_max to s_max
 
-Functions of autograd keep what they need as attributes, not by save_for_backward, which frees it after the first pass:
-activation checkpointing (reentrant) goes through the same gates once for each of its parts.
+Autograd functions store tensors as attributes of ctx, not by save_for_backward, which frees them after the first
+backward pass: reentrant activation checkpointing runs the backward pass of a gate several times.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,14 +38,14 @@ def gradient_factor(a_out: Tensor, a_in: Tensor | None = None) -> Tensor:
 
     Args:
         a_out: cumulative attention to the units that the weights lead to, e.g. (N_out, 1).
-        a_in: to those that they come from, in a shape that broadcasts with it, e.g. (1, N_in); None for a bias, and
-            where they come from the input data: then 1 - a_out.
+        a_in: cumulative attention to the units that they come from, in a shape that broadcasts with a_out, e.g.
+            (1, N_in); None for a bias and for weights from the input data: then 1 - a_out.
     """
     return 1 - (a_out if a_in is None else torch.minimum(a_out, a_in))
 
 
 def objective(loss: Tensor, regularization: Tensor, c: float) -> Tensor:
-    """Eq. 4: what is minimized, with the compressibility c >= 0."""
+    """Eq. 4: the objective, with the compressibility c >= 0."""
     return loss + c * regularization
 
 
@@ -74,8 +75,8 @@ def exact(grad: Tensor, e: Tensor, s: float | Tensor, s_max: float) -> Tensor:
 
 
 def released(grad: Tensor, e: Tensor, s: float | Tensor, s_max: float) -> Tensor:
-    """Section 2.5 as the paper's own code has it, in float32, where 1 - a is 0 from about s e = 16.6: an open gate gets
-    no gradient there. The other types follow: all train the same way."""
+    """Section 2.5 as the paper's own code computes it, in float32, where 1 - a is 0 from about s e = 16.6: an open gate
+    gets no gradient there. Other types use the same factor, so that all train the same way."""
     a = attention(e.float(), s).to(grad.dtype)
     return compensate(grad * a * (1 - a) * s, e, s, s_max)
 
@@ -84,32 +85,32 @@ GRADIENTS = {'released': released, 'exact': exact}
 
 
 class CompensatedGate(Function):
-    """Eq. 1 forward; backward the gradient of an embedding is compensated, as section 2.5 has it.
+    """Forward: Eq. 1. Backward: the compensated gradient of the embedding (section 2.5).
 
     gradient: one of GRADIENTS.
     """
 
     @staticmethod
-    def forward(ctx, e, s, s_max, gradient='released'):
+    def forward(ctx: Any, e: Tensor, s: float | Tensor, s_max: float, gradient: str = 'released') -> Tensor:
         ctx.e, ctx.s, ctx.s_max, ctx.gradient = e, s, s_max, GRADIENTS[gradient]
         return attention(e, s)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wide = torch.float32 if grad.dtype in HALF else grad.dtype  # cosh(50) is too large for half of it
         return ctx.gradient(grad.to(wide), ctx.e.to(wide), ctx.s, ctx.s_max).to(grad.dtype), None, None, None
 
 
 class RoundedGate(Function):
-    """Eq. 1, rounded to {0, 1}, as tasks are evaluated; it has no gradient, which is worth a warning in training."""
+    """Eq. 1 rounded to {0, 1}, for evaluation. It has no gradient: backward() warns."""
 
     @staticmethod
-    def forward(ctx, e, s):
+    def forward(ctx: Any, e: Tensor, s: float) -> Tensor:
         return attention(e, s).round()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         warn('backward() in evaluation mode: the masks are rounded and get no gradient; call model.train()')
         return None, None
 
@@ -117,17 +118,17 @@ class RoundedGate(Function):
 class Gate(Function):
     """h' = a * h (section 2.2), for a layer's output or its weight.
 
-    A closed unit is zero even where h is not finite: in float16 a unit that is of no use to a task may overflow.
+    A closed unit is zero even where h is not finite: in float16 a unit that a task does not use may overflow.
     """
 
     @staticmethod
-    def forward(ctx, h, a):
+    def forward(ctx: Any, h: Tensor, a: Tensor) -> Tensor:
         ctx.h, ctx.a, ctx.version = h, a, h._version
         a = a.to(h.dtype)
         return (h * a).masked_fill_(a == 0, 0) if h.dtype in HALF else h * a
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         h, a = ctx.h, ctx.a
         if h._version != ctx.version:
             raise RuntimeError('a tensor that a gate multiplies was modified in place between forward and backward')
@@ -140,59 +141,59 @@ class Gate(Function):
 
 
 class Protected(Function):
-    """What a task computes with while it is learned: the value that is kept where a weight is protected, else the
-    parameter. No gradient reaches a parameter where it is protected: Eq. 2 for masks of 0 and 1.
+    """A parameter in training: the kept value where it is protected, else the parameter itself. The gradient is 0 where
+    it is protected: Eq. 2 for masks of 0 and 1.
 
-    bits: of the kept values, integers of the parameter's shape; 0 where it is free (hat.kept).
-    no_zero: there is no zero among the kept values, so that these tell what is free.
+    bits: the kept values as integers, in the parameter's shape; 0 where it is free (hat.kept).
+    no_zero: no kept value is 0, so that a value of 0 means free.
     """
 
     @staticmethod
-    def forward(ctx, p, bits, no_zero):
+    def forward(ctx: Any, p: Tensor, bits: Tensor, no_zero: bool) -> Tensor:
         ctx.bits, ctx.no_zero = bits, no_zero
         return where_free(p, bits, no_zero, torch.empty_like(p)).add_(bits.view(p.dtype))
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad.to_dense() if grad.is_sparse else grad
         if torch.is_grad_enabled() or 0 in grad.stride():
             return grad.masked_fill(ctx.bits.bool(), 0), None, None
-        return where_free(grad, ctx.bits, ctx.no_zero, grad), None, None  # a weight's gradient is a tensor of its own
+        return where_free(grad, ctx.bits, ctx.no_zero, grad), None, None  # in place: nothing else uses grad
 
 
-def where_free(x, bits, no_zero, out):
-    """x where nothing is kept, and 0 elsewhere, written to `out`, which may be x."""
-    if no_zero:  # hardtanh's backward pass selects where values are next to 0, several times as fast as masked_fill
+def where_free(x: Tensor, bits: Tensor, no_zero: bool, out: Tensor) -> Tensor:
+    """x where no value is kept, and 0 elsewhere, written to `out`, which may be x."""
+    if no_zero:  # hardtanh's backward pass keeps x where a value is near 0: several times as fast as masked_fill
         tiny = torch.finfo(x.dtype).tiny
         return torch.ops.aten.hardtanh_backward.grad_input(x, bits.view(x.dtype), -tiny, tiny, grad_input=out)
     return out.copy_(x).masked_fill_(bits.bool(), 0)
 
 
 class Conditioned(Function):
-    """A layer's weight as it is; backward, its gradient times its factor (Eq. 2), for masks between 0 and 1."""
+    """Forward: the weight. Backward: its gradient times its factor (Eq. 2), for masks between 0 and 1."""
 
     @staticmethod
-    def forward(ctx, weight, factor):
+    def forward(ctx: Any, weight: Tensor, factor: Tensor) -> Tensor:
         ctx.factor = factor
         return weight.view_as(weight)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() or 0 in grad.stride():
             return grad * ctx.factor, None
         return grad.mul_(ctx.factor), None
 
 
 class Replayed(Function):
-    """A cheap function of tensors, whose backward pass evaluates it once more."""
+    """A cheap function of tensors; the backward pass evaluates it again instead of storing intermediate results."""
 
     @staticmethod
-    def forward(ctx, function: Callable, *inputs):
+    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         ctx.function, ctx.inputs = function, inputs
         return function(*inputs)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         with torch.enable_grad():
             inputs = [x.detach().requires_grad_() for x in ctx.inputs]
             return None, *torch.autograd.grad(ctx.function(*inputs), inputs, grad)

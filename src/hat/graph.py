@@ -1,36 +1,43 @@
-"""What a network does, as a torch.fx graph of ATen operations: it is recorded while the network runs once.
+"""The graph of a network: its ATen operations, recorded during one forward pass, as a torch.fx graph.
 
-torch.export makes such a graph, too, but loads torch's compiler first, for seconds; torch.fx.symbolic_trace stops at
-the first `if` on a shape.
+torch.export makes such a graph, too, but takes seconds to load torch's compiler; torch.fx.symbolic_trace fails at the
+first `if` on a shape.
 """
 
 import contextlib
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hat import rules
 from hat.errors import CannotConvert
 from hat.names import named_tensors
+from hat.plan import Inputs
 from hat.replica import Replica
+
+if TYPE_CHECKING:
+    from hat.network import Network
 
 CONTAINERS = list, dict, set
 PASSED_ON = {'alias', 'clone', 'contiguous', 'copy', 'detach', 'lift_fresh', 'to', '_to_copy'}
-SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that tell Python values of a tensor
+SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that give Python the values of a tensor
 
 
-def record(net: nn.Module, inputs: tuple[tuple, dict]) -> 'Recorder':
-    """One run of net(*args, **kwargs) in evaluation mode, on copies of its tensors, in float32 on the CPU.
+def record(net: nn.Module, inputs: Inputs) -> 'Recorder':
+    """Record net(*args, **kwargs) in evaluation mode, with copies of its tensors in float32 on the CPU.
 
-    Nodes of `graph`, which runs: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name)
-    and for other tensors (target ''), `call_function` for each operation (target: an OpOverload). meta: `shape`, the
-    torch.Size of the output, or a list of them; `dtype`; `value`, the tensor of a get_attr; `place`, where in the
-    network and the source the operation is; `module`, the name of the nn.Linear that the node is the output of.
+    Nodes of `graph`: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name) and for
+    other tensors (target ''), `call_function` for each operation (target: an OpOverload). Their meta: `shape`, the
+    torch.Size of the output, or a list of them; `dtype`; `value`, the tensor of a get_attr; `place`, the module and the
+    source line of the operation; `module`, the name of the nn.Linear that has the node as its output.
     """
     replica, copies, (args, kwargs) = copied(net, inputs)
     recorder = Recorder({id(tensor): name for name, tensor in copies.items()}, tree_leaves((args, kwargs)))
@@ -46,13 +53,13 @@ def record(net: nn.Module, inputs: tuple[tuple, dict]) -> 'Recorder':
         raise
     except Exception as error:
         why = f'{type(error).__name__}: {" ".join(str(error).split())}'
-        raise ValueError(f'the network fails on example_input (several inputs are a tuple): {why}') from error
+        raise ValueError(f'the network fails on example_input (pass several inputs as a tuple): {why}') from error
     recorder.outputs = [recorder.node(x) for x in tree_leaves(output) if isinstance(x, Tensor)]
     return recorder
 
 
-def operations(network, task: int, inputs: tuple, named: dict) -> list[str]:
-    """What a task does in evaluation for a batch: names of operations, as Recorder.operations()."""
+def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, Any]) -> list[str]:
+    """Names of the operations that a task runs in evaluation for a batch, as Recorder.operations()."""
     tensors = network.tensors(task, network.masks(task), outputs=True)
     tensors |= {name: tensors[name].clone() for name, _ in network.net.named_buffers()}  # forward() may change them
     replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tree_leaves((inputs, named)))
@@ -61,27 +68,27 @@ def operations(network, task: int, inputs: tuple, named: dict) -> list[str]:
     return recorder.operations()
 
 
-def fast_path_differs(net: nn.Module, inputs: tuple[tuple, dict]) -> bool:
-    """Whether the network has other outputs than without PyTorch's fast path for attention."""
+def fast_path_differs(net: nn.Module, inputs: Inputs) -> bool:
+    """Whether PyTorch's fast path for attention changes the outputs of the network."""
     replica, _, (args, kwargs) = copied(net, inputs)
     with torch.no_grad():
-        usual = replica.network(*args, **kwargs)
+        fast = replica.network(*args, **kwargs)
         with no_attention_fast_path():
             output = replica.network(*args, **kwargs)
-    pairs = [pair for pair in zip(tree_leaves(usual), tree_leaves(output), strict=True) if isinstance(pair[0], Tensor)]
+    pairs = [pair for pair in zip(tree_leaves(fast), tree_leaves(output), strict=True) if isinstance(pair[0], Tensor)]
     return not all(torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
 
 
-def changed_attributes(net: nn.Module, inputs: tuple[tuple, dict]) -> list[str]:
-    """Names of attributes of modules, other than parameters and buffers, that forward() changes in training: tensors,
-    numbers, and the length of lists and the like."""
+def changed_attributes(net: nn.Module, inputs: Inputs) -> list[str]:
+    """Names of module attributes, other than parameters and buffers, that forward() changes in training: tensors,
+    numbers, and lists, dicts and sets whose length changes."""
     replica, _, (args, kwargs) = copied(net, inputs, training=True)
     before = {id(module): dict(vars(module)) for module in replica.copies.values()}
     lengths = {id(v): len(v) for state in before.values() for v in state.values() if isinstance(v, CONTAINERS)}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):  # such as a single image
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):  # as batch norm on 1 image
         replica.network(*args, **kwargs)
 
-    def changed(old, new):
+    def changed(old: Any, new: Any) -> bool:
         if isinstance(old, Tensor):
             return new is not old or bool(old._version)
         if isinstance(old, CONTAINERS):
@@ -93,38 +100,38 @@ def changed_attributes(net: nn.Module, inputs: tuple[tuple, dict]) -> list[str]:
             if not key.startswith('_') and changed(old, vars(module).get(key))]  # fmt: skip
 
 
-def copied(net, inputs, training=False):
-    """A replica of the network, its tensors by name, and inputs, in float32 on the CPU."""
+def copied(net: nn.Module, inputs: Inputs, training: bool = False) -> tuple[Replica, dict[str, Tensor], Inputs]:
+    """A replica of the network, the tensors in it by name, and the inputs, all in float32 on the CPU."""
     copies = {name: to_float32(tensor.detach()).clone() for name, tensor in named_tensors(net)}
     return Replica(net, copies, training=training), copies, tree_map_only(Tensor, to_float32, inputs)
 
 
-def to_float32(x):
+def to_float32(x: Tensor) -> Tensor:
     return x.cpu().float() if x.is_floating_point() else x.cpu()
 
 
 @contextlib.contextmanager
-def whole_operations():
-    """Without what autograd takes operations apart for: a linear layer arrives as aten.linear. As in inference mode,
-    but with ordinary tensors, which the network may keep in a cache of its own."""
+def whole_operations() -> Iterator[None]:
+    """Operations are not decomposed for autograd: a linear layer is one aten.linear. As in inference mode, but with
+    ordinary tensors, which the network may store in a cache of its own."""
     with torch.no_grad(), torch._C._AutoDispatchBelowAutograd():
         yield
 
 
 class no_attention_fast_path:  # noqa: N801
-    """Without the fast path that nn.MultiheadAttention and nn.TransformerEncoder take without gradients: it hides all
-    operations in one, rounds otherwise, and goes past what multiplies a layer's output. For several threads at once."""
+    """Switches off the fast path of nn.MultiheadAttention and nn.TransformerEncoder without gradients: it is a single
+    operation, rounds differently, and ignores hooks on a layer's output. Several threads can use it at once."""
 
     lock, inside, before = threading.Lock(), 0, True
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         with self.lock:
             if not no_attention_fast_path.inside:
                 no_attention_fast_path.before = torch.backends.mha.get_fastpath_enabled()
                 torch.backends.mha.set_fastpath_enabled(False)
             no_attention_fast_path.inside += 1
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         with self.lock:
             no_attention_fast_path.inside -= 1
             if not no_attention_fast_path.inside:
@@ -132,24 +139,33 @@ class no_attention_fast_path:  # noqa: N801
 
 
 class Recorder(TorchDispatchMode):
-    """names: of parameters and buffers, by id. replaced: of those of the network itself, which must not be used.
-    constants: ids of the network's other tensors."""
+    """Records the operations that run inside it.
 
-    replaced, constants = {}, ()
+    Attributes:
+        names: names of parameters and buffers, by id.
+        replaced: names of the parameters and buffers of the network itself, by id: nothing may use them.
+        constants: ids of the network's other tensors.
+    """
 
-    def __init__(self, names, inputs):
+    replaced: Mapping[int, str] = {}
+    constants: Collection[int] = ()
+
+    def __init__(self, names: Mapping[int, str], inputs: list):
         super().__init__()
         self.graph, self.names, self.path = torch.fx.Graph(), names, ['']
-        self.known = {}  # id of a tensor -> the tensor (which keeps the id its own) and its node
+        self.known: dict[
+            int, tuple[Tensor, Node]
+        ] = {}  # by id of the tensor, which is stored so that its id stays unique
+        self.outputs: list[Node] = []  # nodes of the network's outputs
         for i, x in enumerate(inputs):
             if isinstance(x, Tensor):
                 self.note(x, self.graph.placeholder(f'input_{i}'))
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        given = tree_map_only(Tensor, self.node, (args, kwargs))
-        node = self.graph.call_function(func, *given)
+        node_args, node_kwargs = tree_map_only(Tensor, self.node, (args, kwargs))
+        node = self.graph.call_function(func, node_args, node_kwargs)
         node.meta['place'] = self.place()
         named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
         for argument in func._schema.arguments:
@@ -164,51 +180,54 @@ class Recorder(TorchDispatchMode):
                     self.note(o, self.graph.call_function(item, (node, i)))
         return output
 
-    def operations(self):
-        """Names of all operations in order, but for those that only pass on, move or cast."""
+    def operations(self) -> list[str]:
+        """Names of all operations in order, without copies and casts."""
         return [name for node in self.graph.nodes if isinstance(node.target, torch._ops.OpOverload)
                 if (name := rules.name_of(node.target)) not in PASSED_ON]  # fmt: skip
 
-    def node(self, tensor):
+    def node(self, tensor: Tensor) -> Node:
+        """The node of a tensor; a new get_attr, if no operation has made it."""
         if id(tensor) not in self.known:
             if id(tensor) in self.replaced:
                 raise CannotConvert(
-                    f'{self.replaced[id(tensor)]} is used past its gates {self.place()}: by a function '
-                    'that holds on to its module'
+                    f'{self.replaced[id(tensor)]} is used without its gates {self.place()}: a function stores a '
+                    'reference to its module; call the module as an attribute of the network'
                 )
             node = self.graph.create_node('get_attr', self.names.get(id(tensor), ''))
             node.meta['value'], node.meta['place'] = tensor.detach(), self.place()
-            node.meta['constant'] = id(tensor) in self.constants  # else forward() has made it, perhaps of its input
+            node.meta['constant'] = id(tensor) in self.constants  # else forward() made it, perhaps from its inputs
             self.note(tensor, node)
         return self.known[id(tensor)][1]
 
-    def note(self, tensor, node):
+    def note(self, tensor: Tensor, node: Node) -> None:
+        """Remember the node of a tensor."""
         node.meta['shape'], node.meta['dtype'] = tensor.shape, tensor.dtype
         self.known[id(tensor)] = tensor, node
 
-    def overwrite(self, written, node):
-        """An operation in place changes all that shares the memory. What is known of its output is noted after this."""
+    def overwrite(self, written: Any, node: Node) -> None:
+        """After an in-place operation: all tensors that share its memory get a new node, of which nothing is known. The
+        output of the operation is noted after this."""
         for changed in tree_leaves(written):
             memory = changed.untyped_storage().data_ptr()
             for tensor, _ in list(self.known.values()):
                 if tensor.untyped_storage().data_ptr() == memory:
                     self.note(tensor, self.graph.call_function(overwritten, (node,)))
 
-    def watch(self, name, module):
-        """Note which module runs, and which node is its output."""
+    def watch(self, name: str, module: nn.Module) -> None:
+        """Add hooks to a module: for the path of the running module, and for the node of an nn.Linear's output."""
 
-        def after(module, inputs, output):
+        def after(module: nn.Module, inputs: Any, output: Any) -> None:
             self.path.pop()
             if isinstance(module, nn.Linear) and id(output) in self.known:
                 self.known[id(output)][1].meta['module'] = name
 
         module._forward_hooks, module._forward_pre_hooks = (OrderedDict(hooks) for hooks in (
-            module._forward_hooks, module._forward_pre_hooks))  # of the network itself  # fmt: skip
+            module._forward_hooks, module._forward_pre_hooks))  # copies: these are the network's  # fmt: skip
         module.register_forward_pre_hook(lambda *_: self.path.append(name))
         module.register_forward_hook(after)
 
-    def place(self):
-        """Of the innermost line of source that is not PyTorch's: 'in <module> (<file>:<line>)'."""
+    def place(self) -> str:
+        """'in <module> (<file>:<line>)': the innermost source line that is neither PyTorch's nor this library's."""
         frame = sys._getframe(2)
         while frame.f_back and frame.f_globals.get('__name__', '').split('.')[0] in ('torch', 'hat'):
             frame = frame.f_back
@@ -216,9 +235,10 @@ class Recorder(TorchDispatchMode):
         return f'in {self.path[-1]} ({source})' if self.path[-1] else f'({source})'
 
 
-def item(outputs, i):
+def item(outputs: Any, i: int) -> Any:
+    """One of several outputs of an operation: target of a node."""
     return outputs[i]
 
 
-def overwritten(by):
-    """What is in a tensor whose memory an operation in place has changed."""
+def overwritten(by: Any) -> None:
+    """A tensor whose memory an in-place operation has changed: target of a node."""

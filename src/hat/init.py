@@ -1,7 +1,9 @@
-"""How embeddings start: functions init(e, generator=None) that fill an embedding e, (N,), in place.
+"""Initial embeddings: functions init(e, generator=None) that fill an embedding e, (N,), in place.
 
-A generator may be of another device than e: with one of the CPU, embeddings start equal on all devices.
+The generator may be on another device than e: with a CPU generator the initial values are the same on all devices.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +11,13 @@ from torch import Tensor, nn
 
 def normal(e: Tensor, generator: torch.Generator | None = None) -> None:
     """Embeddings from N(0, 1): about half of the gates are open (Serra et al. 2018, section 4, "Training")."""
-    _fill(e, generator, lambda drawn: drawn.normal_(generator=generator))
+    _fill(e, generator, lambda x: x.normal_(generator=generator))
 
 
 def uniform(e: Tensor, generator: torch.Generator | None = None, low: float = 0.0, high: float = 2.0) -> None:
-    """Embeddings from U(low, high). With 0 and 2 all gates are rather open, to be compressed (section 4.4). Other ends:
-    functools.partial(uniform, low=-1, high=1)."""
-    _fill(e, generator, lambda drawn: drawn.uniform_(low, high, generator=generator))
+    """Embeddings from U(low, high). With 0 and 2 all gates start open, for compression (section 4.4). For other
+    bounds: functools.partial(uniform, low=-1, high=1)."""
+    _fill(e, generator, lambda x: x.uniform_(low, high, generator=generator))
 
 
 def dense(e: Tensor, generator: torch.Generator | None = None) -> None:
@@ -24,9 +26,9 @@ def dense(e: Tensor, generator: torch.Generator | None = None) -> None:
 
 
 @torch.no_grad()
-def _fill(e, generator, draw):
+def _fill(e: Tensor, generator: torch.Generator | None, sample: Callable[[Tensor], Tensor]) -> None:
     device = generator.device if generator else e.device
-    e.copy_(draw(torch.empty(e.shape, dtype=e.dtype, device=device)))
+    e.copy_(sample(torch.empty(e.shape, dtype=e.dtype, device=device)))
 
 
 INITS = {'normal': normal, 'uniform': uniform, 'dense': dense}

@@ -1,6 +1,7 @@
-"""The values that learned tasks compute with, out of reach of everything that writes to parameters."""
+"""Kept values: the values that learned tasks compute with, stored apart from the parameters."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,43 +10,47 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by th
 
 
 class Kept(nn.Module):
-    """A store beside some tensors, of the same size: buffers, so that whatever copies a network copies them too, but of
-    bit patterns, integers: neither an optimizer nor noise nor an average of floats reaches them. They are not saved:
-    state_dict() has the values themselves, in the place of the parameters.
+    """Kept values for some tensors: a buffer of the same shape for each.
 
-    Where a bit pattern is 0, nothing is kept (a kept zero is stored as -0.0).
+    As buffers they are copied with the network. They hold bit patterns, as integers, so that optimizers, noise and
+    averages of floats do not change them. They are not saved: state_dict() has the values themselves, in parameters.
+
+    Where a bit pattern is 0, no value is kept (a kept zero is stored as -0.0).
     """
 
+    fingerprints: Tensor  # (tasks,), of the tasks whose values are kept; only for shared parameters (Network.refresh)
+
     def __init__(self, tensors: Iterable[tuple[str, Tensor]]):
-        """tensors: what values are kept of, with their names."""
+        """tensors: by name; values of these can be kept."""
         super().__init__()
-        self.keys, self.dtypes = {}, {}
+        self.keys: dict[str, str] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
         for i, (name, tensor) in enumerate(tensors):
             self.keys[name], self.dtypes[name] = str(i), tensor.dtype
             bits = torch.zeros(tensor.shape, dtype=bits_type(tensor.dtype), device=tensor.device)
             self.register_buffer(str(i), bits, persistent=False)
 
     def bits(self, name: str) -> Tensor:
-        return self._buffers[self.keys[name]]
+        return cast(Tensor, self._buffers[self.keys[name]])
 
     def value(self, name: str) -> Tensor:
-        """The values, a view: zero where nothing is kept."""
+        """The kept values, a view of the bits: zero where no value is kept."""
         return self.bits(name).view(self.dtypes[name])
 
     def no_zero(self, name: str) -> bool:
-        """Whether all that is kept are numbers other than 0 (or nearly so)."""
+        """Whether all kept values are at least as large as the smallest normal number, so that none is 0."""
         value = self.value(name)
         return bool((self.bits(name).bool() == (value.abs() >= torch.finfo(value.dtype).tiny)).all())
 
     @torch.no_grad()
     def write(self, name: str, value: Tensor, protected: Tensor | None = None) -> None:
-        """Keep `value`: all of it, as it is, or where `protected`, a bool that broadcasts."""
+        """Keep all of `value`, or only its elements where `protected`, a bool that broadcasts."""
         if protected is not None:
             value = torch.where(protected, torch.where(value == 0, -0.0, value), 0)
         self.bits(name).copy_(value.detach().view(self.bits(name).dtype))
 
-    def _apply(self, fn, recurse=True):
-        """To another device or type: the values change as the parameters do."""
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the values, as the parameters are."""
         for name, key in self.keys.items():
             bits, value = self.bits(name), self.value(name)
             new = fn(value)
@@ -59,4 +64,5 @@ class Kept(nn.Module):
 
 
 def bits_type(dtype: torch.dtype) -> torch.dtype:
+    """The integer type of the same size; an integer type itself."""
     return BITS[dtype.itemsize] if dtype.is_floating_point or dtype.is_complex else dtype

@@ -4,18 +4,21 @@ from torch import Tensor, nn
 
 
 def named_tensors(net: nn.Module, remove_duplicate: bool = True) -> list[tuple[str, Tensor]]:
-    """named_parameters() and named_buffers() in one pass; what has several names has the first, or all of them."""
-    parameters, buffers, seen = [], [], set()
+    """named_parameters() and named_buffers() in one pass. A tensor with several names is listed by the first only, or,
+    without remove_duplicate, by each."""
+    parameters: list[tuple[str, Tensor]] = []
+    buffers: list[tuple[str, Tensor]] = []
+    seen: set[int] = set()
 
-    def visit(module, prefix):
+    def visit(module: nn.Module, prefix: str) -> None:
         if remove_duplicate and id(module) in seen:
             return
         seen.add(id(module))
-        for found, tensors in (parameters, module._parameters), (buffers, module._buffers):
+        for result, tensors in (parameters, module._parameters), (buffers, module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None and not (remove_duplicate and id(tensor) in seen):
                     seen.add(id(tensor))
-                    found.append((prefix + name, tensor))
+                    result.append((prefix + name, tensor))
         for name, child in module._modules.items():
             if child is not None:
                 visit(child, f'{prefix}{name}.')
@@ -25,18 +28,21 @@ def named_tensors(net: nn.Module, remove_duplicate: bool = True) -> list[tuple[s
 
 
 def get_tensor(net: nn.Module, name: str) -> Tensor:
-    """The parameter or buffer of that name."""
+    """The parameter or buffer with a dotted name."""
     path, _, leaf = name.rpartition('.')
     return getattr(net.get_submodule(path), leaf)
 
 
 def register_tensor(root: nn.Module, name: str, tensor: Tensor, parameter: bool, trained: bool) -> None:
-    """Make a tensor a parameter or buffer below `root`, under its dotted name."""
+    """Register a tensor below `root` under a dotted name, as a parameter or a buffer; modules on the way are made.
+
+    trained: whether the parameter requires a gradient.
+    """
     *path, leaf = name.split('.')
     for part in path:
         if part not in root._modules:
             root.add_module(part, nn.Module())
-        root = root._modules[part]
+        root = getattr(root, part)
     if parameter:
         root.register_parameter(leaf, nn.Parameter(tensor, requires_grad=trained))
     else:
@@ -44,7 +50,7 @@ def register_tensor(root: nn.Module, name: str, tensor: Tensor, parameter: bool,
 
 
 def set_tensor(net: nn.Module, name: str, tensor: Tensor) -> None:
-    """Make a tensor the parameter, which is not trained, or the buffer of that name."""
+    """Replace the parameter or buffer with a dotted name; a parameter does not require a gradient then."""
     path, _, leaf = name.rpartition('.')
     module = net.get_submodule(path)
     if leaf in module._parameters:

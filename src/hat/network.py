@@ -1,62 +1,68 @@
-"""A network with hard attention to the task: what all tasks share, what each has of its own, and what is protected."""
+"""A network with hard attention to the task: the forward pass of a task, the life of a task, and what is protected."""
 
+import functools
 import operator
 import zlib
 from collections.abc import Callable
+from typing import Any, Self, SupportsIndex, cast
 
 import torch
 from torch import Tensor, distributed, nn
 
-from hat import saving
+from hat import saving, weights
 from hat.errors import warn
-from hat.functional import (
-    E_MAX,
-    CompensatedGate,
-    Conditioned,
-    Gate,
-    Protected,
-    RoundedGate,
-    attention,
-    cumulate,
-    gradient_factor,
-)
+from hat.functional import E_MAX, CompensatedGate, Gate, RoundedGate, attention, cumulate, gradient_factor
 from hat.graph import no_attention_fast_path
 from hat.kept import Kept
 from hat.names import get_tensor, named_tensors
-from hat.plan import Gating, Plan
+from hat.plan import Plan
 from hat.replica import Replica
 from hat.task import TaskParameters
 from hat.watch import Watch, checked
 
-SMALL = 2**14  # elements of a parameter that is protected together with others
-PRIME = 2**31 - 1  # fingerprints are multiples of it; an average of two is not
+PRIME = 2**31 - 1  # fingerprints are multiples of it; an average of two fingerprints is not
 
 
 class Network(nn.Module):
-    """What convert() makes of a network: tasks are learned in it one after the other, and what a task uses stays.
+    """A converted network. It learns tasks one after the other; what a learned task uses does not change any more.
 
-    With hard masks a learned task computes with values that are kept (hat.kept) where its masks are 1, and with zeros
-    elsewhere: nothing that is written to a parameter or a buffer reaches it, by construction.
+    With hard masks a learned task computes with the kept values (hat.kept) of the weights between its open units, and
+    with zeros in place of all other weights. No parameter is read, so nothing that is written to one can reach it.
 
-    net: the network, with the weights that all tasks share. What tasks have of their own is here as new tasks start.
-    tasks: a TaskParameters for each.
-    fingerprints: 0 for a task that is not learned, else a number that says which one it is; (tasks,) int64.
-    plan: what was read off the network's graph; plan.gates names the layers of the masks.
+    Attributes:
+        net: the network with the weights that all tasks share. Its other parameters and buffers are the initial values
+            of new tasks.
+        tasks: the task-specific parameters of each task.
+        fingerprints: 0 for a task that is not learned, else a checksum that identifies what it learned; (tasks,) int64.
+        plan: what was read off the network's graph; plan.gates has the names of the layers with masks.
     """
 
-    group = None  # of the processes that train the network together (DistributedDataParallel)
+    group: distributed.ProcessGroup | None = None  # the processes of DistributedDataParallel
+    net: nn.Module
+    tasks: list[TaskParameters]  # an nn.ModuleList
+    kept: Kept
+    fingerprints: Tensor
+    done: list[bool]  # for each task, whether it is learned
+    cumulative: list[Tensor] | None  # cumulative attention of all learned tasks, (N,) for each gate; None: no such task
+    factors: dict[str, Tensor]  # of Eq. 2, for each shared parameter; empty with hard masks
+    no_zeros: dict[str, bool]  # names of the parameters with protected elements; whether no kept value there is 0
+    finite: set[str]  # names of the parameters whose kept values are all finite
 
-    def __init__(self, net: nn.Module, plan: Plan, classes: list, s_max: float, hard: bool, gradient: str,
-                 init: Callable, schedule: Callable, regularizer: Callable, check=0, generator=None):  # fmt: skip
+    def __init__(self, net: nn.Module, plan: Plan, classes: list[int] | list[None], s_max: float, hard: bool,
+                 gradient: str, init: Callable, schedule: Callable, regularizer: Callable, check: int = 0,
+                 generator: torch.Generator | None = None):  # fmt: skip
         super().__init__()
         self.net, self.plan, self.s_max, self.hard, self.gradient = net, plan, s_max, hard, gradient
         self.init, self.schedule, self.regularizer = init, schedule, regularizer
-        self.watch, self.state, self.stamp = Watch(check), None, None
+        self.watch = Watch(check)
+        self.state: tuple | None = None  # fingerprints and settings at the last refresh()
+        self.stamp: tuple | None = None  # the same without a look at the device: versions of the buffers
         self.frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
         for name in plan.task_specific:
             get_tensor(net, name).requires_grad_(False)
         device = next(net.parameters()).device
-        self.tasks = nn.ModuleList(TaskParameters(net, plan, n, init, self.frozen, generator) for n in classes)
+        tasks = [TaskParameters(net, plan, n, init, self.frozen, generator) for n in classes]
+        self.tasks = cast('list[TaskParameters]', nn.ModuleList(tasks))
         self.kept = Kept(self.shared.items())
         for module in self, self.kept:
             zeros = torch.zeros(len(classes), dtype=torch.int64, device=device)
@@ -68,34 +74,35 @@ class Network(nn.Module):
         self.plan.to(device)
         self.refresh()
 
-    # The way of a batch
+    # The forward pass
 
-    def forward(self, *inputs, task: int | None = None, progress: float | Tensor | None = None, **named):
-        """Output of a task.
+    def forward(self, *inputs: Any, task: int | None = None, progress: float | Tensor | None = None,
+                **named: Any) -> Any:  # fmt: skip
+        """The output of a task.
 
         Args:
-            inputs, named: what the network takes, (B, ...).
+            inputs, named: the inputs of the network, (B, ...).
             task: number of the task, from 0.
-            progress: in training mode, the position in the epoch, from 0 to 1, by which the gates are annealed (Eq. 3):
-                (b - 1) / (B - 1) for batch b of B; hat.annealed(batches) counts them.
+            progress: required in training mode: the position in the epoch, 0 to 1, which anneals the gates (Eq. 3):
+                (b - 1) / (B - 1) for batch b of B; hat.annealed(batches) counts it.
 
         Raises:
             TypeError, IndexError: there is no such task.
-            ValueError: progress is missing in training mode, or does not lie between 0 and 1.
+            ValueError: progress is missing in training mode, or is not between 0 and 1.
         """
-        task = self.index(task)
+        t = self.index(task)
         if not self.training:
-            return self.run(inputs, task, self.masks(task), named)
-        self.watch.before_batch(self, task, progress, inputs, named)
-        return self.run(inputs, task, self.masks(task, self.schedule(progress, self.s_max)), named)
+            return self.run(inputs, t, self.masks(t), named)
+        self.watch.before_batch(self, t, progress, inputs, named)
+        return self.run(inputs, t, self.masks(t, self.schedule(progress, self.s_max)), named)
 
     def masks(self, task: int, s: float | Tensor | None = None) -> list[Tensor]:
-        """Attention of a task, (N,) for each of plan.gates.
+        """The masks of a task: attention to each unit, (N,) for each of plan.gates.
 
         Args:
             task: number of the task.
-            s: scale of the gates while the task is learned. None, and for a learned task: as it is used, at s_max and,
-                if `hard`, rounded to {0, 1}.
+            s: scale of the gates in training. None: the masks in evaluation, at s_max and, if `hard`, rounded to
+                {0, 1}. A learned task has these in any case.
         """
         self.refresh()
         own, learned = self.tasks[self.index(task)], self.done[task]
@@ -104,15 +111,16 @@ class Network(nn.Module):
             a = CompensatedGate.apply(e, s, self.s_max, self.gradient)
         else:
             a = RoundedGate.apply(e, self.s_max) if self.hard else attention(e, self.s_max)
-        return list(a.split([len(units) for units in self.plan.units.of_gate]))
+        return list(a.split(self.plan.units.sizes))
 
-    def run(self, inputs: tuple, task: int, masks: list[Tensor], named: dict | None = None):
-        """Output of a task for `inputs`, positional, and `named`, by keyword, under given masks."""
-        tensors, hooks = self.tensors(task, masks), {}
-        if not (self.hard and self.done[task]):  # else weights are zero where a unit is closed
+    def run(self, inputs: tuple, task: int, masks: list[Tensor], named: dict[str, Any] | None = None) -> Any:
+        """The output of a task with any masks, for positional inputs and inputs by keyword (`named`)."""
+        tensors = self.tensors(task, masks)
+        hooks: dict[str, Callable] = {}
+        if not (self.hard and self.done[task]):  # else the weights of a closed unit are zero already
             for name, (gate, _) in self.plan.outputs.items():
                 hooks[name] = lambda module, inputs, output, a=masks[gate]: Gate.apply(output, a)
-        if not torch.is_grad_enabled():  # PyTorch may multiply otherwise what needs a gradient
+        if not torch.is_grad_enabled():  # PyTorch may multiply in another order for tensors that need a gradient
             tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         replica = Replica(self.net, tensors, hooks)
         with no_attention_fast_path():
@@ -120,85 +128,57 @@ class Network(nn.Module):
         if not self.done[task]:
             for buffers, key, tensor, name in replica.buffers:
                 assigned = buffers.get(key)
-                if assigned is not tensor and tensor is not None:  # forward() has assigned it
+                if assigned is not tensor and tensor is not None:  # forward() has assigned a new tensor
                     if isinstance(assigned, Tensor) and assigned.shape == tensor.shape:
                         tensor.copy_(assigned.detach())
                     else:
-                        warn(f'forward() gives {name} another shape: a buffer keeps the shape it has at conversion')
+                        warn(f'forward() changes the shape of buffer {name}: its value is kept as it was before')
         return output
 
     def tensors(self, task: int, masks: list[Tensor], outputs: bool = False) -> dict[str, Tensor]:
-        """What to put in the place of the network's parameters and buffers, by name, to make it the task's.
-
-        h' = a * h (section 2.2): the attention to a layer's output is put into its weight and bias, or those of the
-        norm that follows. A linear layer, which often has fewer outputs than weights, has its output multiplied, unless
-        `outputs`: then it is put into the weights there, too.
-        """
-        self.refresh()
-        kept_only = self.hard and self.done[task]
-        tensors = self.tasks[task].tensors(self.done[task])
-        values = self.plan.units.attention(masks)
-        if kept_only:
-            tensors |= {name: self.kept_weight(name, values.detach() > 0.5) for name in self.plan.shared}
-        else:
-            tensors |= self.protected_weights()
-        for name, (gate, units) in (self.plan.gating | (self.output_gates() if outputs else {})).items():
-            if name in self.plan.shared and not kept_only:  # else it is zero already where a unit is closed
-                a = values[units] if gate is None else masks[gate].view(units.shape)
-                tensors[name] = Gate.apply(tensors[name], a)
-        norms = {name: gating.units for name, gating in self.plan.gating.items() if name not in self.plan.shared}
-        return tensors | all_at_once(lambda p, units: Gate.apply(p, values[units]), tensors, norms)
-
-    def kept_weight(self, name, is_open):
-        """What is kept between units that are open, (ids,) bool; 0 elsewhere, and never -0, whose sign would be that of
-        what another task has there. A product is several times as fast as a choice."""
-        kept = self.kept.value(name)
-        if name not in self.finite:
-            return torch.where(self.between(name, is_open), kept, 0).add_(0.0)
-        _, outs, ins = self.plan.shared[name]
-        weight = kept * is_open[outs].to(kept.dtype)
-        return (weight if ins is None else weight.mul_(is_open[ins].to(kept.dtype))).add_(0.0)
-
-    def protected_weights(self):
-        """Of a task that is not learned."""
-        shared = self.shared
-        if self.factors:
-            return {name: Conditioned.apply(p, self.factors[name]) for name, p in shared.items()}
-        small = {name: self.kept.bits(name) for name in self.held if shared[name].numel() <= SMALL}
-        weights = {name: Protected.apply(shared[name], self.kept.bits(name), no_zero)
-                   for name, no_zero in self.held.items() if name not in small}  # fmt: skip
-        return shared | weights | all_at_once(lambda p, bits: Protected.apply(p, bits, False), shared, small)
-
-    def output_gates(self):
-        """Of the weights and biases of layers whose output is multiplied."""
-        names = {id(p): name for name, p in self.net.named_parameters()}
-        return {names[id(p)]: Gating(gate, units.view(-1, *[1] * (p.ndim - 1)))
-                for name, (gate, units) in self.plan.outputs.items()
-                for p in self.net.get_submodule(name).parameters(recurse=False)}  # fmt: skip
+        """The tensors that a task computes with, by name: see hat.weights.tensors."""
+        return weights.tensors(self, task, masks, outputs)
 
     def regularization(self, task: int | None = None, progress: float | Tensor | None = None) -> Tensor:
-        """Eq. 5, or what was chosen in its place, of the masks that forward() uses in training: a scalar. Without
-        arguments: those of the last training batch."""
-        if task is None and self.watch.task is None:
-            raise ValueError('regularization: there has been no training batch since the last task ended; which task?')
-        task = self.index(self.watch.task if task is None else task)
-        progress = checked(self.watch.progress if progress is None else progress)
-        return self.regularizer(self.masks(task, self.schedule(progress, self.s_max)), self.cumulative, len(self.tasks))
+        """Eq. 5, or the regularizer of convert(), for the masks of a training batch: a scalar.
 
-    def index(self, task):
+        Args:
+            task, progress: of the batch; None: those of the last training batch.
+
+        Raises:
+            ValueError: there has been no training batch since the last end_task(), and no task is passed.
+        """
+        if task is None and self.watch.task is None:
+            raise ValueError('regularization() needs a task: no batch was trained since the last end_task()')
+        t = self.index(self.watch.task if task is None else task)
+        position = checked(self.watch.progress if progress is None else progress)
+        masks = self.masks(t, self.schedule(position, self.s_max))
+        return self.regularizer(masks, self.cumulative, len(self.tasks))
+
+    def index(self, task: SupportsIndex | None) -> int:
+        """The number of a task, checked. Raises TypeError, IndexError."""
         if isinstance(task, (str, bytes, float)) or task is None:
             raise TypeError(f'task must be a number, as in model(x, task=0), not {task!r}')
-        task = operator.index(task)
-        if not 0 <= task < len(self.tasks):
-            raise IndexError(f'task {task}: there are {len(self.tasks)}, numbered from 0')
-        return task
+        t = operator.index(task)
+        if not 0 <= t < len(self.tasks):
+            raise IndexError(f'there is no task {t}: tasks are numbered from 0 to {len(self.tasks) - 1}')
+        return t
 
     # The life of a task
 
-    def add_task(self, n_classes: int | None = None, generator=None) -> int:
-        """One more task, with a head for n_classes (None: as many as the network had). Returns its number.
+    def add_task(self, n_classes: int | None = None, generator: torch.Generator | None = None) -> int:
+        """Add a task. An optimizer that is to train it must be made after this.
 
-        An optimizer that is to train it has to be made after this. Raises ValueError where there is no single head."""
+        Args:
+            n_classes: size of its head; None: as in the network that was converted.
+            generator: for its initial values.
+
+        Returns:
+            The number of the task.
+
+        Raises:
+            ValueError: n_classes is passed, and the network has not exactly one output layer.
+        """
         if n_classes is not None and len(self.plan.heads) != 1:
             raise ValueError(f'n_classes requires exactly one output layer; this network has {len(self.plan.heads)}')
         self.tasks.append(TaskParameters(self.net, self.plan, n_classes, self.init, self.frozen, generator))
@@ -208,14 +188,15 @@ class Network(nn.Module):
         return len(self.tasks) - 1
 
     def begin_task(self, task: int) -> None:
-        """What is to be seen of a task before it is trained: warns of layers with fewer than 5 % of the units free.
-        The first training batch does it."""
+        """Start a task: warns of layers with fewer than 5 % of their units free. The first training batch calls it."""
         self.stamp = None
         self.watch.begin_task(self, self.index(task))
 
     def end_task(self, task: int) -> None:
-        """From now on the task is learned: nothing but forget() changes its outputs. Processes that train the network
-        together (DistributedDataParallel) all have to call it; they agree on what the first of them has."""
+        """From now on the task is learned: only forget() changes its outputs.
+
+        With DistributedDataParallel every process must call it; all take over the values of the first process.
+        """
         self.refresh()
         if self.done[self.index(task)]:
             return
@@ -244,43 +225,46 @@ class Network(nn.Module):
 
     @property
     def learned(self) -> Tensor:
-        """Which tasks have ended, (tasks,) bool."""
+        """Which tasks are learned, (tasks,) bool."""
         return self.fingerprints != 0
 
     def protected(self) -> dict[str, Tensor]:
-        """Which elements of each shared parameter no later task changes, bool."""
+        """Which elements of each shared parameter no later task changes, bool, by name."""
         self.refresh()
         return {name: self.factors[name].expand(p.shape) == 0 if name in self.factors else self.kept.bits(name) != 0
                 for name, p in self.shared.items()}  # fmt: skip
 
-    def between(self, name, is_open):
-        """Which elements of a parameter lie between units that are open, (ids,) bool; a bool that broadcasts."""
+    def between(self, name: str, is_open: Tensor) -> Tensor:
+        """Which elements of a shared parameter connect open units: a bool that broadcasts to its shape.
+
+        is_open: for each id of the plan's unit sets, (ids,) bool.
+        """
         _, outs, ins = self.plan.shared[name]
         return is_open[outs] if ins is None else is_open[outs] & is_open[ins]
 
-    def open_units(self, tasks):
-        """Which ids of units are open in one of some learned tasks, (ids,) bool."""
+    def open_units(self, tasks: list[int]) -> Tensor:
+        """Which ids of unit sets are open in at least one of some learned tasks, (ids,) bool."""
         return self.plan.units.attention(self.cumulated(tasks)) > 0.5
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring what is kept in line with the fingerprints, whoever has written them: end_task(), forget(),
-        load_state_dict(), or something that copies tensors one by one."""
-        stores = self.fingerprints, self.kept.fingerprints
-        before, self.stamp = self.stamp, ([(id(store), store._version) for store in stores], self.hard, self.s_max)
-        if self.stamp == before and not stores[0].is_cpu:
-            return  # not to wait for the device with every batch; begin_task() looks in any case
-        given, held = (store.tolist() for store in stores)
-        state = given, self.hard, self.s_max
-        if given == held and state == self.state:
+        """Update all that depends on the fingerprints, if they have changed: by end_task(), forget(),
+        load_state_dict(), or code that copies tensors one by one."""
+        buffers = self.fingerprints, self.kept.fingerprints
+        last, self.stamp = self.stamp, ([(id(buffer), buffer._version) for buffer in buffers], self.hard, self.s_max)
+        if self.stamp == last and not buffers[0].is_cpu:
+            return  # do not wait for the device in every batch; begin_task() checks in any case
+        fingerprints, kept_fingerprints = (buffer.tolist() for buffer in buffers)
+        state = fingerprints, self.hard, self.s_max
+        if fingerprints == kept_fingerprints and state == self.state:
             return
-        if any(fingerprint % PRIME for fingerprint in given + held):
-            raise RuntimeError('what is kept of the learned tasks has been averaged or overwritten: buffers of a hat '
-                               'network can be copied, not averaged (AveragedModel: use_buffers=False)')  # fmt: skip
-        if given != held:
-            self.keep(given, held)
-        self.state, self.done, self.cumulative, self.factors = state, [f != 0 for f in given], None, {}
+        if any(fingerprint % PRIME for fingerprint in fingerprints + kept_fingerprints):
+            raise RuntimeError('the kept values of learned tasks were averaged or overwritten: buffers of a Network '
+                               'can be copied, not averaged (AveragedModel: use_buffers=False)')  # fmt: skip
+        if fingerprints != kept_fingerprints:
+            self.keep(fingerprints, kept_fingerprints)
+        self.state, self.done, self.cumulative, self.factors = state, [f != 0 for f in fingerprints], None, {}
         for task, learned in zip(self.tasks, self.done, strict=True):
             for name, p in task.named_parameters():
                 p.requires_grad_(not learned and name.removeprefix('own.') not in self.frozen)
@@ -292,105 +276,93 @@ class Network(nn.Module):
             self.factors = {name: gradient_factor(values[outs], None if ins is None else values[ins])
                             for name, (_, outs, ins) in self.plan.shared.items()}  # fmt: skip
         self.finite = {name for name in self.plan.shared if self.kept.value(name).isfinite().all()}
-        self.held = {
+        self.no_zeros = {
             name: self.kept.no_zero(name) for name in self.plan.shared if self.hard and self.kept.bits(name).any()
         }
 
-    def keep(self, given, held):
-        """Keep what tasks use of which the fingerprint has changed; all others' values stay."""
-        same = [t for t, (a, b) in enumerate(zip(given, held, strict=True)) if a and a == b]
-        for t, task in enumerate(self.tasks):
-            if given[t] != held[t] and given[t]:
+    def keep(self, fingerprints: list[int], kept_fingerprints: list[int]) -> None:
+        """Keep the present values of tasks whose fingerprint has changed; the values of all others stay."""
+        pairs = list(zip(fingerprints, kept_fingerprints, strict=True))
+        for task, (new, old) in zip(self.tasks, pairs, strict=True):
+            if new and new != old:
                 task.keep()
-        learned = [t for t, fingerprint in enumerate(given) if fingerprint]
-        before, after = (self.open_units(tasks) if tasks else None for tasks in (same, learned))
+        unchanged = [t for t, (new, old) in enumerate(pairs) if new and new == old]
+        learned = [t for t, new in enumerate(fingerprints) if new]
+        before, after = (self.open_units(tasks) if tasks else None for tasks in (unchanged, learned))
         for name, p in self.shared.items():
             value = p if before is None else torch.where(self.between(name, before), self.kept.value(name), p)
             protected = p.new_zeros((), dtype=torch.bool) if after is None else self.between(name, after)
             self.kept.write(name, value, protected)
         self.kept.fingerprints.copy_(self.fingerprints)
 
-    def cumulated(self, tasks):
-        """Cumulative attention of some learned tasks, (N,) for each gate."""
-        cumulative = None
-        for t in tasks:
-            a = attention(self.tasks[t].embedding(True), self.s_max).nan_to_num()  # one that has diverged uses nothing
-            cumulative = cumulate(a.round() if self.hard else a, cumulative)
-        return list(cumulative.split([len(units) for units in self.plan.units.of_gate]))
+    def cumulated(self, tasks: list[int]) -> list[Tensor]:
+        """Cumulative attention of some learned tasks (at least one), (N,) for each gate."""
+        masks = [attention(self.tasks[t].embedding(True), self.s_max) for t in tasks]
+        masks = [a.nan_to_num() for a in masks]  # a task that has diverged uses no unit whose mask is NaN
+        cumulative = functools.reduce(cumulate, [a.round() for a in masks] if self.hard else masks)
+        return list(cumulative.split(self.plan.units.sizes))
 
     @torch.no_grad()
-    def restore(self, *_) -> None:
-        """Write what is kept into the parameters; for the learned tasks that makes no difference. state_dict() does it,
-        which has values that way, and no second copy of them."""
+    def restore(self, *_: Any) -> None:
+        """Write the kept values to the parameters; outputs of learned tasks stay the same. state_dict() calls it, so
+        that a state has each value once."""
         self.stamp = None
         self.refresh()
         for task, learned in zip(self.tasks, self.done, strict=True):
             if learned:
                 task.restore()
-        for name in self.held:
+        for name in self.no_zeros:
             p = self.shared[name]
             p.copy_(torch.where(self.kept.bits(name).bool(), self.kept.value(name), p))
 
     @torch.no_grad()
-    def start_from(self, net, *_) -> None:
-        """Tasks that are not learned start anew from what has been loaded into the network itself."""
+    def start_from(self, net: nn.Module, *_: Any) -> None:
+        """Restart the tasks that are not learned from weights that were loaded into `net`."""
         for task, learned in zip(self.tasks, self.done, strict=True):
             for name, tensor in named_tensors(task.own):
                 if not learned and tensor.shape == get_tensor(net, name).shape:
                     tensor.copy_(get_tensor(net, name))
 
-    # Copies of all kinds
+    # Copies of the network
 
     @torch.no_grad()
     def agree(self) -> None:
-        """Processes that train the network together take over everything from the first of them."""
+        """All processes of DistributedDataParallel take over the values of the first."""
         if self.group is not None and self.group.size() > 1:
             for tensor in (*self.parameters(), *self.buffers()):
                 distributed.broadcast(tensor.detach(), distributed.get_global_rank(self.group, 0), self.group)
             self.refresh()
 
     @property
-    def _ddp_params_and_buffers_to_ignore(self):
-        """DistributedDataParallel need not send with every batch what agree() sends once a task."""
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What DistributedDataParallel need not send with every batch: agree() sends it once a task."""
         return [
             name for name, _ in self.named_buffers() if 'kept' in name.split('.')[:3] and not name.startswith('net.')
         ]
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         self.plan.to(self.fingerprints.device)
         self.state = self.stamp = None
         return self
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != 'group'}
 
     def get_extra_state(self) -> Tensor:
-        """Settings that have to be the same where the weights are loaded, as the bytes of a JSON text."""
+        """Settings that must be equal where the state is loaded, as the bytes of a JSON text."""
         return torch.tensor(list(saving.settings(self)), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """before_loading() has looked at it."""
+        """Nothing to do: before_loading() has compared the settings."""
 
 
-def all_at_once(function, tensors, others):
-    """function(tensor, other) for some of the tensors, element by element: for those of a type together, as there are
-    many and small ones."""
-    results, types = {}, {}
-    for name in others:
-        types.setdefault(tensors[name].dtype, []).append(name)
-    for names in types.values():
-        parts = [tensors[name] for name in names]
-        flat = function(*(torch.cat([x.reshape(-1) for x in xs]) for xs in (parts, [others[name] for name in names])))
-        pieces = flat.split([part.numel() for part in parts])
-        results |= {name: piece.view(part.shape) for name, piece, part in zip(names, pieces, parts, strict=True)}
-    return results
+def forget(network: Network, task: int, generator: torch.Generator | None = None) -> None:
+    """Reset a task, as if it had never been learned. An optimizer that is to train it again must be made after this.
 
-
-def forget(network: Network, task: int, generator=None) -> None:
-    """The task is as if it had never been learned: its embeddings, head and norms start anew, and weights that it alone
-    used are free for others, which find them with the values that they have. Outputs of other tasks stay bit-identical.
-    An optimizer that is to train the task again has to be made after this."""
+    Its embeddings, head and norms start anew. Weights that no other task uses become free, and keep their values until
+    another task trains them. Outputs of other tasks stay bit-identical.
+    """
     n_classes = network.tasks[network.index(task)].n_classes
     network.restore()
     network.fingerprints[task] = 0

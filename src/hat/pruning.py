@@ -1,7 +1,7 @@
-"""The small plain network that a task needs (section 4.4): what its masks close is cut out.
+"""Pruning (section 4.4): the small network without gates that a task needs. Units that its masks close are removed.
 
-A unit can go if everything that reads it reads a zero, and if what lies between can become narrower there. A sum, or a
-product, couples units of several layers: they go together or not at all.
+A unit can be removed if it is zero for all layers that read it, and if the operations in between still work without it.
+A sum or a product couples units of several layers: they are removed together or not at all.
 """
 
 import copy
@@ -13,30 +13,32 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from hat.errors import warn
 from hat.names import get_tensor, named_tensors, set_tensor
 from hat.network import Network
+from hat.plan import Inputs
 from hat.structure import Structure
 
-UNUSED = 1e-8  # attention up to this changes nothing that float32 can hold beside a unit in use
+UNUSED = 1e-8  # attention up to this is lost to rounding in float32 beside a used unit
 
 
 @torch.no_grad()
 def prune(network: Network, task: int) -> nn.Module:
-    """A plain network, without gates, that has the task's outputs in evaluation, cut down to what the task needs.
+    """A small network without gates that has the outputs of a task in evaluation.
 
-    It has the modules of the network that was converted, on the same device and of the same type, and needs nothing of
-    this library. Both are run on the example that the network was converted with; where the small one does not do the
-    same, as forward() goes by the size of something that is cut, the plain one is returned, with a warning.
+    It consists of the modules of the original network, on the same device and of the same type, and does not need this
+    library. It is compared with plain(network, task) on the example inputs of convert(). If the outputs differ, because
+    forward() depends on a size that has changed, the result is plain(network, task), with a warning.
 
-    Raises IndexError for a task that is none.
+    Raises:
+        IndexError: there is no such task.
     """
     net = plain(network, task)
     small = remove_zero_channels(net, network.plan.inputs)
     if why := difference(net, small, network.plan.inputs):
-        warn(f'task {task} cannot be cut down, and stays as large as the network was: {why}')
+        warn(f'task {task} cannot be pruned and keeps the size of the network: {why}')
     return net if why else small
 
 
-def difference(net, small, inputs):
-    """What tells a network from a smaller one, in words, or ''."""
+def difference(net: nn.Module, small: nn.Module, inputs: Inputs) -> str:
+    """Why a smaller network does not replace a network, in words; '' if it does."""
     like = next(net.parameters())
     args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to(like if x.is_floating_point() else like.device), inputs)
     net, small = copy.deepcopy(net), copy.deepcopy(small)  # forward() may change them
@@ -47,12 +49,12 @@ def difference(net, small, inputs):
         return f'{type(error).__name__}: {str(error).splitlines()[0]}'
     tolerance = 1e-5 if torch.finfo(like.dtype).bits > 16 else 1e-2
     largest = [float((a - b).abs().max()) / (float(b.abs().max()) or 1) for a, b in pairs if b.is_floating_point()]
-    return '' if all(each <= tolerance for each in largest) else f'its outputs would differ by {max(largest):.1g}'
+    return '' if all(d <= tolerance for d in largest) else f'its outputs would differ by {max(largest):.1g}'
 
 
 @torch.no_grad()
 def plain(network: Network, task: int) -> nn.Module:
-    """A copy of the network as it was before conversion, with the task in it: no gates, its outputs in evaluation."""
+    """A copy of the original network, without gates, that has the outputs of a task in evaluation."""
     masks = [torch.where(a > UNUSED, a, 0) for a in network.masks(task)]
     tensors = network.tensors(task, masks, outputs=True)
     net = copy.deepcopy(network.net, {id(network): network})
@@ -65,16 +67,16 @@ def plain(network: Network, task: int) -> nn.Module:
         set_sizes(net, weight, {'out_features': n, 'out_channels': n})
     for module in net.modules():
         if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False  # it would put zeros at padded positions
+            module.use_nested_tensor = False  # it would set padded positions to zero
     return net.eval()
 
 
 @torch.no_grad()
-def remove_zero_channels(net: nn.Module, inputs: tuple[tuple, dict]) -> nn.Module:
-    """A copy of a network without the units that are zero whatever its input is: whose weights and bias, or scale and
-    shift of the batch norm that follows, are zero.
+def remove_zero_channels(net: nn.Module, inputs: Inputs) -> nn.Module:
+    """A copy of a network without the units that are always zero: those whose weights and bias are zero, or the scale
+    and shift of the batch norm after them.
 
-    inputs: what it is run on, positional and by keyword.
+    inputs: example inputs, positional and by keyword.
     """
     net = copy.deepcopy(net).eval()
     with torch.device('cpu'):  # whatever the default device is
@@ -94,7 +96,7 @@ def remove_zero_channels(net: nn.Module, inputs: tuple[tuple, dict]) -> nn.Modul
 
 
 def set_sizes(net: nn.Module, name: str, sizes: dict[str, int]) -> None:
-    """Set what the module that has the parameter `name` says of its size."""
+    """Set the size attributes, such as out_features, of the module that has the parameter `name`."""
     module = net.get_submodule(name.rpartition('.')[0])
     for attribute in sizes.keys() & vars(module).keys():
         setattr(module, attribute, sizes[attribute])

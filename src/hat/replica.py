@@ -1,50 +1,61 @@
-"""A network's modules once more, for one forward pass, with other tensors in the place of its own.
+"""A copy of a network's modules for one forward pass, with other tensors in place of its parameters and buffers.
 
-The network itself is not touched: several threads can run several tasks, and what activation checkpointing runs again
-in the backward pass finds the tensors that it ran with. A module, or a parameter, with two names stays one.
+The network itself is not changed: several threads can run several tasks, and activation checkpointing, which repeats
+parts of the forward pass in the backward pass, finds the same tensors. A module or parameter with two names stays one.
 """
 
 import copy
 import functools
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-LEFT = vars(nn.Module()).keys()  # what every module has, and is the network's; but for these:
+STANDARD = vars(nn.Module()).keys()  # attributes of every module: used as they are, except for these:
 TENSORS, HOOKS = ('_parameters', '_buffers'), ('_forward_hooks', '_forward_pre_hooks')
-UNREGISTERED = '?.'  # in the place of the name of a module that is no part of the network
-ANEW = 'what is changed in it after conversion has no gates: convert it anew'
-SIMPLE = {bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size}  # what refers to nothing
+UNREGISTERED = '?.'  # prefix for modules in attributes or containers that are not submodules
+AGAIN = 'convert it again after changes'
+SIMPLE = {bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size}  # without references
 
 
 class Replica:
-    """The copy is `network`. `copies`: of each module, by its id; `buffers`: which tensor each of the copy's buffers
-    was given, a list of (dict, key, tensor, name)."""
+    """A copy of a network's modules.
 
-    def __init__(self, net: nn.Module, tensors: dict[str, Tensor], hooks: dict[str, Callable] | None = None,
+    Attributes:
+        network: the copy.
+        copies: the copy of each module, by id of the module.
+        tensors: the replacement of each tensor, by id of the tensor.
+        buffers: the buffers of the copy before the forward pass: (dict, key, tensor, name) each.
+    """
+
+    def __init__(self, net: nn.Module, tensors: Mapping[str, Tensor], hooks: Mapping[str, Callable] | None = None,
                  training: bool | None = None):  # fmt: skip
         """
         Args:
             net: the network.
-            tensors: what is to stand in the place of each parameter and buffer, by its name.
-            hooks: a forward hook for modules, by name, called before those that they have.
-            training: the mode; None: as each module of the network has it.
+            tensors: the replacement of each parameter and buffer, by name.
+            hooks: a forward hook for modules, by name; it runs before the modules' own.
+            training: the mode; None: that of each module of the network.
         """
-        self.given, self.tensors, self.left = tensors, {}, set(tensors)
-        self.copies, self.buffers, self.changing, self.training = {}, [], [], training
+        self.replacements, self.missing, self.training = tensors, set(tensors), training
+        self.tensors: dict[int, Tensor] = {}
+        self.copies: dict[int, nn.Module] = {}
+        self.buffers: list[tuple[dict[str, Tensor | None], str, Tensor | None, str]] = []
+        self.references: list[tuple[dict[str, Any], str]] = []  # attributes that may refer to modules or tensors
         self.network = self.copy(net, '')
-        if self.left:
-            raise RuntimeError(f'the network has no {sorted(self.left)[0]} any more, as when it was converted; {ANEW}')
-        for state, key in self.changing:  # when all modules have a copy
+        if self.missing:
+            raise RuntimeError(f'the network has lost {min(self.missing)} since its conversion: {AGAIN}')
+        for state, key in self.references:  # now that all modules have a copy
             state[key] = self.value(state[key])
         for name, hook in (hooks or {}).items():
             module = self.copies[id(net.get_submodule(name))]
             module._forward_hooks = OrderedDict([(-1, hook), *module._forward_hooks.items()])
 
-    def copy(self, module, prefix):
+    def copy(self, module: nn.Module, prefix: str) -> nn.Module:
+        """The copy of a module and its submodules. prefix: of the names of its tensors."""
         old = module.__dict__
         copied = self.copies[id(module)] = object.__new__(type(module))
         state = copied.__dict__
@@ -55,22 +66,22 @@ class Replica:
         if self.training is not None:
             state['training'] = self.training
         self.buffers += [(state['_buffers'], name, tensor, prefix + name) for name, tensor in state['_buffers'].items()]
-        self.changing += [(state, key) for key, value in old.items()
-                          if key in HOOKS and value or key not in LEFT and type(value) not in SIMPLE]  # fmt: skip
+        self.references += [(state, key) for key, value in old.items()
+                          if key in HOOKS and value or key not in STANDARD and type(value) not in SIMPLE]  # fmt: skip
         return copied
 
-    def tensor(self, tensor, prefix, name):
-        """What stands in its place; what has several names goes by the first."""
+    def tensor(self, tensor: Tensor | None, prefix: str, name: str) -> Tensor | None:
+        """The replacement of a tensor; one with several names is replaced by its first name."""
         if tensor is not None and id(tensor) not in self.tensors:
-            if prefix != UNREGISTERED and prefix + name not in self.left:
-                raise RuntimeError(f'the network has had no {prefix + name} when it was converted; {ANEW}')
-            self.left.discard(prefix + name)
-            self.tensors[id(tensor)] = self.given.get(prefix + name, tensor)
+            if prefix != UNREGISTERED and prefix + name not in self.missing:
+                raise RuntimeError(f'the network has gained {prefix + name} since its conversion: {AGAIN}')
+            self.missing.discard(prefix + name)
+            self.tensors[id(tensor)] = self.replacements.get(prefix + name, tensor)
         return None if tensor is None else self.tensors[id(tensor)]
 
-    def value(self, value, prefix=None):
-        """Of an attribute: what refers to modules and tensors of the network refers to the copies. Containers are
-        copied, so that what forward() writes to them does not stay."""
+    def value(self, value: Any, prefix: str | None = None) -> Any:
+        """The value of an attribute, with references to copies in place of the network's modules and tensors.
+        Containers are copied, so that forward() does not change the network's."""
         if type(value) in SIMPLE:
             return value
         if isinstance(value, nn.Module):
@@ -82,7 +93,7 @@ class Replica:
         if isinstance(value, tuple):
             return getattr(type(value), '_make', type(value))(self.value(item) for item in value)  # of a named tuple
         if isinstance(value, (dict, list, set, deque)):
-            copied = copy.copy(value)
+            copied: Any = copy.copy(value)
             copied.clear()
             if isinstance(value, dict):
                 copied.update({key: self.value(item) for key, item in value.items()})

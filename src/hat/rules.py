@@ -1,15 +1,15 @@
-"""Which gates make the output of an operation zero: one rule for each operation that is known.
+"""Rules: which units make the output of an operation zero, for each known operation.
 
-An operation without a rule is used by every task, which is safe, at the cost of some capacity: what reads its output is
-protected though it might be free. Layers and norms, which have weights, are the reader's (hat.reader).
+The output of an operation without a rule counts as used by every task. This is safe and costs capacity: weights that
+read it are protected though they may be free. Layers and norms, which have weights, are in hat.reader.
 """
 
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,77 +21,88 @@ from hat.unitsets import ALWAYS_USED, ZERO, UnitSets
 
 @dataclass
 class Call:
-    """An operation as a rule sees it.
+    """The call of an operation that a rule is applied to.
 
-    arguments: by name, as given; tensors are their ids (hat.unitsets), LongTensors of the tensor's shape.
-    index: values of the arguments that are constant indices, by name.
-    shape: of the (first) output.
+    Attributes:
+        operation: what is called.
+        units: what ids stand for.
+        arguments: by name; in place of each tensor its ids (hat.unitsets), a LongTensor of its shape.
+        index: arguments that are constant indices, by name, with their values.
+        shape: of the (first) output.
     """
 
     operation: torch._ops.OpOverload
     units: UnitSets
-    arguments: dict
-    index: dict
+    arguments: dict[str, Any]
+    index: dict[str, Any]
     shape: torch.Size
 
     @property
     def tensors(self) -> list[Tensor]:
+        """The ids of all arguments that are tensors."""
         return [x for x in tree_leaves(self.arguments) if isinstance(x, Tensor)]
 
-    def run(self, change: Callable):
-        """The operation itself, with `change` of the ids in the place of each tensor."""
+    def run(self, change: Callable[[Tensor], Tensor]) -> Any:
+        """Run the operation itself, on change(ids) for each tensor."""
         arguments = tree_map_only(Tensor, change, self.arguments) | self.index
         declared = [a for a in self.operation._schema.arguments if a.name in arguments]
         named = {a.name: arguments[a.name] for a in declared if a.kwarg_only}
         return self.operation(*[arguments[a.name] for a in declared if not a.kwarg_only], **named)
 
 
-class Rule(NamedTuple):
-    """`ids` gives the ids of the output, or a list of them for several outputs, from a Call; fewer than there are, or
-    None, where nothing is known. `narrow`: the operation does the same where some units are cut out."""
+Ids = Tensor | list[Tensor] | None  # of an operation's output, or outputs; None: nothing is known
 
-    ids: Callable[[Call], Tensor | list | None]
+
+class Rule(NamedTuple):
+    """A rule for an operation.
+
+    ids: a function of a Call that gives the ids of the output, a list for several outputs; None, or a shorter list,
+        where nothing is known.
+    narrow: whether the operation still works when some units are removed (hat.structure).
+    """
+
+    ids: Callable[[Call], Ids]
     narrow: bool = False
 
 
-def union(call):
-    """Zero if all arguments are."""
+def union(call: Call) -> Ids:
+    """Zero if all arguments are zero."""
     return functools.reduce(call.units.union, call.tensors)
 
 
-def product(call):
-    """Zero if a factor is."""
+def product(call: Call) -> Ids:
+    """Zero if one factor is zero."""
     return functools.reduce(call.units.intersection, call.tensors)
 
 
-def first(call):
-    """Zero where the first argument is, element by element."""
+def first(call: Call) -> Ids:
+    """Zero where the first argument is zero, element by element."""
     return call.tensors[0]
 
 
-def move(call):
-    """Values are moved, and so are their ids; what is filled in has 0, which is ALWAYS_USED."""
+def move(call: Call) -> Ids:
+    """Values are moved, and ids with them; new elements are filled with 0, which is ALWAYS_USED."""
     try:
-        return call.run(lambda ids: ids.contiguous().view_as(ids))  # a view: an operation in place may turn it around
-    except RuntimeError:  # not made for integers
+        return call.run(lambda ids: ids.contiguous().view_as(ids))  # a view: transpose_() may not change call.arguments
+    except RuntimeError:  # not implemented for integers
         try:
             moved = call.run(lambda ids: ids.double())
-        except RuntimeError:  # its other arguments are tensors, too
+        except RuntimeError:  # it has other tensor arguments
             return None
         return [part.long() for part in moved] if isinstance(moved, (list, tuple)) else moved.long()
 
 
-def pad(call):
-    """A move; zeros that are filled in are zero in every task."""
+def pad(call: Call) -> Ids:
+    """A move; zeros that are filled in are always zero."""
     if call.arguments.get('mode', 'constant') != 'constant':
         return move(call)
     return F.pad(call.tensors[0], call.arguments['pad'], value=int(ids_of(call.arguments.get('value') or 0)))
 
 
-def choice(*names):
-    """One of several arguments, element by element: zero if all of them are."""
+def choice(*names: str) -> Callable[[Call], Ids]:
+    """One of several arguments, element by element: zero if all of them are zero."""
 
-    def ids(call):
+    def ids(call: Call) -> Ids:
         if not all(name in call.arguments for name in names):
             return None
         return functools.reduce(call.units.union, [ids_of(call.arguments[name]) for name in names])
@@ -99,19 +110,19 @@ def choice(*names):
     return ids
 
 
-def per_channel(n):
-    """Zero if a channel is, all along its last n dimensions."""
+def per_channel(n: int) -> Callable[[Call], Ids]:
+    """Zero if the whole channel is zero: all values along the last n dimensions."""
 
-    def ids(call):
+    def ids(call: Call) -> Ids:
         return call.units.over(call.units.union, call.tensors[0], range(-n, 0))
 
     return ids
 
 
-def over(combine):
-    """Zero if all values along `dim` are (union), or if one of them is (intersection)."""
+def over(combine: str) -> Callable[[Call], Ids]:
+    """Zero if all values along `dim` are zero ('union'), or if one of them is ('intersection')."""
 
-    def ids(call):
+    def ids(call: Call) -> Ids:
         x, dim = call.tensors[0], call.arguments.get('dim')
         if len(call.tensors) > 1:  # max and min of two tensors
             return union(call)
@@ -121,25 +132,25 @@ def over(combine):
     return ids
 
 
-def attention(call):
-    """A weighted mean of the values, over the positions."""
+def attention(call: Call) -> Ids:
+    """A weighted mean of the values over the positions."""
     value = call.arguments['value']
     if value.shape[:-2] != call.shape[:-2]:
         value = value.repeat_interleave(call.shape[-3] // value.shape[-3], -3)  # grouped queries
     return call.units.over(call.units.union, value, [-2])
 
 
-def matrix_product(call):
-    """Zero if the whole row of the first factor is, or the whole column of the second."""
+def matrix_product(call: Call) -> Ids:
+    """Zero if the whole row of the first factor is zero, or the whole column of the second."""
     left, right = call.tensors[-2:]
     left, right = left[None] if left.ndim == 1 else left, right[:, None] if right.ndim == 1 else right
     over = functools.partial(call.units.over, call.units.union)
     ids = call.units.intersection(over(left, [-1]), over(right, [-2]))
-    return call.units.union(ids, call.tensors[0]) if len(call.tensors) == 3 else ids  # and something is added
+    return call.units.union(ids, call.tensors[0]) if len(call.tensors) == 3 else ids  # addmm, baddbmm add a tensor
 
 
-def einsum(call):
-    """A sum of products: zero if one factor is, all along the letters that are summed over."""
+def einsum(call: Call) -> Ids:
+    """A sum of products: zero if one factor is zero along all letters that are summed over."""
     inputs, _, output = call.arguments['equation'].replace(' ', '').partition('->')
     if not output or '.' in inputs or any(len({*letters}) < len(letters) for letters in inputs.split(',')):
         return None
@@ -154,31 +165,37 @@ def einsum(call):
     return result
 
 
-def gated_linear(call):
+def gated_linear(call: Call) -> Ids:
     """The first half times the sigmoid of the second."""
     x, dim = call.tensors[0], call.arguments['dim']
     return x.narrow(dim, 0, x.shape[dim] // 2)
 
 
-def evaluated(call):
-    """Element by element: zero if all arguments are and f(0) is exactly 0, which is evaluated."""
-    for signs in itertools.product((0.0, -0.0), repeat=min(len(call.tensors), 4)):  # a closed unit may be -0, too
-        values = itertools.cycle(signs)
+def evaluated(call: Call) -> Ids:
+    """Element by element: zero if all arguments are zero and f(0, ..., 0) is exactly 0, which is evaluated."""
+    for signs in itertools.product((0.0, -0.0), repeat=min(len(call.tensors), 4)):  # a closed unit may also be -0
         try:
-            zero = call.run(lambda ids, values=values: torch.full((1,), next(values)))
-        except (RuntimeError, TypeError):  # not made for such numbers
+            zero = call.run(zeros(signs))
+        except (RuntimeError, TypeError):  # not implemented for such numbers
             return None
         if not isinstance(zero, Tensor) or bool((zero != 0).any()):
             return None
     return union(call)
 
 
-def ids_of(value):
-    """Of an argument that is a tensor or a number."""
+def zeros(signs: Iterable[float]) -> Callable[[Tensor], Tensor]:
+    """A function for Call.run: a zero for each tensor, with these signs in turn."""
+    values = itertools.cycle(signs)
+    return lambda ids: torch.full((1,), next(values))
+
+
+def ids_of(value: Any) -> Tensor:
+    """Ids of an argument that is a tensor (of ids) or a number."""
     return value if isinstance(value, Tensor) else torch.tensor(ZERO if value == 0 else ALWAYS_USED)
 
 
-def table(*rows):
+def table(*rows: tuple[str, Rule]) -> dict[str, Rule]:
+    """Rules by name, from rows (names, rule)."""
     return {name: rule for names, rule in rows for name in names.split()}
 
 
@@ -213,35 +230,41 @@ RULES: dict[str, Rule] = table(
     ('glu', Rule(gated_linear)),
 )  # fmt: skip
 ELEMENT_BY_ELEMENT = Rule(evaluated, narrow=True)
-POINTWISE = {'hardswish', 'prelu'}  # which PyTorch does not call so
+POINTWISE = {'hardswish', 'prelu'}  # pointwise operations without PyTorch's tag
 
 
 def apply(
-    operation: torch._ops.OpOverload, units: UnitSets, arguments: dict, index: dict, shapes: list
-) -> list[Tensor]:
-    """Ids of all outputs of an operation, in their shapes."""
-    rule, ids = rule_of(operation), None
-    if rule:
-        ids = rule.ids(Call(operation, units, arguments, index, shapes[0]))
-    ids = list(ids) if isinstance(ids, (list, tuple)) else [ids]
-    return [expanded(part, shape) for part, shape in zip(ids + [None] * (len(shapes) - len(ids)), shapes, strict=True)]
+    operation: torch._ops.OpOverload, units: UnitSets, arguments: dict[str, Any], index: dict[str, Any],
+    shapes: list[torch.Size],
+) -> list[Tensor]:  # fmt: skip
+    """Ids of all outputs of an operation, in their shapes.
+
+    arguments, index: as in Call. shapes: of the outputs.
+    """
+    rule = rule_of(operation)
+    ids = rule.ids(Call(operation, units, arguments, index, shapes[0])) if rule else None
+    parts: list[Tensor | None] = [*ids] if isinstance(ids, (list, tuple)) else [ids]
+    parts += [None] * (len(shapes) - len(parts))
+    return [expanded(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def expanded(ids, shape):
+def expanded(ids: Tensor | None, shape: torch.Size) -> Tensor:
+    """Ids in the shape of an output; ALWAYS_USED if they do not fit."""
     if ids is not None and ids.numel() == shape.numel():
         return ids.reshape(shape)
     if ids is not None and ids.ndim <= len(shape):
-        with contextlib.suppress(RuntimeError):  # of another shape: not as the rule has it
+        with contextlib.suppress(RuntimeError):  # they do not broadcast: the rule does not fit
             return ids.expand(shape)
     return torch.full(shape, ALWAYS_USED)
 
 
 def name_of(operation: torch._ops.OpOverload) -> str:
-    """'add' for aten.add.Tensor and aten.add_.Tensor; 'library::name' for what is not PyTorch's own."""
+    """'add' for aten.add.Tensor and aten.add_.Tensor; 'library::name' for operations that are not PyTorch's."""
     return operation._overloadpacket._qualified_op_name.removeprefix('aten::').rstrip('_')
 
 
 def rule_of(operation: torch._ops.OpOverload) -> Rule | None:
+    """The rule for an operation; None: there is none."""
     if operation is torch.ops.aten.view.dtype:
         return None
     if rule := RULES.get(name_of(operation)):
@@ -250,15 +273,16 @@ def rule_of(operation: torch._ops.OpOverload) -> Rule | None:
 
 
 def is_pointwise(operation: torch._ops.OpOverload) -> bool:
+    """Whether an operation works element by element, without random numbers."""
     random = torch.Tag.nondeterministic_seeded in operation.tags
     return not random and (torch.Tag.pointwise in operation.tags or name_of(operation) in POINTWISE)
 
 
-def register(name: str, ids: Callable[[Call], Tensor | list | None]) -> None:
-    """Add a rule for an operation: 'add' for one of PyTorch's, 'library::name' for one of torch.library.
+def register(name: str, ids: Callable[[Call], Ids]) -> None:
+    """Add a rule for an operation.
 
     Args:
-        name: of the operation.
-        ids: as Rule.ids, e.g. hat.rules.union, hat.rules.first or hat.rules.per_channel(2).
+        name: 'add' for an operation of PyTorch, 'library::name' for one of torch.library.
+        ids: see Rule; e.g. hat.rules.union, hat.rules.first or hat.rules.per_channel(2).
     """
     RULES[name] = Rule(ids)

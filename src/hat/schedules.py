@@ -1,11 +1,12 @@
-"""How the scale s of the gates is annealed: functions schedule(progress, s_max), of the position in the epoch, 0 to 1.
+"""Annealing of the gates' scale s: functions schedule(progress, s_max) of the position in the epoch, 0 to 1.
 
-`progress` is a number or a scalar tensor, and so is what they return. The paper's, and those of HAT-CL (Duan 2023,
+`progress` is a number or a scalar tensor, and so is the result. From the paper and from HAT-CL (Duan 2023,
 arXiv 2307.09653).
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,30 +18,42 @@ def linear(progress: float | Tensor, s_max: float) -> float | Tensor:
 
 
 def cosine(progress: float | Tensor, s_max: float) -> float | Tensor:
-    """s from s_max down to 1/s_max, at half of an epoch, and up again (HAT-CL): weights learn first, then masks, then
-    weights under almost binary masks."""
-    cos = torch.cos if isinstance(progress, Tensor) else math.cos
-    return (s_max + 1 / s_max) / 2 + (s_max - 1 / s_max) / 2 * cos(2 * math.pi * progress)
+    """s falls from s_max to 1/s_max in the first half of an epoch and rises again in the second (HAT-CL): weights learn
+    first, then masks, then weights under almost binary masks."""
+    angle = 2 * math.pi * progress
+    cos = torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle)
+    return (s_max + 1 / s_max) / 2 + (s_max - 1 / s_max) / 2 * cos
 
 
 def exponential(progress: float | Tensor, s_max: float, above_one: float = 0.8) -> float | Tensor:
-    """s grows to s_max by a constant factor a batch; in the last `above_one` of an epoch it is above 1 (HAT-CL)."""
+    """s grows by a constant factor with each batch, up to s_max; it is above 1 in the last part `above_one` of an epoch
+    (HAT-CL)."""
     return s_max ** (1 - (1 - progress) / above_one)
 
 
 def constant(progress: float | Tensor, s_max: float) -> float:
-    """s_max all the time: what annealing is compared with (Serra et al. 2018, section 2.4)."""
+    """s_max throughout, without annealing: the comparison of section 2.4 (Serra et al. 2018)."""
     return s_max
 
 
 SCHEDULES = {'linear': linear, 'cosine': cosine, 'exponential': exponential, 'constant': constant}
 
 
-def annealed(batches: Iterable) -> Iterator[tuple]:
-    """An epoch's batches, each with its `progress`, (b - 1) / (B - 1) for batch b of B; 1 for a single one.
+class Batches(Protocol):
+    """The batches of an epoch, such as a DataLoader or a list: has a length and can be iterated."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator: ...
+
+
+def annealed(batches: Batches) -> Iterator[tuple[Any, float]]:
+    """Iterate over the batches of an epoch: (batch, progress), with progress = (b - 1) / (B - 1) for batch b of B.
+
+    A single batch has progress 1.
 
     Args:
-        batches: something with a length, such as a DataLoader.
+        batches: a DataLoader, a list, or anything else with a length.
 
     Example:
         for (x, y), progress in hat.annealed(loader):

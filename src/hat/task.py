@@ -1,6 +1,7 @@
-"""What each task has of its own."""
+"""The task-specific parameters and buffers of one task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,22 +9,33 @@ from torch import Tensor, nn
 from hat.functional import HALF
 from hat.kept import Kept
 from hat.names import get_tensor, named_tensors, register_tensor
+from hat.plan import Plan
 
 
 class TaskParameters(nn.Module):
-    """What a task has of its own.
+    """The task-specific parameters and buffers of one task.
 
-    embeddings: of each gate, (N,); never of less than 32 bits, whatever the network's type.
-    own: the head, parameters and statistics of norms, and what else is no layer's (positions, tokens, scales), by the
-        names that they have in the network.
-    kept: their values since the task was learned.
+    Attributes:
+        embeddings: of each gate, (N,); in float32 or wider, whatever the network's type.
+        own: the head, norms with their statistics, and parameters that are used as data (positions, tokens, scales), by
+            their names in the network.
+        kept: the values of both since the task was learned.
     """
 
-    @torch.no_grad()
-    def __init__(self, net: nn.Module, plan, n_classes: int | None, init: Callable, frozen=(), generator=None):
-        """Starts from what the network has; a head of another size than the network's, as PyTorch starts layers.
+    kept: dict[str, Kept]  # an nn.ModuleDict
 
-        frozen: names of parameters that are not trained.
+    @torch.no_grad()
+    def __init__(self, net: nn.Module, plan: Plan, n_classes: int | None, init: Callable,
+                 frozen: Collection[str] = (), generator: torch.Generator | None = None):  # fmt: skip
+        """Initial values are the network's; a head of another size is initialized as PyTorch does.
+
+        Args:
+            net: the network.
+            plan: its plan.
+            n_classes: size of the head; None: as in the network.
+            init: a function of hat.init.
+            frozen: names of parameters that are not trained.
+            generator: for the initial values.
         """
         super().__init__()
         like = next(net.parameters())
@@ -43,10 +55,11 @@ class TaskParameters(nn.Module):
                 for name in filter(None, (weight, bias)):
                     shape = list(get_tensor(net, name).shape)
                     shape[axis if name == weight else 0] = n_classes
-                    fresh = torch.empty(shape, device='cpu').uniform_(-bound, bound, generator=generator)
-                    register_tensor(self.own, name, fresh, True, name not in frozen)
+                    values = torch.empty(shape, device='cpu').uniform_(-bound, bound, generator=generator)
+                    register_tensor(self.own, name, values, True, name not in frozen)
         self.to(like.device, like.dtype)
-        self.kept = nn.ModuleDict({part: Kept(named_tensors(getattr(self, part))) for part in ('embeddings', 'own')})
+        kept = {part: Kept(named_tensors(getattr(self, part))) for part in ('embeddings', 'own')}
+        self.kept = cast('dict[str, Kept]', nn.ModuleDict(kept))
 
     def keep(self) -> None:
         """Keep the present values."""
@@ -56,35 +69,35 @@ class TaskParameters(nn.Module):
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Make the parameters and buffers what is kept."""
+        """Write the kept values to the parameters and buffers."""
         for part, kept in self.kept.items():
             for name, tensor in named_tensors(getattr(self, part)):
                 tensor.copy_(kept.value(name))
 
     def tensors(self, learned: bool) -> dict[str, Tensor]:
-        """What to put in the place of the network's, by name; of a learned task copies of what is kept."""
+        """The tensors that replace the network's, by name; for a learned task copies of the kept values."""
         if learned:
             return {name: self.kept['own'].value(name).clone() for name in self.kept['own'].keys}
         return dict(named_tensors(self.own))
 
     def embedding(self, learned: bool) -> Tensor:
-        """Of all gates, one after the other."""
+        """The embeddings of all gates, concatenated; for a learned task the kept ones."""
         kept = self.kept['embeddings']
         return torch.cat([kept.value(name) for name in kept.keys] if learned else list(self.embeddings.parameters()))
 
-    def train(self, mode: bool = True):
-        """There is nothing inside that depends on it."""
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode here alone: no module inside depends on it."""
         self.training = mode
         return self
 
-    def _apply(self, fn, recurse=True):
-        def exact(x):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def at_least_float32(x: Tensor) -> Tensor:
             changed = fn(x)
             return x.to(changed.device) if changed.dtype in HALF else changed
 
         self.own._apply(fn)
-        self.embeddings._apply(exact)
+        self.embeddings._apply(at_least_float32)
         if 'kept' in self._modules:
             self.kept['own']._apply(fn)
-            self.kept['embeddings']._apply(exact)
+            self.kept['embeddings']._apply(at_least_float32)
         return self

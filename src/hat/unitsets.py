@@ -1,12 +1,14 @@
-"""Which units make a value zero: an id for each set of units that matters in a network.
+"""Sets of units: which closed units make a value of the network zero.
 
-A value has the id of what it is zero with, if the gates of some units are closed:
+Each value has the id of a set:
 
-  ALWAYS_USED  no gate makes it zero: input data, constants, and whatever nothing better is known of
-  ZERO         it is zero whatever the gates are
-  2 ...        that of a unit: zero if this unit is closed; the gates' units, one gate after the other
-  then         combinations of two ids: zero if both are (a sum), or if one of them is (a product)
+  ALWAYS_USED  no unit makes it zero: input data, constants, and values of which nothing is known
+  ZERO         it is always zero
+  2 ...        one unit: the value is zero if this unit is closed; the units of all gates, one gate after the other
+  then         a combination of two ids: the value is zero if both are (a sum), or if one of them is (a product)
 """
+
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -14,29 +16,38 @@ from torch import Tensor
 from hat.functional import Replayed
 
 ALWAYS_USED, ZERO = 0, 1
+Pairwise = Callable[[Tensor, Tensor], Tensor]
 
 
 class UnitSets:
-    """`sizes`: the number of units of each gate."""
+    """The ids of a network and what they stand for.
+
+    Attributes:
+        sizes: number of units of each gate.
+        of_gate: ids of the units of each gate, (N,).
+        count: number of ids.
+        combined: what the ids after the gates' stand for: (torch.maximum or torch.minimum, left ids, right ids).
+    """
 
     def __init__(self, sizes: list[int]):
+        self.sizes = sizes
         ends = torch.tensor([2, *sizes]).cumsum(0).tolist()
         self.of_gate = [torch.arange(a, b) for a, b in zip(ends, ends[1:], strict=False)]
         self.count = ends[-1]
-        self.combined = []  # (torch.maximum or minimum, left ids, right ids): what the ids after the gates' stand for
+        self.combined: list[tuple[Pairwise, Tensor, Tensor]] = []
 
     def union(self, left: Tensor, right: Tensor) -> Tensor:
-        """Ids of the sums of two values, element by element: zero only if both are."""
+        """Ids of the sums of two tensors, element by element: zero if both are."""
         return self._combine(torch.maximum, left, right, neutral=ZERO, strong=ALWAYS_USED)
 
     def intersection(self, left: Tensor, right: Tensor) -> Tensor:
-        """Ids of the products of two values, element by element: zero if one of them is."""
+        """Ids of the products of two tensors, element by element: zero if one of them is."""
         return self._combine(torch.minimum, left, right, neutral=ALWAYS_USED, strong=ZERO)
 
-    def over(self, combine, ids: Tensor, dims) -> Tensor:
-        """Ids of what depends on all values along some dimensions, which stay, with one element each.
+    def over(self, combine: Pairwise, ids: Tensor, dims: Iterable[int]) -> Tensor:
+        """Ids of a reduction over dimensions `dims`, which keep one element each.
 
-        combine: union, where it is zero if all values are; intersection, where it is if one of them is.
+        combine: self.union, if the result is zero where all values are; self.intersection, if where one of them is.
         """
         dims = sorted({d % ids.ndim for d in dims}) if ids.ndim else []
         if not dims or 0 in ids.shape:
@@ -54,24 +65,24 @@ class UnitSets:
         return result
 
     def per_index(self, ids: Tensor, dim: int) -> Tensor:
-        """Ids of what depends on all values at an index of `dim`, (n,)."""
+        """Ids of a reduction over all dimensions but `dim`, (n,): zero if all values are."""
         return self.over(self.union, ids, set(range(ids.ndim)) - {dim % ids.ndim}).reshape(-1)
 
     def attention(self, masks: list[Tensor]) -> Tensor:
-        """Attention to all ids, (count,), from the masks (N,) of all gates: 1, 0, the gates', the combinations'."""
+        """The attention to each id, (count,), from the masks (N,) of all gates: 1, 0, the masks, the combinations."""
         return Replayed.apply(self._attention, *masks)
 
-    def _attention(self, *masks):
+    def _attention(self, *masks: Tensor) -> Tensor:
         first = masks[0]
         values = torch.cat([first.new_ones(1), first.new_zeros(1), *masks])
         for function, left, right in self.combined:
             values = torch.cat([values, function(values[left], values[right])])
         return values
 
-    def to(self, device) -> None:
+    def to(self, device: torch.device) -> None:
         self.combined = [(function, left.to(device), right.to(device)) for function, left, right in self.combined]
 
-    def _combine(self, function, left, right, neutral, strong):
+    def _combine(self, function: Pairwise, left: Tensor, right: Tensor, neutral: int, strong: int) -> Tensor:
         left, right = torch.broadcast_tensors(left, right)
         low, high = torch.minimum(left, right), torch.maximum(left, right)
         pairs, where = torch.unique(low * self.count + high, return_inverse=True)

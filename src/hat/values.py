@@ -1,6 +1,7 @@
-"""What is known of the output of a node in a network's graph: ids of unit sets (hat.unitsets), or one of these."""
+"""What the reader knows of a node's output: ids of unit sets (hat.unitsets), a Weight, or a Constant."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,21 +12,21 @@ from hat.unitsets import ALWAYS_USED
 
 
 class Weight(NamedTuple):
-    """A parameter, or what was moved out of it: `elements` says which of its elements; None: the whole."""
+    """A parameter, or a part of it. elements: the indices of its elements in the flat parameter; None: all of it."""
 
     name: str
     elements: Tensor | None = None
 
 
 class Constant(NamedTuple):
-    """A value that depends on neither inputs nor parameters. `kept`: it will not change; a buffer may, in training."""
+    """A value that depends on neither inputs nor parameters. fixed: it does not change; a buffer may, in training."""
 
     tensor: Tensor
-    kept: bool = True
+    fixed: bool = True
 
 
-def always_used(node: Node):
-    """Ids of an output, or of several, of which nothing is known."""
+def always_used(node: Node) -> Any:
+    """Ids of the output of a node of which nothing is known; a list of them for several outputs."""
     shape = node.meta.get('shape', ())
     if isinstance(shape, list):
         return [torch.full(s or (), ALWAYS_USED) for s in shape]
@@ -33,15 +34,15 @@ def always_used(node: Node):
 
 
 def numbered(p: Tensor) -> Tensor:
-    """The numbers of a parameter's elements, in its shape."""
+    """The indices of a parameter's elements, in its shape."""
     return torch.arange(p.numel()).view(p.shape)
 
 
-def fetched(arguments, values):
-    """Arguments of a node with the tensors of constants in the place of nodes."""
+def fetched(arguments: Any, values: Mapping[Node, Any]) -> Any:
+    """The arguments of a node with the tensors of constants in place of nodes."""
     return tree_map_only(Node, lambda node: getattr(values[node], 'tensor', None), arguments)
 
 
-def wrap(kind, outputs):
-    """A Weight or a Constant of an output, or of each of several."""
+def wrap(kind: Callable[[Tensor], Weight | Constant], outputs: Any) -> Any:
+    """A Weight or a Constant for the output of a node; a list of them for several outputs."""
     return [kind(o) for o in outputs] if isinstance(outputs, (tuple, list)) else kind(outputs)

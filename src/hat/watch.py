@@ -1,31 +1,46 @@
-"""What would go wrong in silence while a task is trained, and is worth a warning."""
+"""Warnings in training: mistakes that would otherwise pass unnoticed."""
+
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from hat.errors import warn
 from hat.graph import operations
 
-FREE = 0.05  # of a layer's units: a task that finds less is warned of
-FIRST = 8  # training batches of a task in which it is seen whether its optimizer moves it
+if TYPE_CHECKING:
+    from hat.network import Network
+
+FREE = 0.05  # share of a layer's units: a warning where fewer are free for a task
+FIRST = 8  # the first training batches of a task: do its masks change, is it annealed?
 
 
 class Watch:
-    """Of the task in training: `task`, its number; `progress`, that of its last batch; `batches` so far; `shut`, the
-    last task whose closed layers somebody else has warned of.
+    """State of the task in training.
 
-    check: in how many training batches of a task it is seen whether forward() does what it did for example_input.
+    Attributes:
+        task: its number; None: no task is in training.
+        progress: of its last batch.
+        batches: number of its batches so far.
+        constant: number of its first batches with the progress of the batch before.
+        start: its embeddings and a checksum of the weights, as it began.
+        shut: a task whose closed layers the caller has warned of; end_task() does not repeat it.
+        check: number of training batches in which the operations are compared with those for example_input.
     """
 
     def __init__(self, check: int):
-        self.check, self.task, self.progress, self.batches, self.shut = check, None, None, 0, None
+        self.check, self.batches, self.constant = check, 0, 0
+        self.task: int | None = None
+        self.progress: float | Tensor | None = None
+        self.shut: int | None = None
 
-    def begin_task(self, network, task):
+    def begin_task(self, network: 'Network', task: int) -> None:
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
         network.refresh()
-        if last not in (None, task) and not network.done[last]:
+        if last is not None and last != task and not network.done[last]:
             warn(f'task {last} was trained, but end_task({last}) was not called: its weights are not protected')
         if network.done[task]:
-            warn(f'task {task} is learned: nothing of it is trained; hat.forget(model, {task}) makes it new')
+            warn(f'task {task} is learned and is not trained further: hat.forget(model, {task}) resets it')
             return
         network.agree()
         for name, a in zip(network.plan.gates, network.cumulative or (), strict=False):
@@ -34,70 +49,75 @@ class Watch:
                 warn(f'only {100 * free:.1f} % of the units of layer {name!r} are free for task {task}')
         self.start = present(network, task)
 
-    def before_batch(self, network, task, progress, inputs, named):
+    def before_batch(self, network: 'Network', task: int, progress: float | Tensor | None, inputs: tuple,
+                     named: dict[str, Any]) -> None:  # fmt: skip
         ddp = torch.nn.parallel.DistributedDataParallel._get_active_ddp_module()
         network.group = ddp.process_group if ddp else network.group
-        before, self.progress = self.progress, checked(progress)
+        last, self.progress = self.progress, checked(progress)
         if task != self.task:
             network.begin_task(task)
         if network.done[task]:
             return
         network.clamp(task)
         self.batches += 1
-        if 2 < self.batches <= FIRST and self.stuck(network):
+        if 2 < self.batches <= FIRST and self.stuck(network, task):
             self.batches = FIRST
         if self.batches <= FIRST:
-            self.constant += before == self.progress
+            self.constant += bool(last == self.progress)
             if self.constant == FIRST - 1:
-                warn(f'progress is {float(progress):g} in {FIRST} batches of task {task}: the gates are not annealed')
+                value = f'{float(self.progress):g}'
+                warn(
+                    f'progress is {value} in {FIRST} batches of task {task}: the gates are not annealed (hat.annealed)'
+                )
         if self.batches <= self.check and operations(network, task, inputs, named) != network.plan.operations:
-            warn('forward() takes another way for this batch than for example_input, for which the gates are made')
+            warn('forward() runs other operations for this batch than for example_input: the gates may not fit them')
             self.check = 0
 
-    def end_task(self, network, task):
+    def end_task(self, network: 'Network', task: int) -> None:
         if not network.tasks[task].embedding(False).isfinite().all():
-            warn(f'task {task} has diverged: its masks are not numbers, and nothing of it is protected')
+            warn(f'task {task} has diverged: its embeddings are not finite; units whose mask is NaN are not protected')
         elif (layers := closed(network, task)) and self.shut != task:
             warn(f'{shut(layers)} for task {task}')
         if self.task != task:
-            warn(f'task {task} ends, and has not been trained')
+            warn(f'end_task({task}): task {task} has not been trained')
             return
         if self.batches > 1:
-            self.stuck(network)
+            self.stuck(network, task)
         self.task = self.progress = None
 
-    def stuck(self, network):
-        """Is the network trained, and the task's masks are not?"""
-        embedding, weights = present(network, self.task)
+    def stuck(self, network: 'Network', task: int) -> bool:
+        """Warn if the weights have changed since the task began, but not its masks."""
+        embedding, weights = present(network, task)
         stuck = torch.equal(embedding, self.start[0]) and not torch.equal(weights, self.start[1])
         if stuck:
-            warn(f'the masks of task {self.task} do not change: is its optimizer older than add_task() or forget()?')
+            warn(f'the masks of task {task} do not change: make a new optimizer after add_task() or forget()')
         return stuck
 
 
 @torch.no_grad()
-def closed(network, task):
-    """The layers that let nothing of a task through, a list of names."""
+def closed(network: 'Network', task: int) -> list[str]:
+    """Names of the layers with no open gate for a task."""
     return [name for name, a in zip(network.plan.gates, network.masks(task), strict=True) if not (a > 0.5).any()]
 
 
-def shut(layers):
-    """What a warning says of them."""
+def shut(layers: list[str]) -> str:
+    """The warning for layers with no open gate."""
     names = f'layer {layers[0]!r}' if len(layers) == 1 else f'the layers {", ".join(map(repr, layers))}'
     return f'all gates of {names} are closed (is c too large, or do embeddings start too low?)'
 
 
 @torch.no_grad()
-def present(network, task):
-    """What tells whether a task's embeddings, and the weights, have changed."""
+def present(network: 'Network', task: int) -> tuple[Tensor, Tensor]:
+    """A task's embeddings, and a checksum of the shared weights."""
     return network.tasks[task].embedding(False).clone(), torch.stack([p.sum() for p in network.shared.values()])
 
 
-def checked(progress):
+def checked(progress: float | Tensor | None) -> float | Tensor:
+    """The progress of a batch. Raises ValueError."""
     if progress is None:
         raise ValueError(
             'progress is missing: in training it anneals the gates, from 0 to 1 in each epoch (hat.annealed)'
         )
     if not 0 <= progress <= 1:
-        raise ValueError(f'progress must lie between 0 and 1, and is {float(progress):g}')
+        raise ValueError(f'progress must be between 0 and 1, not {float(progress):g}')
     return progress

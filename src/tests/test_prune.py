@@ -357,9 +357,7 @@ def test_a_network_that_cannot_be_cut_stays_whole_with_a_warning(monkeypatch):
 
     pruning_cut = pruning.remove_zero_channels
     monkeypatch.setattr(pruning, 'remove_zero_channels', wrong)
-    with pytest.warns(
-        UserWarning, match='task 0 cannot be cut down, and stays as large as the network was: its outputs'
-    ):
+    with pytest.warns(UserWarning, match='task 0 cannot be pruned and keeps the size of the network: its outputs'):
         net = hat.prune(model, 0)
     assert net[0].weight.shape == (8, 6)
 
@@ -377,7 +375,7 @@ def test_padding_in_a_transformer_encoder_is_the_same_when_pruned():
             return self.head(self.encoder(x, src_key_padding_mask=padding).mean(1))
 
     x, padding = torch.randn(4, 6, 16), torch.arange(6).expand(4, 6) > torch.tensor([[5], [4], [3], [5]])
-    with pytest.warns(UserWarning, match='TransformerEncoder puts zeros at padded positions'):
+    with pytest.warns(UserWarning, match='TransformerEncoder sets padded positions to zero'):
         model = hat.convert(Encoder(), 1, (x, padding)).eval()
     model.end_task(0)
     with torch.no_grad():

@@ -1,0 +1,73 @@
+"""The Python blocks of the guide run as they stand, in the order of the page, and do what the page says."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import hat
+
+GUIDE = Path(hat.__file__).parent / 'README.md'
+
+
+def blocks(path):
+    """The blocks of a page that are fenced as ```python, in order: (number of the first line, code) each. Blocks that
+    need data or a GPU are fenced as ```python no-run and are left out."""
+    text = Path(path).read_text(encoding='utf-8')
+    found = re.finditer(r'^```python\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
+    return [(text.count('\n', 0, block.start(1)) + 1, block[1]) for block in found]
+
+
+def run(path):
+    """The names that the blocks of a page leave behind, run one after the other in one namespace."""
+    names = {'__name__': 'page'}
+    for line, code in blocks(path):
+        exec(compile('\n' * (line - 1) + code, str(path), 'exec'), names)  # so that errors have the line of the page
+    return names
+
+
+@pytest.fixture(scope='module')
+def names():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # tasks of a few steps leave few units free
+        return run(GUIDE)
+
+
+def test_blocks_are_found_with_their_lines_and_no_run_is_left_out(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text(
+        'a\n```python\nx = 1\n```\n```python no-run\n1 / 0\n```\n```sh\nls\n```\n\n```python\ny = x + 1\n```\n'
+    )
+    assert blocks(page) == [(3, 'x = 1\n'), (13, 'y = x + 1\n')] and run(page)['y'] == 2
+    page.write_text('\n\n```python\n1 / 0\n```\n')
+    with pytest.raises(ZeroDivisionError) as error:
+        run(page)
+    assert error.traceback[-1].lineno + 1 == 4
+
+
+def test_the_first_block_is_short_and_shows_that_nothing_is_forgotten(names):
+    assert len(blocks(GUIDE)[0][1].splitlines()) <= 20
+    accuracy = names['accuracy']
+    assert (accuracy.diagonal() > 0.9).all()
+    for task in range(3):
+        assert len(set(accuracy[task:, task].tolist())) == 1  # not by one image
+
+
+def test_what_the_guide_says_of_gates_and_of_the_guarantee_is_so(names):
+    assert set(names['mask'].tolist()) == {0, 1} and len(names['mask']) == 64
+    assert names['identical']
+    assert names['refusal'].startswith('aten.linear.default in 1 (') and 'its weight is computed' in names['refusal']
+
+
+def test_what_the_guide_says_of_heads_pretrained_weights_and_copies_is_so(names):
+    assert names['outputs'].shape == (80, 7)
+    assert names['same'] and names['equal'] and names['close']
+    sizes = [sum(p.numel() for p in names[name].parameters()) for name in ('small', 'plain')]
+    assert sizes[0] <= sizes[1] and not any(isinstance(m, hat.Network) for m in names['small'].modules())
+    assert not names['model'].learned.any() and names['loaded'].learned.tolist() == [True, False]
+
+
+def test_the_guide_is_no_longer_than_a_guide():
+    assert len(GUIDE.read_text(encoding='utf-8').splitlines()) <= 250
