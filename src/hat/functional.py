@@ -50,7 +50,8 @@ def objective(loss: Tensor, regularization: Tensor, c: float) -> Tensor:
 
 
 def regularization(masks: Sequence[Tensor], cumulative: Sequence[Tensor] | None = None) -> Tensor:
-    """Eq. 5: attention paid to units that no earlier task uses, over the number of such units; a scalar in [0, 1].
+    """Eq. 5: attention paid to units that no earlier task uses, over the number of such units; a scalar in [0, 1], 0 if
+    there is no such unit.
 
     Args:
         masks: a of each layer, of the current task, (N,) each.
@@ -58,7 +59,8 @@ def regularization(masks: Sequence[Tensor], cumulative: Sequence[Tensor] | None 
     """
     a = torch.cat(list(masks))
     free = torch.ones_like(a) if cumulative is None else 1 - torch.cat(list(cumulative))
-    return (a * free).sum() / free.sum().clamp_min(torch.finfo(a.dtype).tiny)
+    n_free = free.sum()
+    return (a * free).sum() / torch.where(n_free > 0, n_free, 1)
 
 
 def compensate(q: Tensor, e: Tensor, s: float | Tensor, s_max: float) -> Tensor:

@@ -115,6 +115,13 @@ def test_eq_5_of_a_full_network_is_zero(masks):
     assert hat.functional.regularization(masks[0], full).item() == 0
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_eq_5_has_no_gradient_where_no_unit_is_free_whatever_c(dtype):
+    a = torch.full((4,), 0.5, dtype=dtype, requires_grad=True)
+    (hat.functional.regularization([a], [torch.ones(4, dtype=dtype)]) * 1e4).backward()
+    assert torch.equal(a.grad, torch.zeros(4, dtype=dtype))
+
+
 def test_section_2_5_is_what_the_gate_does_backward():
     e = torch.linspace(-2, 2, 9, dtype=torch.float64, requires_grad=True)
     direction, s, s_max = torch.arange(9, dtype=torch.float64), 3.0, 400
