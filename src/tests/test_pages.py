@@ -294,8 +294,13 @@ def test_the_experiment_of_the_page_names_a_file_that_is_missing(animals, tmp_pa
 # All pages
 
 
-@pytest.mark.parametrize('path', [SRC / 'approaches/README.md', SRC / 'dataloaders/README.md'])
-def test_links_lead_to_something(path):
-    for target in re.findall(r'\]\(([^)]+)\)', path.read_text(encoding='utf-8')):
+@pytest.mark.parametrize('path', ['src/approaches/README.md', 'src/dataloaders/README.md', '.github/CONTRIBUTING.md'])
+def test_links_lead_to_a_page_and_a_heading(path):
+    page = ROOT / path
+    for target in re.findall(r'\]\(([^)]+)\)', page.read_text(encoding='utf-8')):
+        file, _, heading = target.partition('#')
         if not target.startswith('http'):
-            assert (path.parent / target.partition('#')[0]).exists(), target
+            there = page.parent / file if file else page
+            assert there.exists(), target
+            headings = re.findall(r'^#+ (.*)$', there.read_text(encoding='utf-8'), re.M) if heading else ()
+            assert not heading or heading in [text.lower().replace(' ', '-') for text in headings], target
