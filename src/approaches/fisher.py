@@ -7,12 +7,13 @@ from torch.func import functional_call, grad, vmap
 CHUNK = 32  # images whose gradients are in memory at once
 
 
-@torch.no_grad()  # torch.func has its own way
+@torch.no_grad()  # torch.func.grad differentiates nevertheless
 def fisher(net, task, t):
     """Mean over the training images of task t of the squared gradient of log p(label | image), of each shared weight.
 
-    Of each image by itself, in evaluation mode, of the cross-entropy alone. Returns a list, as net.blocks.parameters().
-    The label is the given one; drawn from p(. | image), as Lee et al. 2017 write, IMM-mode ends a point lower (README).
+    Of single images, in evaluation mode, of the cross-entropy alone. Returns a list, as net.blocks.parameters().
+    The label is the given one; with labels drawn from p(. | image), as in Lee et al. 2017, IMM-mode ends a point lower
+    (README.md, Differences).
     Original: squares of the gradients of batches of 20 (10 for IMM), dropout on, the L2-transfer term included.
     """
     net.eval()

@@ -1,4 +1,4 @@
-"""HAT: hard attention to the task (Serra et al. 2018, sections 2.2 to 2.6). The method stands in src/hat."""
+"""HAT: hard attention to the task (Serra et al. 2018, sections 2.2 to 2.6), by the library in src/hat."""
 
 import functools
 import warnings
@@ -22,10 +22,10 @@ class HAT(Approach):
         'smax': Parameter(400.0, grid=(25, 50, 100, 200, 400, 800), low=1),  # stability (Eq. 3)
         'hard': Parameter(0, choices=(0, 1)),  # 1: the masks of learned tasks are rounded to {0,1}. Paper: 0
         'init': Parameter('normal', choices=tuple(hat.init.INITS)),  # of embeddings; section 4.4: uniform
-        'low': Parameter(0.0),  # ends of init=uniform
+        'low': Parameter(0.0),  # bounds of init=uniform
         'high': Parameter(2.0),
-        'anneal': Parameter('linear', choices=tuple(hat.schedules.SCHEDULES)),  # of s over an epoch (Eq. 3)
-        'reg': Parameter('network', choices=tuple(hat.regularizers.REGULARIZERS)),  # what is summed up (Eq. 5)
+        'anneal': Parameter('linear', choices=tuple(hat.schedules.SCHEDULES)),  # schedule of s over an epoch (Eq. 3)
+        'reg': Parameter('network', choices=tuple(hat.regularizers.REGULARIZERS)),  # form of the regularization (Eq. 5)
         'gradient': Parameter('released', choices=tuple(hat.functional.GRADIENTS)),  # of embeddings (section 2.5)
     }
 
@@ -59,7 +59,7 @@ class HAT(Approach):
 
     @torch.no_grad()
     def observe(self, t):
-        """What the masks at s_max use (section 4.4): by layer, and in `reuse` of each earlier task."""
+        """Units and weights that the masks at s_max use (section 4.4), by layer; `reuse`: by earlier task."""
         if (layers := closed(self.hidden, t)) and self.hidden.watch.shut != t:
             self.hidden.watch.shut = t
             where = f'{self.tasks[t].name} (task {t + 1}), epoch {len(self.training.log) + 1}'
@@ -81,7 +81,7 @@ class HAT(Approach):
 
     @torch.no_grad()
     def report(self):
-        """Who uses what in the end (section 4.4)."""
+        """Units and weights that each task uses after the last one (section 4.4)."""
         tasks = [capacity.active(self.hidden.masks(t)) for t in range(len(self.tasks))]
         shut = [closed(self.hidden, t) for t in range(len(self.tasks))]
         return {'units': self.net.units, 'closed': shut, **capacity.usage(self.hidden, tasks)}

@@ -1,16 +1,16 @@
 """IMM: incremental moment matching (Lee et al. 2017), with L2-transfer.
 
-Each task is trained from the weights mu of the task before, and held near them:
+The training of a task starts from the weights mu of the task before, and a penalty keeps it near them:
 
     loss = cross-entropy + lamb / 2 * ||p - mu||^2
 
-Then the weights of all tasks so far are merged, each with the same share, and the merged network is the one in use:
+Then the weights of all tasks so far are merged with equal shares, and the merged network is used for testing:
 
     mean-IMM    (mu_1 + ... + mu_t) / t                                              (their Eq. 3)
     mode-IMM    (F_1 mu_1 + ... + F_t mu_t) / (F_1 + ... + F_t), F the Fisher diagonal (their Eqs. 9, 10)
 
-Original: task t + 1 is trained from the merged weights instead of mu_t; the mode's merge is computed, but not used.
-Heads belong to one task each: they are neither merged nor held near anything (original: the L2-transfer holds them).
+Original: task t + 1 is trained from the merged weights instead of mu_t; the mode's merge is computed but not used.
+Each head belongs to one task: heads are neither merged nor penalized (original: the L2-transfer includes them).
 """
 
 import torch
@@ -20,7 +20,7 @@ from approaches.fisher import fisher
 from approaches.penalty import squared_distance
 from core.hyperparameters import Parameter
 
-TINY = 1e-12  # added to each Fisher value: a weight that matters to no task gets the mean
+TINY = 1e-12  # added to each Fisher value: a weight of no importance to any task becomes the mean
 
 
 class IMMMean(Approach):
@@ -52,7 +52,7 @@ class IMMMean(Approach):
         set_values(self.shared, [a / b for a, b in zip(self.weighted, self.weight, strict=True)])
 
     def precision(self, t):
-        """How much each weight of task t counts in the merge; a list like self.shared."""
+        """Weight of each parameter of task t in the merge; a list like self.shared."""
         return [torch.ones_like(p) for p in self.mu]
 
 

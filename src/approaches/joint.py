@@ -1,6 +1,6 @@
 """Joint: multitask training on all tasks so far, the reference A_J of the forgetting ratio (HAT, Eq. 6).
 
-For each task the network starts again from the same initial weights; a batch mixes images of all the tasks.
+For each task the network starts from the same initial weights; a batch mixes images of all tasks.
 """
 
 import torch
@@ -14,7 +14,7 @@ class Joint(SGDRestart):
         return sum(len(task.train.y) for task in self.tasks[: t + 1])
 
     def batch_loss(self, index, t, progress):
-        """Each image is looked for in all tasks and goes through all their heads: no shape depends on the batch."""
+        """Each image is looked up in all tasks and passes through all their heads: no shape depends on the batch."""
         x, answers = None, []
         for u, task in enumerate(self.tasks[: t + 1]):  # the images are numbered task after task
             n = len(task.train.y)

@@ -2,8 +2,8 @@
 
     loss = cross-entropy + lamb / 2 * sum over the batch of ||h - h_old||^2                      (their Eqs. 1 to 3)
 
-h is the last hidden layer's output; h_old that of the network before this task. Old heads do not move. The sum is the
-original code's, for whose batches of 64 the grid is; a mean would make lamb so many times weaker.
+h is the last hidden layer's output; h_old that of the network before this task. Old heads do not change. The sum is
+that of the original code, and lamb and its grid are for its batches of 64; with a mean lamb would be 64 times weaker.
 """
 
 import torch
@@ -24,7 +24,7 @@ class LFL(Taught):
         if self.teacher is not None:
             with torch.no_grad():
                 old = self.teacher.features(x)
-            share = min(1, self.protocol.batch_size / len(y))  # an evaluation's batches are larger, and weigh no more
+            share = min(1, self.protocol.batch_size / len(y))  # evaluation batches are larger, but count the same
             loss = loss + self.lamb / 2 * share * feature_distance(features, old)
         return loss, logits
 

@@ -2,9 +2,9 @@
 
     loss = cross-entropy + lamb * sum over old heads of the distillation loss                    (their Eqs. 1 to 4)
 
-The old network's answers to the new task's images are kept, head by head: with lamb = 2 for each, as in the paper, four
-old tasks weigh eight times as much as the new one. No warm-up of the new head first, as in the original code: the
-protocol is the same for all approaches.
+The outputs of the old network for the new task's images are preserved, head by head: with lamb = 2 for each, as in the
+paper, four old tasks have eight times the weight of the new one. As in the original code, the new head has no warm-up:
+the protocol is the same for all approaches.
 """
 
 import torch

@@ -1,14 +1,14 @@
 """PathNet (Fernando et al. 2017): a tournament finds the path of each task through the modules of the network.
 
 In each generation the two paths of the population are trained one after the other, each with its own learning rate and
-patience. Then the weights of the best validation loss so far are restored, and the path that does not have it becomes a
-mutated copy of the one that has. After a task the modules of its path are frozen and all others start afresh.
+patience. Then the weights of the best validation loss so far are restored, and the other path is replaced by a mutated
+copy of the one that reached it. After a task the modules of its path are frozen and all others are reinitialized.
 
-The images are passed through at most nepochs times, as by all approaches: a path is trained for nepochs // generations
-// 2 epochs in a generation. Original: each for nepochs // generations, twice as many passes as the others have.
+There are at most nepochs passes over the images, as in all approaches: a path is trained for nepochs // generations
+// 2 epochs in a generation. Original: nepochs // generations each, twice as many passes as the other approaches.
 
-Weights start as Xavier's over ACTIVE: the outputs of so many modules add up, and with Xavier's own the first steps of
-SGD end in a network of dead units.
+Initial weights are Xavier's divided by ACTIVE: the outputs of so many modules are added; with plain Xavier the units
+die in the first steps of SGD.
 """
 
 import copy
@@ -51,7 +51,7 @@ class PathNet(Approach):
         self.turn = [0, 0, 0]  # generation, which of the two paths, its epoch in the generation
 
     def draw(self, t):
-        """The two paths that task t starts with; in a layer no module comes twice."""
+        """The two paths that task t starts with; no module occurs twice in a layer."""
         rng = self.rng(t, 'population')
         return [[rng.permutation(MODULES)[:ACTIVE].tolist() for _ in self.net.module_layers] for _ in range(2)]
 
@@ -77,7 +77,7 @@ class PathNet(Approach):
         return cross_entropy(logits, y), logits
 
     def decide(self, t, valid_loss):
-        """Whose turn is it next, and with which learning rate? 0 ends the task."""
+        """Which path is trained next, and with which learning rate? 0 ends the task."""
         now, protocol = self.training, self.protocol
         generation, which, epoch = self.turn
         if valid_loss < now.best_loss:
@@ -99,7 +99,7 @@ class PathNet(Approach):
         now.lr = self.rates[which] if generation < self.n_generations() else 0.0
 
     def mutate_loser(self, t, generation):
-        """It starts from the winner's weights, path and learning rate."""
+        """The loser starts from the winner's weights, mutated path and learning rate."""
         self.restore(self.training.best)
         loser = 1 - self.winner
         self.population[loser] = mutate(self.population[self.winner], self.rng(t, generation))
@@ -119,7 +119,7 @@ class PathNet(Approach):
 
 
 def mutate(path, rng):
-    """Each of the n numbers of a path (layers, ACTIVE) changes with probability 1 / n, by -2 to 2, in a circle."""
+    """Each of the n numbers of a path (layers, ACTIVE) changes with probability 1 / n, by -2 to 2, modulo MODULES."""
     path = np.array(path)
     changed = rng.random(path.shape) < 1 / path.size
     step = rng.integers(-STEP, STEP + 1, size=path.shape)

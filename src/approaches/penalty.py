@@ -1,4 +1,4 @@
-"""What keeps weights near their old values: the quadratic penalty of EWC and of IMM's L2-transfer."""
+"""The quadratic penalty of EWC and of IMM's L2-transfer, which keeps weights near their old values."""
 
 
 def squared_distance(parameters, old, importance=None):

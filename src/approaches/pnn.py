@@ -1,4 +1,4 @@
-"""PNN: progressive neural networks (Rusu et al. 2016). Each task trains its own column; those before it are frozen.
+"""PNN: progressive neural networks (Rusu et al. 2016). Each task trains its own column; earlier columns are frozen.
 
 Original: earlier columns are evaluated without their own lateral connections where they feed a later column.
 """

@@ -1,6 +1,6 @@
 """Random: a stratified random classifier, the reference A_R of the forgetting ratio (HAT, Eq. 6).
 
-It answers class c as often as c stands in the training images; its expected accuracy needs no sampling.
+It predicts class c with its frequency in the training images; the expected accuracy is computed without sampling.
 """
 
 import math
@@ -16,6 +16,6 @@ class Random(Approach):
 
     def evaluate(self, t, images):
         """Loss (of a classifier of probabilities 0 or 1: infinite) and accuracy, the sum over c of p_train(c) p(c)."""
-        labels = self.tasks[t].train.y.cpu(), images.y.cpu()  # float64 is not everywhere
+        labels = self.tasks[t].train.y.cpu(), images.y.cpu()  # not every device has float64
         train, given = (torch.bincount(y, minlength=self.tasks[t].n_classes).double() for y in labels)
         return math.inf, float(train @ given / (train.sum() * given.sum()))

@@ -1,4 +1,4 @@
-"""SGD: the plain protocol with dropout (Goodfellow et al. 2014). Nothing is done against forgetting."""
+"""SGD: the plain protocol with dropout (Goodfellow et al. 2014). No measure against forgetting."""
 
 from approaches.base import Approach
 

@@ -1,4 +1,4 @@
-"""SGD-F: after the first task all layers are frozen but the new head (HAT, section 4, "Baselines")."""
+"""SGD-F: after the first task all layers except the new head are frozen (HAT, section 4, "Baselines")."""
 
 from approaches.base import Approach
 

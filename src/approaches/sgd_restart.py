@@ -1,4 +1,4 @@
-"""SGD-R: each task starts again from the initial weights, of its head too. What one task reaches alone."""
+"""SGD-R: each task starts from the initial weights, including its head: the accuracy of single-task training."""
 
 from approaches.base import Approach
 

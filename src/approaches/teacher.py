@@ -1,4 +1,4 @@
-"""The network as it was before the task at hand, kept to be compared with: for LFL and LWF."""
+"""A frozen copy of the network from before the current task, for LFL and LWF."""
 
 import copy
 
@@ -10,8 +10,8 @@ class Taught(Approach):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.old = None  # its weights
-        self.teacher = None  # and the network itself; None in the first task
+        self.old = None  # state of the network after the last task
+        self.teacher = None  # a network with this state; None in the first task
 
     def before_task(self, t):
         if self.old is not None:

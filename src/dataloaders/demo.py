@@ -1,4 +1,4 @@
-"""demo: eight small tasks of pictures drawn on the spot, so that every approach can be tried without any file.
+"""demo: eight small tasks of rendered pictures, so that every approach can be tried without any file.
 
 Not in the paper. The tasks look different enough for plain SGD to forget, and are easy enough for a minute on a CPU.
 """
@@ -14,15 +14,15 @@ from dataloaders.task import Dataset
 
 FAMILY = 'alexnet'
 SHAPE = (3, 32, 32)
-DEFAULTS = {'nepochs': 7, 'width': 0.25, 'threads': 1}  # more threads gain little, and cost others much
-N_TRAIN, N_TEST = 1800, 300  # pictures a task, rounded down to the same number for each class
-MEAN, STD = (0.4,), (0.12,)  # a third of the pictures' own deviation: plain SGD learns faster from larger inputs
-SCALE = 4  # pictures are drawn so much larger, then averaged: smooth edges
+DEFAULTS = {'nepochs': 7, 'width': 0.25, 'threads': 1}  # more threads gain little and slow down other processes
+N_TRAIN, N_TEST = 1800, 300  # pictures of a task, rounded down to the same number for each class
+MEAN, STD = (0.4,), (0.12,)  # a third of the pictures' deviation: plain SGD learns faster from larger inputs
+SCALE = 4  # pictures are drawn larger by this factor and averaged: smooth edges
 SIDE = 32 * SCALE
-JITTER = 2  # how far off the middle
+JITTER = 2  # largest offset from the middle
 LIGHT, NOISE = 6, 5  # standard deviations, in grey levels, of a picture's lighting and of a pixel
 
-# What draws a picture: a function of (pen, c, rng, ink), c the class's index or its entry in a table
+# Functions that draw a picture: of (pen, c, rng, ink), where c is the class's index or its entry in a table
 
 
 def character(pen, c, rng, ink):
@@ -35,7 +35,7 @@ def font(size):
     return ImageFont.load_default(size)
 
 
-CIRCLE = np.exp(2j * np.pi * np.arange(40) / 40)  # points of the complex plane, x + iy, y down, about a unit in size
+CIRCLE = np.exp(2j * np.pi * np.arange(40) / 40)  # points of the complex plane, x + iy, y down, radius about 1
 HEART = [16 * np.sin(t) ** 3 - 1j * (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
          for t in np.linspace(0, 2 * np.pi, 40)]  # fmt: skip
 OUTER, INNER = np.linspace(-2.2, 2.2, 30), np.linspace(2, -2, 30)
@@ -58,14 +58,14 @@ def shape(pen, c, rng, ink):
 
 
 def polygon(pen, points, rng, ink):
-    """Near the middle, turned a little."""
+    """Near the middle, rotated a little."""
     x, y, r = place(rng, 44, 54)
     points = points * r * np.exp(1j * rng.uniform(-0.1, 0.1)) + x + 1j * y
     pen.polygon([(p.real, p.imag) for p in points], ink)
 
 
 def clock(pen, c, rng, ink):
-    """A full hour: the long hand is up."""
+    """A full hour: the minute hand is up."""
     x, y, r = place(rng, 54, 60)
     disc(pen, x, y, r, ink)
     disc(pen, x, y, 0.85 * r, 'white')
@@ -79,7 +79,7 @@ def arrow(pen, c, rng, ink):
     polygon(pen, SHAPES['arrow'] * 1j ** (c / 3 - 1), rng, ink)
 
 
-FLAGS = {  # how the field is parted, and its colours
+FLAGS = {  # how the field is divided, and its colours
     'france': ('columns', 'blue', 'white', 'red'),
     'italy': ('columns', 'green', 'white', 'red'),
     'ireland': ('columns', 'green', 'white', 'orange'),
@@ -114,7 +114,7 @@ def flag(pen, c, rng, ink):
             pen.rectangle((left, top + 0.42 * height, left + width, top + 0.58 * height), colour)
 
 
-TEXTURES = {  # where there is ink, at u to the right and v down, in periods of the pattern
+TEXTURES = {  # whether there is ink at u (to the right) and v (down), in periods of the pattern
     'rows': lambda u, v: v % 1 < 0.5,
     'columns': lambda u, v: u % 1 < 0.5,
     'rising': lambda u, v: (u + v) % 1.4 < 0.7,
@@ -156,7 +156,7 @@ def face(pen, c, rng, ink):
                 *((20, 160) if mouth == 'smile' else (200, 340)), 'black', 16)  # fmt: skip
 
 
-TASKS = {  # what draws a picture, and the classes; the order is the numbering of the tasks
+TASKS = {  # drawing function and classes; the order numbers the tasks
     'digits': (character, '0123456789'),
     'letters': (character, 'ABCDEFGHIJ'),
     'shapes': (shape, tuple(SHAPES)),
@@ -167,11 +167,11 @@ TASKS = {  # what draws a picture, and the classes; the order is the numbering o
     'faces': (face, tuple((e, m) for e in EYES for m in MOUTHS)),
 }
 NAMES = tuple(TASKS)
-FINGERPRINT = f'Pillow {PIL.__version__}'  # of what is drawn; the rest is code
+FINGERPRINT = f'Pillow {PIL.__version__}'  # of the pictures; the rest is code
 
 
 def read(names, folder, seed):
-    """Datasets of the given names, drawn by seed; nothing is read from the folder."""
+    """Datasets of these names, drawn by seed; nothing is read from the folder."""
     datasets = []
     for name in names:
         train = pictures(name, N_TRAIN, seeds.derive(seed, 'demo', name, 'train'))
@@ -181,7 +181,7 @@ def read(names, folder, seed):
 
 
 def pictures(name, n, seed):
-    """About `n` pictures of a task and their labels, as many of each class."""
+    """About `n` pictures of a task and their labels, equally many of each class."""
     draw, classes = TASKS[name]
     rng = np.random.Generator(np.random.PCG64(seed))
     y = np.arange(n // len(classes) * len(classes)) % len(classes)
@@ -191,7 +191,7 @@ def pictures(name, n, seed):
         image = Image.new('RGB', (SIDE, SIDE), paper)
         draw(ImageDraw.Draw(image), classes[c], rng, ink)
         x[i] = image.reduce(SCALE)
-    light = rng.normal(0, LIGHT, (3, len(y), 1, 1, 1))  # all over, from left to right, from top to bottom
+    light = rng.normal(0, LIGHT, (3, len(y), 1, 1, 1))  # constant, from left to right, from top to bottom
     slope = np.linspace(-1, 1, 32)
     x += light[0] + light[1] * slope[:, None] + light[2] * slope[:, None, None]
     x += NOISE * rng.standard_normal(x.shape, np.float32)
@@ -199,7 +199,7 @@ def pictures(name, n, seed):
 
 
 def place(rng, low, high):
-    """Centre and radius, low to high, of something near the middle of the picture."""
+    """Centre, near the middle of the picture, and radius, from low to high."""
     return *rng.uniform(SIDE / 2 - JITTER, SIDE / 2 + JITTER, 2), rng.uniform(low, high)
 
 

@@ -1,4 +1,4 @@
-"""The file in which a data set is kept: uint8 images (N,H,W,C) and int64 labels (N,), four arrays in an npz."""
+"""The file format of a data set: uint8 images (N,H,W,C) and int64 labels (N,), four arrays in an npz."""
 
 import hashlib
 import struct
@@ -28,9 +28,9 @@ def write(path, arrays):
 
 
 def fingerprint(path):
-    """Of the four arrays, from their checksums, which stand in the file itself and are compared whenever it is read.
+    """Of the four arrays: a digest of the checksums in the file, which are verified whenever it is read.
 
-    None where there is no such file.
+    None if there is no such file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -55,22 +55,22 @@ def read(path, n_classes, advice=''):
         raise UserError(f'{path}: no such file; it needs the arrays {", ".join(ARRAYS)}') from error
     except KeyError as error:
         raise UserError(f'{path}: {one_line(error)}; it needs the arrays {", ".join(ARRAYS)}') from error
-    except Exception as error:  # whatever a damaged or hostile file may bring about
+    except Exception as error:  # a damaged or malicious file may raise anything
         raise UserError(f'{path}: cannot be read: {one_line(error)}{advice}') from error
     check(arrays, n_classes, path)
     return Content(*arrays, mark)
 
 
 def _array(path, archive, name):
-    """An array of an npz, mapped into memory: processes share it, and it takes no memory before it is used.
+    """An array of an npz, mapped into memory: processes share it, and pages are loaded when they are used.
 
-    numpy.load maps no npz. What is compressed (numpy.savez_compressed) is read.
+    numpy.load cannot map an npz. A compressed array (numpy.savez_compressed) is read.
     """
     info = archive.getinfo(name)
     with archive.open(info) as file:
         if info.compress_type != zipfile.ZIP_STORED:
             return np.lib.format.read_array(file)
-        while file.read(1 << 20):  # to the end: zipfile then compares the checksum
+        while file.read(1 << 20):  # to the end, where zipfile verifies the checksum
             pass
         file.seek(0)
         np.lib.format.read_magic(file)
@@ -85,7 +85,7 @@ def _array(path, archive, name):
 
 
 def check(arrays, n_classes, where):
-    """Raises UserError unless the four arrays are a data set of n_classes with images of a shape that is known."""
+    """Raises UserError unless the four arrays are a data set of n_classes with images of one of SHAPES."""
     for split, x, y in ('train', *arrays[:2]), ('test', *arrays[2:]):
         if x.dtype != np.uint8 or x.shape[1:] not in SHAPES:
             raise UserError(f'{where}: {split} images are {x.dtype} {x.shape}, not uint8 (N, ...) with one of {SHAPES}')

@@ -1,6 +1,6 @@
-"""Pickles of strangers: arrays of numbers and Python's plain containers are loaded, all else is refused, not executed.
+"""Untrusted pickles: arrays of numbers and Python's built-in containers are loaded, all else is rejected, not executed.
 
-Not even NumPy's own functions are called for it: given a forged dtype, they take bytes for addresses.
+Not even NumPy's own functions are called: given a forged dtype, they would interpret bytes as addresses.
 """
 
 import codecs
@@ -49,7 +49,7 @@ def _from_buffer(data, dtype, shape, order, axes=None):
 
 
 _KNOWN = {
-    ('numpy', 'ndarray'): 'ndarray',  # no more than an argument of _reconstruct
+    ('numpy', 'ndarray'): 'ndarray',  # occurs only as an argument of _reconstruct
     ('numpy', 'dtype'): _Dtype,
     ('numpy.core.multiarray', '_reconstruct'): lambda *_: _Array(),
     ('numpy.core.multiarray', 'scalar'): lambda dtype, data: _from_buffer(data, dtype, (), 'C')[()],

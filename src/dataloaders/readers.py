@@ -1,4 +1,4 @@
-"""How the official archives of the eight sets are read: one function for each format.
+"""Readers of the official archives of the eight sets, one function for each format.
 
 Each takes a sources.Source and the folder with its files, and returns train_x, train_y, test_x, test_y: images
 (N,H,W,C) in grey levels 0..255, labels from 0.
@@ -39,7 +39,7 @@ def _read_cifar(dataset, source, folder):
 
 
 def read_mnist(source, folder):
-    from torchvision.datasets import MNIST  # its reader serves Fashion-MNIST too: the formats are the same
+    from torchvision.datasets import MNIST  # also reads Fashion-MNIST, which has the same format
     from torchvision.datasets.utils import extract_archive
 
     with tempfile.TemporaryDirectory(prefix='.', dir=folder) as extracted:
@@ -59,7 +59,7 @@ def read_svhn(source, folder):
 
 
 def read_traffic_signs(source, folder):
-    """GTSRB. torchvision's class serves another training set (26,640 images) than the paper's."""
+    """GTSRB. torchvision's class has another training set (26,640 images) than the paper."""
     train, test, truth = (folder / file.path for file in source.files)
     with zipfile.ZipFile(train) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith('.ppm'))

@@ -1,7 +1,7 @@
-"""Where each of the eight sets comes from.
+"""Sources of the eight data sets.
 
-A set is wanted as DIR/<name>.npz (npz.py). If it is not there it is made, once, from its archives in DIR; those that
-are not there are downloaded.
+A set is read from DIR/<name>.npz (npz.py). If it is missing, it is made once from its archives in DIR; missing archives
+are downloaded.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from core.errors import UserError, one_line
 from core.files import atomic, lock, remove_partial_files
 from dataloaders import npz, readers
 
-TIMEOUT = 20  # seconds without an answer from a server
+TIMEOUT = 20  # seconds without a response from a server
 
 
 class File(NamedTuple):
     path: str  # in DIR
     url: str
-    md5: str | None = None  # None where nobody has published one: then size and content are checked
+    md5: str | None = None  # None if none is published: then size and content are checked
 
 
 class Source(NamedTuple):
@@ -86,7 +86,7 @@ SOURCES = {
 def load(names, folder):
     """Each set, name -> npz.Content.
 
-    Raises UserError: sets that cannot be had (all of them in one message), a damaged archive or npz.
+    Raises UserError: sets that are not available (all in one message), a damaged archive or npz.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -95,7 +95,7 @@ def load(names, folder):
     for name in names:
         if (folder / f'{name}.npz').exists():
             continue
-        with lock(folder / f'.{name}.lock'):  # of several runs one makes it, and the others wait
+        with lock(folder / f'.{name}.lock'):  # one of several runs makes it, the others wait
             for path in f'{name}.npz', *(file.path for file in SOURCES[name].files):
                 remove_partial_files(folder / path)
             if not (folder / f'{name}.npz').exists():
@@ -107,7 +107,7 @@ def load(names, folder):
 
 
 def prepare(name, folder):
-    """Make DIR/<name>.npz, from archives that are downloaded if need be. Returns what is missing, a list of texts."""
+    """Make DIR/<name>.npz, from archives that are downloaded if necessary. Returns what is missing, a list of texts."""
     files = SOURCES[name].files
     for file in files:
         try:
@@ -121,16 +121,16 @@ def prepare(name, folder):
 
 
 def fetch(file, folder):
-    """Have the file in `folder`, whole and with its checksum; download it if it is not there.
+    """Make sure that the file is in `folder`, complete and with its checksum; download it if it is missing.
 
-    Raises OSError where the server cannot be reached, UserError where what is there is damaged.
+    Raises OSError if the server cannot be reached, UserError if the file or the download is damaged.
     """
     path = folder / file.path
     if path.exists():
         return _verify(path, file.md5, 'delete it to have it downloaded, or put a whole one there')
     request = urllib.request.Request(file.url, headers={'User-Agent': 'Mozilla/5.0'})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        size = response.length  # None where the server does not say
+        size = response.length  # None if the server does not send it
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as part:
             bar = tqdm(desc=path.name, total=size, unit='B', unit_scale=True, disable=None)
@@ -169,8 +169,8 @@ def convert(name, folder):
     try:
         train_x, train_y, test_x, test_y = source.read(source, folder)
         arrays = [_as(np.uint8, train_x), _as(np.int64, train_y), _as(np.uint8, test_x), _as(np.int64, test_y)]
-    except Exception as error:  # whatever a damaged or hostile archive may bring about
-        unchecked = any(file.md5 is None for file in source.files)  # the others are whole: the fault is elsewhere
+    except Exception as error:  # a damaged or malicious archive may raise anything
+        unchecked = any(file.md5 is None for file in source.files)  # the others are intact: the cause is elsewhere
         advice = '; delete it to have it downloaded again' if unchecked else ''
         raise UserError(f'{name}: cannot read {where}: {one_line(error)}{advice}') from error
     npz.check(arrays, source.n_classes, where)

@@ -1,4 +1,4 @@
-"""A task: its images in three splits, and how a batch is made of them. Order of the tasks and splits, by seed."""
+"""A task: its images in three splits, and how a batch is made of them. The seed sets task order and splits."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -10,32 +10,32 @@ import torch.nn.functional as F
 from core import seeds
 from core.errors import UserError
 
-# The layout of a batch in which a network is fast
+# The memory format of a batch in which a network is fast
 LAYOUT = {'cpu': torch.channels_last, 'cuda': torch.contiguous_format, 'mps': torch.contiguous_format}
 EVAL_BATCH = {'cpu': 512, 'cuda': 2048, 'mps': 512}  # images at a time
 VALID_PERCENT = 15  # of the training images are held out for validation (paper, section 4)
 
 
 class Dataset(NamedTuple):
-    """What a dataloader reads: uint8 images (N,H,W,C) and int64 labels (N,), normalization on the 0..1 scale."""
+    """What an experiment reads: uint8 images (N,H,W,C), int64 labels (N,), mean and std on the 0..1 scale."""
 
     name: str
     n_classes: int
-    mean: tuple  # one value, or one a channel
+    mean: tuple  # one value, or one for each channel
     std: tuple
     train_x: np.ndarray
     train_y: np.ndarray
     test_x: np.ndarray
     test_y: np.ndarray
-    fingerprint: str | None = None  # of the npz; None where there is none
-    pixels: np.ndarray | None = None  # (H*W,) int64, grey images only: which of an image's pixels comes where
+    fingerprint: str | None = None  # of the npz; None if there is none
+    pixels: np.ndarray | None = None  # (H*W,) int64, grey images only: a permutation of the pixels
 
 
 class Images(NamedTuple):
-    """One split. Training and validation share x, in which nothing is moved: the data are in memory once."""
+    """One split. Training and validation share x: the data are in memory once."""
 
-    x: torch.Tensor  # (N,H,W,C) uint8, as in the source: not yet padded, repeated or normalized
-    index: torch.Tensor  # (n,) where the images of this split stand in x
+    x: torch.Tensor  # (N,H,W,C) uint8, as in the file: not yet padded, repeated or normalized
+    index: torch.Tensor  # (n,) positions of this split's images in x
     y: torch.Tensor  # (n,) int64, their labels
 
 
@@ -49,7 +49,7 @@ class Task:
     train: Images
     valid: Images
     test: Images
-    fingerprint: str | None = None  # of the data set that it is made of
+    fingerprint: str | None = None  # of its data set
     pixels: torch.Tensor | None = None
 
     def to(self, device):
@@ -66,7 +66,7 @@ class Task:
     def batch(self, images, index):
         """Images `index` (a slice or LongTensor) as network input, (B, *shape) float, and their labels, (B,).
 
-        Smaller images get a black margin, grey ones are repeated on all channels.
+        Smaller images are padded with black, grey ones are repeated on all channels.
         """
         x = images.x[images.index[index]]
         if self.pixels is not None:
@@ -79,7 +79,7 @@ class Task:
         return x.expand(-1, channels, -1, -1).contiguous(memory_format=LAYOUT[x.device.type]), images.y[index]
 
     def batches(self, images):
-        """All images of a split, for evaluation: yields (x, y) as batch() has them."""
+        """All images of a split, for evaluation: yields (x, y) as batch() returns them."""
         size = EVAL_BATCH[images.y.device.type]
         for start in range(0, len(images.y), size):
             yield self.batch(images, slice(start, start + size))
@@ -102,7 +102,7 @@ def choose(names, seed, tasks=None, ntasks=None, shuffled=True):
 
 
 def make(data, shape, seed, ntrain=None):
-    """The Task of a Dataset: at most `ntrain` training images (stratified), of which 15 % go to validation, by seed."""
+    """The Task of a Dataset: at most `ntrain` training images (stratified), 15 % of them for validation, by seed."""
     x, y = data.train_x, data.train_y
     if ntrain is not None and ntrain < len(y):
         keep = stratified(y, ntrain, seeds.derive(seed, 'ntrain', data.name))
@@ -128,7 +128,7 @@ def make(data, shape, seed, ntrain=None):
 
 
 def subset(content, classes):
-    """Of an npz.Content the images of consecutive classes (a range), labelled from 0."""
+    """The images of consecutive classes (a range) of an npz.Content, labelled from 0, and its fingerprint."""
     cut = []
     for x, y in content[:2], content[2:4]:
         keep = (y >= classes.start) & (y < classes.stop)
@@ -137,9 +137,9 @@ def subset(content, classes):
 
 
 def stratified(labels, n, seed):
-    """Indices of `n` of the labels, sorted, each class in proportion, drawn by seed."""
+    """Indices of `n` of the labels, drawn by seed in proportion to the classes; sorted."""
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(labels))
-    share = np.empty(len(labels))  # of its class that comes before or with this label
+    share = np.empty(len(labels))  # of its class that is drawn up to this label
     for c in np.unique(labels):
         members = order[labels[order] == c]
         share[members] = (np.arange(len(members)) + 0.5) / len(members)

@@ -1,0 +1,306 @@
+"""What the pages beside the code say: their examples run, their tables are those of the code."""
+
+import copy
+import importlib.util
+import json
+import math
+import re
+import sys
+
+import numpy as np
+import pytest
+import test_resume
+import torch
+import torch.nn.functional as F
+from conftest import pictures, same
+from test_protocol import SIZES
+
+import run
+from approaches import ALIASES, APPROACHES, steps
+from core import seeds
+from core.files import ROOT
+from dataloaders import EXPERIMENTS, npz, sources
+from networks.dropout import Activation, Dropout
+from runs import identity
+
+SRC = ROOT / 'src'
+PUBLISHED = {'approach': 13, 'experiment': 5}  # with rows in the tables
+command = test_resume.command  # a fixture
+
+
+def page(folder):
+    return (SRC / folder / 'README.md').read_text(encoding='utf-8')
+
+
+def blocks(folder):
+    return re.findall(r'^```python\n(.*?)^```$', page(folder), re.M | re.S)
+
+
+def tables(folder):
+    """The tables of a page, each a list of rows, a dict each: heading -> cell."""
+    found = []
+    for text in re.findall(r'(?:^\|.*\|\n)+', page(folder), re.M):
+        head, _, *rows = (re.split(r' *\| *', line.strip('| ')) for line in text.splitlines())
+        found.append([dict(zip(head, row, strict=True)) for row in rows])
+    return found
+
+
+def table(folder, *headings):
+    """The only table with these headings."""
+    (found,) = (rows for rows in tables(folder) if set(headings) <= set(rows[0]))
+    return found
+
+
+def plain(cell):
+    return re.findall(r'`([^`]+)`', cell)
+
+
+def by_name(rows, heading, known):
+    """(name, row, what the code has under this name) for each row. What is not published needs no row."""
+    names = [plain(row[heading])[0] for row in rows]
+    assert len(set(names)) >= PUBLISHED[heading]
+    return [(name, row, known[name]) for name, row in zip(names, rows, strict=True)]
+
+
+@pytest.fixture
+def register(tmp_path, monkeypatch):
+    """register('approaches.si', code): a module as if it stood in src."""
+
+    def register(name, code):
+        path = tmp_path / f'{name}.py'
+        path.write_text(code, encoding='utf-8')
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(identity.TEXTS, SRC / f'{name.replace(".", "/")}.py', code.encode())
+        spec.loader.exec_module(module)
+        return module
+
+    identity.code.cache_clear()
+    yield register
+    identity.code.cache_clear()
+    identity.read.cache_clear()
+
+
+# Approaches
+
+
+def test_the_table_of_approaches_is_that_of_the_code():
+    rows = table('approaches', 'approach', 'file')
+    assert {alias: plain(row['approach'])[0] for row in rows for alias in plain(row['approach'])[1:]} == ALIASES
+    variants = dict(zip(('', 'hat', 'pathnet', 'pnn'), SIZES['mixture'], strict=True))
+    for name, row, approach in by_name(rows, 'approach', APPROACHES):
+        assert f'approaches.{row["file"].removesuffix(".py")}' == approach.__module__
+        size = '-' if name == 'random' else f'{variants[approach.variant]:,}'
+        assert row['parameters of its network on the mixture'] == size
+
+
+def test_the_hyper_parameters_in_the_table_are_those_of_the_code():
+    for _, row, approach in by_name(table('approaches', 'approach', 'file'), 'approach', APPROACHES):
+        found = re.findall(r'(\w+)=([^\s,]+)(?: \(([^)]*)\))?', row['hyper-parameters: default (grid)'])
+        declared = approach.parameters
+        assert [name for name, _, _ in found] == list(declared)
+        for name, default, grid in found:
+            assert type(declared[name].default)(default) == declared[name].default
+            assert sorted(map(float, grid.split())) == sorted(declared[name].grid), (approach, name)
+
+
+def test_the_hyper_parameters_of_hat_are_explained_with_all_their_values():
+    rows, declared = table('approaches', 'name', 'values'), APPROACHES['hat'].parameters
+    assert [name for row in rows for name in plain(row['name'])] == list(declared)
+    for row in rows:
+        for name in plain(row['name']):
+            if choices := declared[name].choices:
+                assert row['values'] == ', '.join(map(str, choices))
+
+
+@pytest.mark.parametrize('folder', ['approaches', 'dataloaders'])
+def test_the_table_of_experiments_is_that_of_the_code(folder):
+    for _, row, module in by_name(table(folder, 'experiment', 'tasks'), 'experiment', EXPERIMENTS):
+        assert row['network'].startswith({'alexnet': 'AlexNet-like', 'mlp': 'MLP'}[module.FAMILY])
+        channels, height, width = module.SHAPE
+        assert row.get('input') in (None, f'{height}x{width}x{channels}')
+
+
+# Synaptic intelligence, the example of an approach
+
+
+@pytest.fixture
+def si(register, monkeypatch):
+    (code,) = blocks('approaches')
+    approach = register('approaches.si', code).SI
+    monkeypatch.setitem(APPROACHES, 'si', approach)
+    for line in 'from approaches.si import SI', "'si': SI,":
+        assert line in page('approaches')
+    return approach
+
+
+def test_si_without_its_penalty_is_sgd_bit_for_bit(si, command, tmp_path):
+    for name, more in ('si', ['--parameter', 'c=0']), ('sgd', []):
+        run.main(command(name, f'{name}.txt', '--save', *more))
+    assert (tmp_path / 'si.txt').read_bytes() == (tmp_path / 'sgd.txt').read_bytes()
+    weights = [torch.load(tmp_path / f'{name}.pt')['model'] for name in ('si', 'sgd')]
+    assert same(dict(weights[0][0]), dict(weights[1]))
+    logs = [json.loads((tmp_path / f'{name}.json').read_text())['epochs'] for name in ('si', 'sgd')]
+    assert logs[0] == logs[1]
+
+
+def test_the_penalty_of_si_changes_what_is_learned_after_the_first_task(si, make_approach):
+    free, held = (make_approach('si', nepochs=1, c=c) for c in (0.0, 1.0))
+    for approach in free, held:
+        approach.learn(0)
+    assert same(free.net.state_dict(), held.net.state_dict())
+    assert any(importance.any() for importance in held.importance)
+    for approach in free, held:
+        approach.learn(1)
+    assert not same(free.net.state_dict(), held.net.state_dict())
+
+
+def by_hand(net, task, t, c, xi, old, importance, orders, lr):
+    """Train the network on these batches, a list for each epoch; returns the new importance, a list of numbers."""
+    omega = [0.0] * len(old)
+    for order in orders:
+        for index in order:
+            x, y = task.batch(task.train, index)
+            shared, head = list(net.blocks.parameters()), list(net.heads[t].parameters())
+            gradient = torch.autograd.grad(F.cross_entropy(net(x, t), y), shared + head)
+            with torch.no_grad():
+                for p, g in zip(head, gradient[len(shared) :], strict=True):
+                    p -= lr * g
+                start, slopes = numbers(shared), numbers(gradient[: len(shared)])
+                values = []
+                for i, (p, g) in enumerate(zip(start, slopes, strict=True)):
+                    step = -lr * (g + 2 * c * importance[i] * (p - old[i]))
+                    omega[i] -= g * step
+                    values.append(p + step)
+                torch.nn.utils.vector_to_parameters(torch.tensor(values), shared)
+    new = numbers(net.blocks.parameters())
+    return [I + max(w, 0) / ((p - q) ** 2 + xi) for I, w, p, q in zip(importance, omega, new, old, strict=True)]
+
+
+def numbers(tensors):
+    return [value for tensor in tensors for value in tensor.flatten().tolist()]
+
+
+def test_si_against_a_loop_over_single_weights(si, make_approach, monkeypatch):
+    """Three epochs a task, of which the second is the best: weights and omega are those of the second."""
+    c, xi, lr = 2.0, 0.01, 0.05
+    approach = make_approach('si', width=0.02, nepochs=3, batch_size=60, c=c, xi=xi)
+    for module in approach.net.modules():
+        if isinstance(module, (Activation, Dropout)):
+            module.p = 0
+    net = copy.deepcopy(approach.net)
+    old, importance = numbers(net.blocks.parameters()), [0.0] * len(numbers(net.blocks.parameters()))
+    for t, task in enumerate(approach.tasks):
+        losses = iter([3.0, 1.0, 2.0])
+        monkeypatch.setattr(approach, 'evaluate', lambda t, images, losses=losses: (next(losses), 0.0))
+        approach.learn(t)
+        n = len(task.train.y)
+        orders = [torch.randperm(n, generator=seeds.generator(0, 'batches', t, epoch)).split(60) for epoch in range(2)]
+        before, importance = importance, by_hand(net, task, t, c, xi, old, importance, orders, lr)
+        old = numbers(net.blocks.parameters())
+        assert numbers(approach.shared) == pytest.approx(old, rel=1e-4, abs=1e-6)
+        assert numbers(approach.old) == numbers(approach.shared)
+        assert numbers(approach.importance) == pytest.approx(importance, rel=1e-2, abs=1e-5 * max(importance))
+        assert sum(importance) > sum(before) and max(importance) > 1e-3
+
+
+def test_si_counts_no_negative_omega(si, make_approach):
+    approach = make_approach('si', xi=0.5)
+    for path, omega in zip(approach.path, (-1.0, 2.0), strict=False):
+        path.fill_(omega)
+    with torch.no_grad():
+        approach.shared[1] += 0.25
+    approach.after_task(0)
+    assert not approach.importance[0].any()
+    torch.testing.assert_close(approach.importance[1], torch.full_like(approach.path[1], 2 / (0.25**2 + 0.5)))
+
+
+def test_si_penalizes_the_validation_loss_too(si, make_approach):
+    approach = make_approach('si', nepochs=1, c=3.0)
+    approach.learn(0)
+    before = approach.evaluate(1, approach.tasks[1].valid)[0]
+    approach.importance[0].fill_(1)
+    approach.old[0].add_(0.1)
+    expected = 3 * 0.1**2 * approach.shared[0].numel()
+    assert approach.evaluate(1, approach.tasks[1].valid)[0] - before == pytest.approx(expected, rel=1e-3)
+
+
+def test_si_stopped_and_resumed_writes_the_same_files(si, command, tmp_path, monkeypatch):
+    test_resume.test_a_run_stopped_again_and_again_ends_as_if_undisturbed(command, tmp_path, monkeypatch, 'si')
+
+
+def test_a_step_of_si_replaces_no_tensor(si, make_approach):
+    """Or its replays on a GPU would not see the new one."""
+    approach = make_approach('si')
+    approach.before_task(0)
+    before = steps.held(approach)
+    approach.train_epoch(0, 0, 0.05)
+    now = steps.held(approach)
+    steps.check_held({name: address for name, address in before.items() if name in now}, now)
+    assert approach.path[0].any()
+
+
+# Data sets, and the example of an experiment
+
+
+def test_the_table_of_data_sets_is_that_of_the_code():
+    rows = table('dataloaders', 'set', 'classes')
+    assert [row['set'] for row in rows] == list(sources.SOURCES)
+    for row, source in zip(rows, sources.SOURCES.values(), strict=True):
+        assert row['images (training / test)'] == f'{source.n_train:,} / {source.n_test:,}'
+        assert int(row['classes']) == source.n_classes
+        assert row['archives in dat/'].split() == [file.path for file in source.files]
+
+
+@pytest.fixture
+def animals(register, tmp_path, monkeypatch, capsys):
+    """The module of the page, and the data that its first block writes, in dat/ of the working directory."""
+    make, code = blocks('dataloaders')
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'dat').mkdir()
+    for name, n_classes in ('birds', 5), ('fish', 3):
+        arrays = *pictures(100, n_classes, (32, 32, 3), n_classes), *pictures(20, n_classes, (32, 32, 3), 9)
+        exec(make.replace('birds', name), dict(zip(npz.ARRAYS, arrays, strict=True)))
+        mean = [float(number) for number in re.findall(r'[\d.]+', capsys.readouterr().out)]
+        assert mean[:3] == pytest.approx((arrays[0] / 255).mean((0, 1, 2)), rel=1e-5)
+    module = register('dataloaders.animals', code)
+    monkeypatch.setitem(EXPERIMENTS, 'animals', module)
+    assert "'animals': animals," in page('dataloaders')
+    return module
+
+
+def test_the_experiment_of_the_page_runs(animals, tmp_path, capsys):
+    arguments = ['--approach', 'hat', '--experiment', 'animals', '--width', '0.1', '--nepochs', '2', '--device', 'cpu',
+                 '--data', 'dat', '--output', 'out.txt']  # fmt: skip
+    assert run.parse(arguments[:4]).nepochs == animals.DEFAULTS['nepochs']
+    run.main(arguments)
+    record = json.loads((tmp_path / 'out.json').read_text())
+    assert [(task['name'], task['n_classes']) for task in record['tasks']] == list(animals.SETS.items())
+    assert [task['data'] for task in record['tasks']] == [npz.fingerprint(f'dat/{name}.npz') for name in animals.NAMES]
+    assert math.isfinite(np.loadtxt('out.txt').sum())
+    run.main(arguments)
+    assert 'done before' in capsys.readouterr().out
+
+
+def test_the_experiment_of_the_page_names_a_file_that_is_missing(animals, tmp_path, capsys):
+    (tmp_path / 'dat' / 'fish.npz').unlink()
+    arguments = ['--approach', 'sgd', '--experiment', 'animals', '--data', 'dat', '--output', 'out.txt']
+    assert run.cli(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'fish.npz' in line and 'no such file' in line and 'delete' not in line
+
+
+# All pages
+
+
+@pytest.mark.parametrize('path', ['src/approaches/README.md', 'src/dataloaders/README.md', '.github/CONTRIBUTING.md'])
+def test_links_lead_to_a_page_and_a_heading(path):
+    page = ROOT / path
+    for target in re.findall(r'\]\(([^)]+)\)', page.read_text(encoding='utf-8')):
+        file, _, heading = target.partition('#')
+        if not target.startswith('http'):
+            there = page.parent / file if file else page
+            assert there.exists(), target
+            headings = re.findall(r'^#+ (.*)$', there.read_text(encoding='utf-8'), re.M) if heading else ()
+            assert not heading or heading in [text.lower().replace(' ', '-') for text in headings], target
