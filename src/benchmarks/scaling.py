@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from core.arguments import Parser, count, few, parallel, width
 from core.errors import UserError
 from core.files import ROOT
@@ -27,27 +29,7 @@ examples:
   python src/benchmark.py scaling --measure processes --device cuda --processes 1,2,4,8
 """
 IMPORT = 'import time; t = time.perf_counter(); import run; print(time.perf_counter() - t)'
-RANDOM_DATA = """
-import sys
-from pathlib import Path
-import numpy as np
-from dataloaders import mixture, npz, sources
-rng = np.random.default_rng(0)
-for name, source in sources.SOURCES.items():
-    shape = (28, 28, 1) if len(mixture.NORMALIZATION[name][0]) == 1 else (32, 32, 3)
-    arrays = []
-    for n in source.n_train, source.n_test:
-        arrays += [rng.integers(0, 256, (n, *shape), dtype=np.uint8), np.arange(n) % source.n_classes]
-    npz.write(Path(sys.argv[1]) / f'{name}.npz', arrays)
-"""
-LOAD = """
-import sys, time
-from pathlib import Path
-import dataloaders
-t = time.perf_counter()
-tasks = dataloaders.load('mixture', Path(sys.argv[1]), 0)
-print(time.perf_counter() - t, sum(len(task.train.y) + len(task.valid.y) + len(task.test.y) for task in tasks))
-"""
+CALL = 'import sys; from benchmarks import scaling; scaling.{}(sys.argv[1])'
 
 
 def parse(argv):
@@ -83,10 +65,33 @@ def main(argv):
 def start(args, folder):
     """Medians of five."""
     imports = sorted(float(python('-c', IMPORT)) for _ in range(5))[2]
-    python('-c', RANDOM_DATA, folder)
-    loads = sorted(python('-c', LOAD, folder).split() for _ in range(5))
+    python('-c', CALL.format('write_random_data'), folder)
+    loads = sorted(python('-c', CALL.format('time_loading'), folder).split() for _ in range(5))
     return markdown(['imports of run.py, s', 'data of the mixture, s', 'images'],
                     [[f'{imports:.2f}', f'{float(loads[2][0]):.2f}', f'{int(loads[2][1]):,}']])  # fmt: skip
+
+
+def write_random_data(folder):
+    """The data sets of the mixture with random pixels, in full size."""
+    from dataloaders import mixture, npz, sources
+
+    rng = np.random.default_rng(0)
+    for name, source in sources.SOURCES.items():
+        shape = (28, 28, 1) if len(mixture.NORMALIZATION[name][0]) == 1 else (32, 32, 3)
+        arrays = []
+        for n in source.n_train, source.n_test:
+            arrays += [rng.integers(0, 256, (n, *shape), dtype=np.uint8), np.arange(n) % source.n_classes]
+        npz.write(Path(folder) / f'{name}.npz', arrays)
+
+
+def time_loading(folder):
+    """Print the seconds to load the mixture, and its number of images."""
+    import dataloaders
+
+    start = time.perf_counter()
+    tasks = dataloaders.load('mixture', Path(folder), 0)
+    seconds = time.perf_counter() - start
+    print(seconds, sum(len(task.train.y) + len(task.valid.y) + len(task.test.y) for task in tasks))
 
 
 def tasks(args, folder):
@@ -96,10 +101,10 @@ def tasks(args, folder):
                   args.data.resolve(), '--output', output, '--save', peak=True)  # fmt: skip
     record = json.loads(output.with_suffix('.json').read_text(encoding='utf-8'))
     epochs, testing = record['times']['epochs'], record['times']['testing']
-    shown = sorted({0, *range(9, args.ntasks, 10), args.ntasks - 1})
+    reported = sorted({0, *range(9, args.ntasks, 10), args.ntasks - 1})
     rows = [[str(t + 1), f'{sum(epochs[t]) / len(epochs[t]):.2f}', f'{testing[t]:.2f}',
              f'{sum(map(sum, epochs[: t + 1])):.0f}', f'{sum(testing[: t + 1]):.0f}',
-             f'{len(json.dumps(record["epochs"][t])) / 1000:.1f}'] for t in shown]  # fmt: skip
+             f'{len(json.dumps(record["epochs"][t])) / 1000:.1f}'] for t in reported]  # fmt: skip
     head = ['task', 'an epoch, s', 'testing after it, s', 'training so far, s', 'testing so far, s', 'log of it, kB']
     sizes = [path.stat().st_size / 1e6 for path in (output.with_suffix('.pt'), output.with_suffix('.json'))]
     return (f'{markdown(head, rows)}\n\nnetwork {sizes[0]:.1f} MB, record {sizes[1]:.2f} MB, peak of memory '

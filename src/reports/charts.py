@@ -135,12 +135,10 @@ def compression(series):
     """Fig. 7: series, task -> (weights kept in % and accuracy in %, one per epoch; accuracy of SGD or None)."""
     figure = Figure((7, 4.5), layout='constrained')
     axes = figure.subplots()
-    for k, ((name, (kept, accuracy, plain)), colour) in enumerate(
-        zip(series.items(), shades(len(series)), strict=True)
-    ):
+    for k, ((name, (kept, accuracy, sgd)), colour) in enumerate(zip(series.items(), shades(len(series)), strict=True)):
         axes.plot(kept, accuracy, MARKERS[k % len(MARKERS)], ms=3.5, color=colour, label=name)
-        if plain is not None:
-            axes.plot(100, plain, MARKERS[k % len(MARKERS)], ms=9, color=colour, mec='black', clip_on=False, zorder=3)
+        if sgd is not None:
+            axes.plot(100, sgd, MARKERS[k % len(MARKERS)], ms=9, color=colour, mec='black', clip_on=False, zorder=3)
     axes.set(xlabel='weights kept, %', ylabel='validation accuracy of the first task, %', xlim=(0, 104), ylim=(0, 102))
     axes.grid(alpha=0.3)
     title = 'one mark per epoch;\nlarge: SGD, all weights'

@@ -104,8 +104,8 @@ def compression_curves(collection, monitored):
         whole = sum(r.record['monitor']['weights'])
         kept = [100 * sum(epoch['active']) / whole for epoch in r.record['epochs'][0]]
         accuracy = 100 * np.array([epoch['valid_accuracy'] for epoch in r.record['epochs'][0]], float)  # None is nan
-        sgd, plain = collection.get('sgd', seed), None
+        sgd, sgd_accuracy = collection.get('sgd', seed), None
         if sgd and sgd.like(r) and 'valid_accuracy' in sgd.record:
-            plain = 100 * np.array(sgd.record['valid_accuracy'][0][0], float)
-        series.setdefault(r.tasks[0], (kept, accuracy, plain))
+            sgd_accuracy = 100 * np.array(sgd.record['valid_accuracy'][0][0], float)
+        series.setdefault(r.tasks[0], (kept, accuracy, sgd_accuracy))
     return series

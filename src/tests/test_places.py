@@ -27,7 +27,7 @@ import dataloaders
 import run
 import run_multi
 from approaches import APPROACHES, steps
-from batches import local
+from batches import local, progress
 from batches.progress import ProgressDisplay
 from benchmarks import workers
 from core import device, files, results
@@ -482,14 +482,16 @@ def test_fresh_repeats_all_runs_and_a_killed_one_resumes(arguments, tmp_path):  
     assert len(list(tmp_path.glob('*.json'))) == 2
 
 
-def test_runs_of_another_batch_are_counted_without_a_time(capsys):
+def test_runs_of_another_batch_are_counted_without_a_time(capsys, monkeypatch):
+    clock = iter([10, 12.5])  # start and end of b
+    monkeypatch.setattr(progress, 'time', types.SimpleNamespace(monotonic=lambda: next(clock)))
     display, r = ProgressDisplay(2, 0), types.SimpleNamespace(name='a', log=Path('a.log'))
     display.finish(r, 0)
     r.name = 'b'
     display.start(r)
     display.finish(r, 0)
     out = capsys.readouterr().out.splitlines()
-    assert out == ['1/2 a finished by another batch', '2/2 b finished, 0.0 s']
+    assert out == ['1/2 a finished by another batch', '2/2 b finished, 2.5 s']
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from benchmarks import eager_loop, scaling, speed, workers
 from core import seeds
 from core.device import setup_device
 from core.errors import UserError, exit_code
-from dataloaders import mixture, task
+from dataloaders import mixture, sources, task
 from networks.dropout import Activation, Dropout
 from networks.layers import Linear
 
@@ -325,6 +325,14 @@ def test_scaling_measures_more_tasks_than_ten(small_data, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(' | ')[0] for line in lines if line.startswith('| 1')] == ['| 1', '| 10', '| 12']
     assert re.fullmatch(r'network [\d.]+ MB, record [\d.]+ MB, peak of memory \d+ MB, \d+ s in all', lines[-2])
+
+
+def test_random_data_for_the_benchmark_load_as_the_mixture(tmp_path, monkeypatch, capsys):
+    small = {name: source._replace(n_train=200, n_test=20) for name, source in sources.SOURCES.items()}
+    monkeypatch.setattr(sources, 'SOURCES', small)
+    scaling.write_random_data(tmp_path)
+    scaling.time_loading(tmp_path)
+    assert capsys.readouterr().out.split()[1] == str(8 * 220)
 
 
 def test_permuted_tasks_share_their_images(small_data):
