@@ -4,17 +4,23 @@ import copy
 import importlib.util
 import json
 import math
+import os
 import re
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import test_guide
 import test_resume
 import torch
 import torch.nn.functional as F
 from conftest import pictures, same
 from test_protocol import SIZES
 
+import batches
 import run
 from approaches import ALIASES, APPROACHES, steps
 from core import seeds
@@ -33,7 +39,7 @@ def page(folder):
 
 
 def blocks(folder):
-    return re.findall(r'^```python\n(.*?)^```$', page(folder), re.M | re.S)
+    return [code for _, code in test_guide.blocks(SRC / folder / 'README.md')]
 
 
 def tables(folder):
@@ -72,14 +78,45 @@ def register(tmp_path, monkeypatch):
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setitem(identity.TEXTS, SRC / f'{name.replace(".", "/")}.py', code.encode())
+        monkeypatch.setitem(identity.SOURCES, SRC / f'{name.replace(".", "/")}.py', code.encode())
         spec.loader.exec_module(module)
         return module
 
     identity.code.cache_clear()
     yield register
     identity.code.cache_clear()
-    identity.read.cache_clear()
+    identity.parse.cache_clear()
+
+
+# All pages
+
+
+def pages():
+    paths = (ROOT / name for name in subprocess.check_output(['git', 'ls-files', '*.md'], cwd=ROOT, text=True).split())
+    return {os.path.relpath(path, ROOT): path.read_text(encoding='utf-8') for path in paths}
+
+
+def test_the_example_of_the_readme_runs():
+    assert test_guide.run(ROOT / 'README.md')['model'].learned.all()
+
+
+@pytest.mark.parametrize('path', pages())
+def test_every_command_in_a_page_has_arguments_that_its_script_takes(path, tmp_path, monkeypatch):
+    """Those of an example that is not in the code, too; placeholders are folders."""
+    monkeypatch.setitem(APPROACHES, 'si', APPROACHES['ewc'])
+    text = re.sub(r'\b(DATA|DIR)\b', str(tmp_path), pages()[path])
+    for line in set(re.findall(r'python src/\w+\.py[^\n`|)#]*', text)):
+        _, script, *argv = shlex.split(line)
+        script = importlib.import_module(Path(script).stem)
+        if script.__name__ == 'benchmark':
+            name = argv.pop(0) if argv and argv[0] in script.BENCHMARKS else 'speed'
+            script = importlib.import_module(f'benchmarks.{name}')
+        if script.__name__ in ('run_multi', 'work'):
+            argv, rest = batches.split_arguments(argv)
+            if '--experiments' in argv:
+                run.parse(['--approach', 'hat', '--experiment', 'mixture', *rest])
+        if hasattr(script, 'parse') and not {'NAME', 'HASH', 'animals'} & set(argv):
+            script.parse(argv)
 
 
 # Approaches
@@ -227,7 +264,7 @@ def test_si_penalizes_the_validation_loss_too(si, make_approach):
 
 
 def test_si_stopped_and_resumed_writes_the_same_files(si, command, tmp_path, monkeypatch):
-    test_resume.test_a_run_stopped_again_and_again_ends_as_if_undisturbed(command, tmp_path, monkeypatch, 'si')
+    test_resume.test_a_run_interrupted_again_and_again_ends_as_if_undisturbed(command, tmp_path, monkeypatch, 'si')
 
 
 def test_a_step_of_si_replaces_no_tensor(si, make_approach):
@@ -280,7 +317,7 @@ def test_the_experiment_of_the_page_runs(animals, tmp_path, capsys):
     assert [task['data'] for task in record['tasks']] == [npz.fingerprint(f'dat/{name}.npz') for name in animals.NAMES]
     assert math.isfinite(np.loadtxt('out.txt').sum())
     run.main(arguments)
-    assert 'done before' in capsys.readouterr().out
+    assert 'already finished' in capsys.readouterr().out
 
 
 def test_the_experiment_of_the_page_names_a_file_that_is_missing(animals, tmp_path, capsys):
@@ -294,10 +331,10 @@ def test_the_experiment_of_the_page_names_a_file_that_is_missing(animals, tmp_pa
 # All pages
 
 
-@pytest.mark.parametrize('path', ['src/approaches/README.md', 'src/dataloaders/README.md', '.github/CONTRIBUTING.md'])
+@pytest.mark.parametrize('path', pages())
 def test_links_lead_to_a_page_and_a_heading(path):
     page = ROOT / path
-    for target in re.findall(r'\]\(([^)]+)\)', page.read_text(encoding='utf-8')):
+    for target in re.findall(r'\]\(([^)]+)\)', pages()[path]):
         file, _, heading = target.partition('#')
         if not target.startswith('http'):
             there = page.parent / file if file else page

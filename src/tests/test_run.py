@@ -142,9 +142,7 @@ def test_cuda_where_there_is_none_from_a_shell_in_another_folder(tmp_path):
         [sys.executable, ROOT / 'src' / 'run.py', *arguments], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, '')
-    assert done.stderr == (
-        'run.py: error: --device: cuda is not available: 0 CUDA devices found; use --device cpu\n'
-    )
+    assert done.stderr == ('run.py: error: --device: cuda is not available: 0 CUDA devices found; use --device cpu\n')
     assert not list(tmp_path.iterdir())
 
 

@@ -1,7 +1,6 @@
 """Networks of torchvision and timm, the survey, and the example."""
 
 import json
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -106,14 +105,3 @@ def test_the_example_keeps_the_accuracy_of_earlier_tasks(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     shapes = [line.split('shapes ')[1].split(' %')[0] for line in lines]
     assert len(lines) == 3 and len(set(shapes)) == 1 and lines[2].startswith('after arrows: shapes ')
-
-
-@pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('page', ['README.md', 'src/hat/README.md'])
-def test_the_code_in_the_pages_runs(page):
-    text = (ROOT / page).read_text()
-    code = re.search(r'```python\n(import torch, torchvision, hat.*?)```', text, re.DOTALL)[1]
-    loader = [(torch.randn(4, 3, 32, 32), torch.arange(4)) for _ in range(2)]
-    names = {'loader': loader, 'loaders': [loader, loader]}
-    exec(code.replace('range(10)', 'range(1)'), names)
-    assert names['model'].learned.tolist()[0]
