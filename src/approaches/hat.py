@@ -33,6 +33,7 @@ class HAT(Approach):
         super().__init__(*args, **kwargs)
         self.hidden = self.net.hidden
         self.hidden.s_max, self.hidden.hard, self.hidden.gradient = self.smax, bool(self.hard), self.gradient
+        self.hidden.watch.names = [f'{task.name} (task {t})' for t, task in enumerate(self.tasks, 1)]
         self.regularizer = hat.regularizers.REGULARIZERS[self.reg]
         schedule = hat.schedules.SCHEDULES[self.anneal]
         self.scale = functools.partial(schedule, s_max=self.smax)
@@ -62,7 +63,7 @@ class HAT(Approach):
         """Units and weights that the masks at s_max use (section 4.4), by layer; `reuse`: by earlier task."""
         if (layers := closed(self.hidden, t)) and self.hidden.watch.shut != t:
             self.hidden.watch.shut = t
-            where = f'{self.tasks[t].name} (task {t + 1}), epoch {len(self.training.log) + 1}'
+            where = f'{self.hidden.watch.name(t)}, epoch {len(self.training.log) + 1}'
             warnings.warn(f'{where}: {shut(layers)}', stacklevel=2)
         masks = self.hidden.masks(t, self.smax)
         active, count = capacity.active(masks), functools.partial(capacity.count_weights, self.hidden)

@@ -1,5 +1,6 @@
 """Warnings in training: mistakes that would otherwise pass unnoticed."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ class Watch:
         start: its embeddings and a checksum of the weights, as it began.
         shut: a task whose closed layers the caller has warned of; end_task() does not repeat it.
         check: number of training batches in which the operations are compared with those for example_input.
+        names: of the tasks, for warnings; None: they are 'task 0', 'task 1' ...
     """
 
     def __init__(self, check: int):
@@ -33,6 +35,10 @@ class Watch:
         self.task: int | None = None
         self.progress: float | Tensor | None = None
         self.shut: int | None = None
+        self.names: Sequence[str] | None = None
+
+    def name(self, task: int) -> str:
+        return self.names[task] if self.names else f'task {task}'
 
     def begin_task(self, network: 'Network', task: int) -> None:
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
@@ -46,7 +52,7 @@ class Watch:
         for name, a in zip(network.plan.gates, network.cumulative or (), strict=False):
             free = int((a < 0.5).sum()) / a.numel()
             if free < FREE:
-                warn(f'only {100 * free:.1f} % of the units of layer {name!r} are free for task {task}')
+                warn(f'only {100 * free:.1f} % of the units of layer {name!r} are free for {self.name(task)}')
         self.start = present(network, task)
 
     def before_batch(self, network: 'Network', task: int, progress: float | Tensor | None, inputs: tuple,
@@ -67,7 +73,8 @@ class Watch:
             if self.constant == FIRST - 1:
                 value = f'{float(self.progress):g}'
                 warn(
-                    f'progress is {value} in {FIRST} batches of task {task}: the gates are not annealed (hat.annealed)'
+                    f'progress is {value} in {FIRST} batches of {self.name(task)}: '
+                    'the gates are not annealed (hat.annealed)'
                 )
         if self.batches <= self.check and operations(network, task, inputs, named) != network.plan.operations:
             warn('forward() runs other operations for this batch than for example_input: the gates may not fit them')
@@ -75,9 +82,12 @@ class Watch:
 
     def end_task(self, network: 'Network', task: int) -> None:
         if not network.tasks[task].embedding(False).isfinite().all():
-            warn(f'task {task} has diverged: its embeddings are not finite; units whose mask is NaN are not protected')
+            warn(
+                f'{self.name(task)} has diverged: its embeddings are not finite; units whose mask is NaN are not '
+                'protected'
+            )
         elif (layers := closed(network, task)) and self.shut != task:
-            warn(f'{shut(layers)} for task {task}')
+            warn(f'{shut(layers)} for {self.name(task)}')
         if self.task != task:
             warn(f'end_task({task}): task {task} has not been trained')
             return

@@ -153,3 +153,9 @@ def test_cuda_runs_are_identical_too(start, approach):
     first, second = (start(approach, '--device', 'cuda', name=name) for name in ('a.txt', 'b.txt'))
     assert first[0].read_bytes() == second[0].read_bytes()
     assert record(first[1]) == record(second[1])
+
+
+def test_a_warning_of_hat_numbers_tasks_as_the_log_does(start, capsys):
+    with pytest.warns(UserWarning, match=r'are free for cifar10 \(task 2\)'):
+        start('hat', '--parameter', 'init=dense,c=0')
+    assert '2/3 cifar10: test accuracy' in capsys.readouterr().out
