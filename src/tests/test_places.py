@@ -19,6 +19,7 @@ import pytest
 import torch
 from conftest import left_behind
 from test_batch import arguments, children, processes, shell  # noqa: F401  (arguments is a fixture)
+from test_speed import marks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -232,7 +233,9 @@ class NoFloat64(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize('name', [name for name in APPROACHES if name not in ('joint', 'random')])
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=marks(name)) for name in APPROACHES if name not in ('joint', 'random')]
+)
 def test_training_and_testing_do_without_float64(name, make_approach, monkeypatch):
     """As on mps; two of the approaches use it on the CPU. The log is that of float64, within rounding."""
     settings = {'nepochs': 2, 'generations': 2} if name == 'pathnet' else {'nepochs': 2}

@@ -629,6 +629,7 @@ def test_the_page_opens_from_disk_sorts_and_shows_its_figures(full, runs, tmp_pa
     assert [url for url in requests if not url.startswith('data:')] == [page_path.as_uri()]
 
 
+@pytest.mark.slow
 def test_figure_2_shows_that_open_gates_close_more_slowly_than_closed_ones_open(tmp_path, capsys):
     assert plot_results.main(['--fig2', '--output', str(tmp_path / 'new' / 'figures')]) is None
     out = capsys.readouterr().out

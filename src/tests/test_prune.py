@@ -156,6 +156,7 @@ def test_outputs_agree_within_1e_5_and_in_every_prediction():
         prune.check('it', tie, tie.flip(1))
 
 
+@pytest.mark.slow
 def test_an_exported_network_that_differs_is_not_written(saved, monkeypatch, capsys):
     right = prune.exported
 
@@ -267,6 +268,7 @@ def test_the_table_of_pruned_networks_has_sgd_beside_them(saved, tmp_path, capsy
         assert '→' not in plot('--mixed')
 
 
+@pytest.mark.slow
 def test_a_run_without_its_network_is_repeated_if_it_is_to_be_saved(saved, small_data):
     arguments = json.loads(saved.read_text())['arguments']
     assert 'save' not in arguments

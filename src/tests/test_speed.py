@@ -32,6 +32,11 @@ TRAINED = [name for name in APPROACHES if name != 'random']
 STEPS, BATCH = 51, 10  # 170 images of training and 30 of validation make whole batches
 
 
+def marks(approach):
+    """All approaches together take long: without the slow tests, two of them."""
+    return () if approach in ('hat', 'sgd') else pytest.mark.slow
+
+
 def without_dropout(net):
     for module in net.modules():
         if isinstance(module, (Activation, Dropout)):
@@ -89,7 +94,7 @@ def of(approach):
 
 # As released, section 2.5 takes gates of float32 in float64, too: a difference of 1e-16 in s e may become one of 6e-8
 # in the gate, which is multiplied by up to exp(50).
-CASES = [(name, {}, 1e-10) for name in TRAINED if name != 'hat']
+CASES = [pytest.param(name, {}, 1e-10, marks=marks(name)) for name in TRAINED if name != 'hat']
 CASES += [('hat', {'gradient': 'exact'}, 1e-10), ('hat', {'gradient': 'released'}, 1e-5)]
 
 
@@ -178,7 +183,7 @@ def taped(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'graph', lambda graph, stream: graph)
 
 
-@pytest.mark.parametrize('name', TRAINED)
+@pytest.mark.parametrize('name', [pytest.param(name, marks=marks(name)) for name in TRAINED])
 def test_a_captured_step_replays_to_the_same_bits(pair, taped, name):
     ends = []
     for captured in False, True:
