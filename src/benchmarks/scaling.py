@@ -73,11 +73,12 @@ def start(args, folder):
 
 def write_random_data(folder):
     """The data sets of the mixture with random pixels, in full size."""
-    from dataloaders import mixture, npz, sources
+    from dataloaders import npz, sources
+    from dataloaders.normalization import NORMALIZATION
 
     rng = np.random.default_rng(0)
     for name, source in sources.SOURCES.items():
-        shape = (28, 28, 1) if len(mixture.NORMALIZATION[name][0]) == 1 else (32, 32, 3)
+        shape = (28, 28, 1) if len(NORMALIZATION[name][0]) == 1 else (32, 32, 3)
         arrays = []
         for n in source.n_train, source.n_test:
             arrays += [rng.integers(0, 256, (n, *shape), dtype=np.uint8), np.arange(n) % source.n_classes]

@@ -110,6 +110,8 @@ def make(data, shape, seed, ntrain=None):
     n_valid = len(y) * VALID_PERCENT // 100
     if n_valid == 0:
         raise UserError(f'{data.name}: {len(y)} training images leave none for validation; at least 7 are needed')
+    if len(data.test_y) == 0:
+        raise UserError(f'{data.name}: there are no test images of its classes')
     order = np.arange(len(y))
     np.random.RandomState(seed).shuffle(order)
     x, test_x = torch.from_numpy(x), torch.from_numpy(data.test_x)

@@ -62,6 +62,13 @@ def test_ntrain_comes_before_the_validation_split(small_data):
         dataloaders.load('mixture', small_data, 0, ['mnist'], ntrain=6)
 
 
+def test_a_task_without_test_images_is_refused(small_data):
+    (data,) = mixture.read(['mnist'], small_data, 0)
+    with pytest.raises(UserError, match='mnist: there are no test images of its classes'):
+        task.make(data._replace(test_x=data.test_x[:0], test_y=data.test_y[:0]), mixture.SHAPE, 0)
+
+
+
 @pytest.mark.parametrize('name', ['mnist', 'cifar10'])
 def test_a_batch_is_normalized_padded_and_repeated(small_data, name):
     (data,) = mixture.read([name], small_data, 0)
