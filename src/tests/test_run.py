@@ -110,7 +110,7 @@ BAD = {
     'negative rate': (['--lr', '-0.1'], '-0.1 is not a number above 0'),
     'negative seed': (['--seed', '-1'], '-1 is not a number of at least 0'),
     'large seed': (['--seed', str(2**32)], 'at most 4294967295'),
-    'no CUDA': (['--device', 'cuda:99'], 'cuda:99 asked for'),
+    'no CUDA': (['--device', 'cuda:99'], 'cuda:99 is not available'),
     'unknown device': (['--device', 'abacus'], "'abacus' is none of auto, cpu, cuda, cuda:N"),
     'unknown task': (['--tasks', 'mnist,moon'], "unknown task 'moon'"),
     'a task twice': (['--tasks', 'mnist,mnist'], 'a task stands twice'),
@@ -142,9 +142,7 @@ def test_cuda_where_there_is_none_from_a_shell_in_another_folder(tmp_path):
         [sys.executable, ROOT / 'src' / 'run.py', *arguments], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, '')
-    assert done.stderr == (
-        'run.py: error: --device: cuda asked for, 0 CUDA devices found; --device cpu works everywhere\n'
-    )
+    assert done.stderr == ('run.py: error: --device: cuda is not available: 0 CUDA devices found; use --device cpu\n')
     assert not list(tmp_path.iterdir())
 
 
