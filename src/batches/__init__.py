@@ -58,7 +58,7 @@ def execute(runs, args):
     make_folder(args.res)
     if args.fresh:
         if locked := next((r for r in runs if r.is_locked()), None):
-            raise Busy(f'{locked.output.txt}: another process is running this run; nothing was started')
+            raise Busy(f'{locked.output.txt}: this run is locked by another process; no run was started')
         for r in runs:
             r.reset()
     finished, remaining = [], []

@@ -43,7 +43,7 @@ class Checkpoint:
         except OSError as error:
             raise UserError(f'--tmp or ${TMP}: cannot make the folder {self.path.parent}: {error.strerror}') from error
         path = self.output.txt.with_name(f'.{self.output.txt.stem}.lock')
-        return lock(path, f'{self.output.txt}: another process is running this run')
+        return lock(path, f'{self.output.txt}: this run is locked by another process')
 
     def save(self, identity, state):
         """identity: the entries of the record that identify the run (identity.facts), and its code.

@@ -68,7 +68,6 @@ def test_a_task_without_test_images_is_refused(small_data):
         task.make(data._replace(test_x=data.test_x[:0], test_y=data.test_y[:0]), mixture.SHAPE, 0)
 
 
-
 @pytest.mark.parametrize('name', ['mnist', 'cifar10'])
 def test_a_batch_is_normalized_padded_and_repeated(small_data, name):
     (data,) = mixture.read([name], small_data, 0)

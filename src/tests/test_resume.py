@@ -132,7 +132,7 @@ def test_nothing_in_a_checkpoint_is_executed(command, capsys, stopped, tmp_path)
 def test_one_process_at_a_time_writes_an_output(command, capsys, stopped):
     with stopped.lock():
         assert run.cli(command('hat')) == 75
-    assert 'another process is running this run' in capsys.readouterr().err
+    assert 'locked by another process' in capsys.readouterr().err
     assert run.cli(command('hat')) == 0
 
 

@@ -110,7 +110,7 @@ BAD = {
     'negative rate': (['--lr', '-0.1'], '-0.1 is not a number above 0'),
     'negative seed': (['--seed', '-1'], '-1 is not a number of at least 0'),
     'large seed': (['--seed', str(2**32)], 'at most 4294967295'),
-    'no CUDA': (['--device', 'cuda:99'], 'cuda:99'),
+    'no CUDA': (['--device', 'cuda:99'], 'cuda:99 is not available'),
     'unknown device': (['--device', 'abacus'], "'abacus' is none of auto, cpu, cuda, cuda:N"),
     'unknown task': (['--tasks', 'mnist,moon'], "unknown task 'moon'"),
     'a task twice': (['--tasks', 'mnist,mnist'], 'a task stands twice'),
