@@ -106,6 +106,7 @@ WRITES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')
 def test_no_write_of_any_kind_changes_a_learned_task_in_1000_random_networks():
     done = different = 0
@@ -751,6 +752,7 @@ print(all(torch.equal(a, learned[0]) for a in learned), torch.equal(*both), mode
 """
 
 
+@pytest.mark.slow
 def test_processes_that_train_together_agree_and_none_forgets(tmp_path):
     """DistributedDataParallel with batch norm: the statistics of the ranks are not the same before a task ends."""
     tests = Path(__file__).parent

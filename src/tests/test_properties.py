@@ -114,6 +114,7 @@ def answers(model, task):
     return model.eval()(torch.randn(7, 2, 4, 4, generator=torch.Generator().manual_seed(task)), task=task)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(maps=programs(STEPS, 12), flat=programs(FLAT, 5), seed=st.integers(0, 2**31), share=st.sampled_from([0.3, 0.6]))
