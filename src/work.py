@@ -57,10 +57,12 @@ def main(argv=None):
         for name in REFERENCES:
             txt = args.res / f'{args.experiment}_{name}_{args.seed}.txt'
             references.append(Run.create(name, args.experiment, args.seed, '', txt, args.stale, rest))
-    code = batches.execute(runs + references, args)
+    code = batches.execute(runs, args)
     if not args.dry_run:
-        report(finished := [r for r in runs if r.finished()])
-        if args.figure and finished:
+        report([r for r in runs if r.finished()])
+    if references:
+        code = batches.execute(references, args) or code
+        if not args.dry_run:
             draw(args)
     return code
 
@@ -87,12 +89,13 @@ def report(runs):
             print(f'left out: {error}')
             continue
         score = np.mean(np.array(record['valid_accuracy'][-1], float))  # null is nan
-        scores.append((-np.inf if np.isnan(score) else score, show(record['arguments']['parameter'])))
+        parameter, command = show(record['arguments']['parameter']), results.command(record)
+        scores.append((-np.inf if np.isnan(score) else score, parameter, command))
     print('\nmean validation accuracy over all tasks after the last')
-    for score, parameter in sorted(scores):
+    for score, parameter, _ in sorted(scores):
         print(f'  {100 * score:6.2f} %  {parameter}' if score >= 0 else f'  diverged  {parameter}')
     if scores and max(scores)[0] >= 0:
-        print(f'best: --parameter {max(scores)[1]}')
+        print(f'best: --parameter {max(scores)[1]}; for the tables:\n{max(scores)[2]}')
 
 
 def draw(args):

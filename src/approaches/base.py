@@ -23,6 +23,7 @@ class Training:
     lr: float
     patience: int  # epochs left without a better validation loss
     best: dict  # a snapshot of the model with the best validation loss
+    start_loss: float  # validation loss before the first epoch
     best_loss: float = math.inf
     log: list = field(default_factory=list)  # a record for each epoch
 
@@ -47,10 +48,10 @@ class Protocol:
 
 class Approach:
     variant = ''  # of the experiment's network: '' is the plain one
-    parameters = {}  # name -> parameters.Parameter, in the order of --parameter
+    parameters = {}  # name -> hyperparameters.Parameter, in the order of --parameter
     clip = 10_000  # maximum norm of the gradient
     # Names of the attributes that a checkpoint saves: what is known of earlier tasks, and what changes between epochs;
-    # tensors, numbers, strings, lists, dicts. before_task makes everything else
+    # tensors, numbers, strings, None, lists, dicts. __init__ and before_task make everything else
     kept = ()
 
     def __init__(self, net, tasks, protocol, **parameters):
@@ -151,18 +152,21 @@ class Approach:
         if begun:
             self.load_state(begun)
         else:
-            self.training = Training(p.lr, p.patience, self.snapshot())
+            self.training = Training(p.lr, p.patience, self.snapshot(), self.validate(t)[0])
         now = self.training
         while len(now.log) < self.n_rounds() and now.lr >= p.lr_min:
             start = time.perf_counter()
             train_loss = self.train_epoch(t, len(now.log), now.lr)
             valid_loss, valid_accuracy = self.validate(t)
-            diverged = self.diverged(t, train_loss, valid_loss)
+            diverged = self.not_finite(t, train_loss, valid_loss)
             seconds = time.perf_counter() - start
             now.log.append({'lr': now.lr, 'train_loss': train_loss, 'valid_loss': valid_loss, **diverged,
                             'valid_accuracy': valid_accuracy, 'seconds': seconds, **self.observe(t)})  # fmt: skip
             self.decide(t, valid_loss)
             after_epoch(now.log)
+        if not (now.best_loss < now.start_loss or any('diverged' in record for record in now.log)):
+            now.log[-1]['diverged'] = 'no progress'
+            self.warn(t, 'is not learned: no epoch has a lower validation loss than before it')
         self.restore(now.best)
         self.training = self.steps = None
         self.after_task(t)
@@ -178,20 +182,22 @@ class Approach:
         if now.patience == 0:
             now.lr, now.patience = now.lr / p.lr_factor, p.patience
 
-    def diverged(self, t, train_loss, valid_loss):
+    def not_finite(self, t, train_loss, valid_loss):
         """For the record of the epoch: {'diverged': what was not finite}; warns once a task."""
         endless = int(self.steps.endless) if self.steps else 0
         losses = {'training loss': train_loss, 'validation loss': valid_loss, 'gradient': math.inf if endless else 0}
         what = next((name for name, value in losses.items() if not math.isfinite(value)), None)
         log = self.training.log
         if what and not any('diverged' in record for record in log):
-            lower = ' or '.join(name for name in ('--lr', *self.parameters) if name in ('--lr', 'lamb'))
-            warnings.warn(
-                f'{self.tasks[t].name} (task {t + 1}), epoch {len(log) + 1}: the {what} is not finite: training has '
-                f'diverged; the best earlier model is kept; a lower {lower} may help',
-                stacklevel=2,
-            )
+            self.warn(t, f'epoch {len(log) + 1}: the {what} is not finite: training has diverged')
         return {'diverged': what} if what else {}
+
+    def warn(self, t, what):
+        others = f' or other hyper-parameters ({", ".join(self.parameters)})' if self.parameters else ''
+        warnings.warn(
+            f'{self.tasks[t].name} (task {t + 1}), {what}; the best model is kept; a lower --lr{others} may help',
+            stacklevel=3,
+        )
 
     def train_epoch(self, t, epoch, lr):
         """One pass over the training images of task t; returns the mean loss. Order and dropout depend on the seed."""

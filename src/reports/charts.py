@@ -17,7 +17,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # no message for each missing font
 
-MARKERS = 'osv^D<>pXP*hd'
+MARKERS = 'osv^D<>pXP*hd8H1234+x|'
 MAX_LABELS = 30  # with more tasks, not each has a label and numbers
 LINES = '-', '--', '-.', ':'
 RATIO = 'forgetting ratio ρ≤{}\n(0: joint training, -1: chance)'

@@ -130,7 +130,7 @@ class Collection:
             self.notes.append(f"* computed by other code than today's: {', '.join(stale)}")
         where = [f'{r.txt.name}: task {d["task"]}, epoch {d["epoch"]}' for r in self.all() for d in r.diverged]
         if where:
-            self.notes.append(f'! diverged, something was not finite: {"; ".join(where)}')
+            self.notes.append(f'! diverged (not finite, or no epoch better than the start): {"; ".join(where)}')
         where = [f'{r.txt.name}: task {task}, {", ".join(layers)}' for r in self.all() for task, layers in r.closed]
         if where:
             self.notes.append(f'! all gates of a layer closed: {"; ".join(where)}')

@@ -28,8 +28,9 @@ def draw(collection):
     }
     if monitored:
         yield from monitor(*next(iter(monitored.items())))
-        caption = 'Accuracy and compression while the first task is learned (Fig. 7).'
-        yield 'fig7', (caption, charts.compression(compression_curves(collection, monitored)))
+        if collection.n_tasks == 1:
+            caption = 'Accuracy and compression while a task is learned alone (Fig. 7).'
+            yield 'fig7', (caption, charts.compression(compression_curves(collection, monitored)))
 
 
 def sweeps(collection):

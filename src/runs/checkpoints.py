@@ -14,7 +14,7 @@ from core.files import ROOT, atomic, digest, lock, remove_partial_files, seriali
 from runs.identity import differences
 
 TMP = 'HAT_TMP'  # environment variable: the folder for checkpoints
-FORMAT = 6  # of `state`: checkpoints of another format are rejected
+FORMAT = 7  # of `state`: checkpoints of another format are rejected
 ADVICE = 'resume with the original command, delete the file, or start from scratch with --fresh'
 
 

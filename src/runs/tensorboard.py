@@ -34,6 +34,8 @@ class TensorBoardLogger:
 
     def parts(self, name, value):
         """(name, number) for each value of a list: by earlier task (reuse), first and last batch (s), or layer."""
+        if isinstance(value, str):  # diverged
+            return []
         if not isinstance(value, list):
             return [('', value)]
         names = {'reuse': self.tasks, 's': ['first', 'last']}.get(name, [f'layer {l + 1}' for l in range(len(value))])

@@ -288,7 +288,7 @@ def test_pathnet_goes_on_from_the_best_weights_with_a_learning_rate_for_each_pat
     """A tournament played on paper: validation losses are given, weights are what the last epoch has left."""
     approach = make_approach('pathnet', nepochs=200, generations=20)  # 5 epochs a path and generation
     approach.before_task(0)
-    approach.training = Training(0.05, 5, approach.snapshot())
+    approach.training = Training(0.05, 5, approach.snapshot(), 9.0)
     weight = approach.net.heads[0].bias
     first, second = approach.population
 

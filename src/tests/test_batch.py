@@ -235,7 +235,7 @@ def test_work_runs_the_declared_grid_and_chooses_by_validation(tmp_path, capsys,
     grids = [APPROACHES['lwf'].parameters[name].grid for name in ('lamb', 'T')]
     expected = {f'mixture_lwf_0_lamb={lamb:g}_T={T:g}.txt' for lamb, T in itertools.product(*grids)}
     assert {p.name for p in tmp_path.glob('*.txt')} == expected and len(expected) == 28
-    assert capsys.readouterr().out.endswith('  40.00 %  lamb=4,T=2\nbest: --parameter lamb=4,T=2\n')
+    assert '  40.00 %  lamb=4,T=2\nbest: --parameter lamb=4,T=2; for the tables:\npython' in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import dataloaders
 import run
 from approaches import steps
 from approaches.base import Approach
+from approaches.penalty import squared_distance
 from approaches.sgd import SGD
 from core import files, results
 from core.errors import UserError
@@ -295,13 +296,34 @@ def test_divergence_is_warned_of_once_a_task_and_recorded(command, tmp_path, rec
     assert run.cli(command(approach, 'out.txt', *more)) == 0
     messages = [str(w.message) for w in recwarn if 'not finite' in str(w.message)]
     result = record(tmp_path / 'out.json')  # strict JSON
-    assert len(messages) == len(result['diverged']) > 0
-    for line, where in zip(messages, result['diverged'], strict=True):
+    diverged = [each for each in result['diverged'] if each['what'] != 'no progress']
+    assert len(messages) == len(diverged) > 0
+    for line, where in zip(messages, diverged, strict=True):
         task = [task['name'] for task in result['tasks']].index(where['task'])
         assert f'{where["task"]} (task {task + 1}), epoch {where["epoch"]}' in line and where['what'] in line
         assert ('lamb' in line) == (approach == 'ewc') and '--lr' in line
     epochs = [epoch for log in result['epochs'] for epoch in log if 'diverged' in epoch]
     assert approach == 'ewc' or all(epoch['valid_loss'] is None for epoch in epochs)
+
+
+def test_a_task_without_progress_is_warned_of_and_recorded(command, tmp_path, make_approach):
+    """A penalty so stiff that the weights oscillate, and all losses are finite."""
+
+    class Stiff(SGD):
+        def after_task(self, t):
+            self.old = [p.detach().clone() for p in self.net.blocks.parameters()]
+
+        def loss(self, x, y, t, progress):
+            loss, logits = super().loss(x, y, t, progress)
+            return loss + (30 * squared_distance(self.net.blocks.parameters(), self.old) if t else 0), logits
+
+    approach = make_approach('sgd', nepochs=3)
+    approach.__class__ = Stiff
+    assert not any('diverged' in epoch for epoch in approach.learn(0))
+    with pytest.warns(UserWarning, match=r'cifar10 \(task 2\), is not learned: no epoch has a lower validation loss'):
+        log = approach.learn(1)
+    assert [epoch.get('diverged') for epoch in log] == [None, None, 'no progress']
+    assert all(math.isfinite(epoch['valid_loss']) for epoch in log)
 
 
 def test_a_gradient_that_is_not_finite_is_warned_of_though_the_loss_is_finite(make_approach):

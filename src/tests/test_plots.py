@@ -21,7 +21,7 @@ from core import metrics, results
 from core.errors import exit_code
 from reports import charts, tables
 from reports.collection import Collection
-from reports.figures import draw
+from reports.figures import compression_curves, draw
 from runs import identity
 
 JOINT, RANDOM = np.array([[0.9, 0], [0.8, 0.9]]), np.array([[0.1, 0], [0.1, 0.2]])
@@ -302,7 +302,7 @@ def test_other_code_and_divergence_are_marked(runs, capsys, tmp_path):
     notes, table, times = printed(capsys)
     assert notes == [
         "* computed by other code than today's: mixture_hat_1.txt, mixture_joint_0.txt",
-        '! diverged, something was not finite: mixture_sgd_2.txt: task svhn, epoch 2',
+        '! diverged (not finite, or no epoch better than the start): mixture_sgd_2.txt: task svhn, epoch 2',
     ]
     assert list(table) == ['approach', 'joint*', 'hat*', 'sgd!'] and times.keys() == table.keys()
     text = page.read_text()
@@ -489,8 +489,8 @@ def test_the_best_value_is_chosen_among_undamaged_runs(runs, capsys):
     work.report([finished(runs.folder / f'mixture_hat_0_c={c}.txt') for c in (1, 2, 4, 6)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith('left out: ') and lines[0].endswith('2 2 is "x", not a number from 0 to 1 or null')
-    assert [line.split('=')[1].split(',')[0] for line in lines[3:]] == ['2', '1', '4', '4']
-    assert lines[3].startswith('  diverged  c=2,') and lines[-1].startswith('best: --parameter c=4,smax=400')
+    assert [line.split('=')[1].split(',')[0] for line in lines[3:-1]] == ['2', '1', '4', '4']
+    assert lines[3].startswith('  diverged  c=2,') and lines[-2].startswith('best: --parameter c=4,smax=400')
     work.report([finished(runs.folder / 'mixture_hat_0_c=2.txt')])
     assert 'best' not in capsys.readouterr().out
 
@@ -534,7 +534,7 @@ def close(actual, expected):
 def test_the_figures_show_the_numbers_of_the_records(full):
     collection = Collection('mixture', full, ['hat', 'sgd', 'joint'], [0, 1, 2])
     figures = {name: figure for name, (caption, figure) in draw(collection)}
-    assert figures.keys() == {'fig3', 'accuracy', 'fig4-hat-0', 'fig5', 'fig6', 'active', 'fig7', 'matrices'}
+    assert figures.keys() == {'fig3', 'accuracy', 'fig4-hat-0', 'fig5', 'fig6', 'active', 'matrices'}
     lines = {line.get_label(): line.get_ydata() for line in figures['fig3'].axes[0].lines}
     assert lines.keys() == {'hat', 'sgd'}
     close(lines['hat'], collection.metrics['hat']['rho'].mean(0))
@@ -551,7 +551,8 @@ def test_the_figures_show_the_numbers_of_the_records(full):
     assert reuse[0, 1] == 50 and reuse.mask.sum() == 3  # 25 of the 50 weights of the first task, in the second
     active = figures['active'].axes[0].images[0].get_array()
     close(active, [[20, 10], [20, 20]])
-    dots, sgd = figures['fig7'].axes[0].lines[:2]
+    curves = compression_curves(collection, collection.selected['hat'])
+    dots, sgd = charts.compression(curves).axes[0].lines[:2]
     close(dots.get_xydata(), [[10, 60], [12.5, 70]])
     assert (sgd.get_xdata()[0], sgd.get_ydata()[0]) == (100, 80)
     for name, figure in figures.items():
