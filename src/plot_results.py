@@ -19,7 +19,7 @@ from core.results import make_folder
 from core.text_tables import latex, markdown, text
 from dataloaders import EXPERIMENTS
 from reports import reproduction
-from reports.collection import Collection
+from reports.collection import Collection, seeds_of
 from reports.tables import compression, single_tasks, table_1, times
 
 EXAMPLES = """\
@@ -41,7 +41,7 @@ def parse(argv):
     runs = parser.add_argument_group('with --experiment')
     runs.add_argument('--approaches', type=names(APPROACHES, canonical), default='all', metavar='X,Y,...',
                       help='(default all)')  # fmt: skip
-    runs.add_argument('--seeds', type=seeds, default='0-9', metavar='N,N-N', help='such as 0,2,5-7 (default 0-9)')
+    runs.add_argument('--seeds', type=seeds, metavar='N,N-N', help='such as 0,2,5-7 (default: all that are there)')
     runs.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='the results (default res)')
     runs.add_argument('--mixed', action='store_true', help='keep runs that differ from the others, and mark their row')
     runs.add_argument('--html', type=Path, metavar='FILE', help='everything on one page, readable offline')
@@ -77,7 +77,8 @@ def main(argv=None):
         folder = args.output or ROOT / 'res' / 'figures'
         make_folder(folder)
         return gradient.draw(args.smax, folder)
-    collection = Collection(args.experiment, args.res, args.approaches, args.seeds, args.mixed)
+    numbers = args.seeds or seeds_of(args.experiment, args.res)
+    collection = Collection(args.experiment, args.res, args.approaches, numbers, args.mixed)
     makers = {'tasks': single_tasks} if collection.n_tasks == 1 else {'table1': table_1}
     makers |= {'times': times, 'pruned': compression}
     tables = {name: table for name, make in makers.items() if (table := make(collection))}

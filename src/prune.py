@@ -90,6 +90,8 @@ def prune_all(path, device, args):
 def load(path, data, device):
     """From the record `path` of a run: the approach after its last task; what identifies the run, for a report; its
     accuracy on each task. Raises UserError."""
+    if not path.exists():
+        raise UserError(f'{path}: no such file')
     record, model = results.read_record(path), path.with_suffix('.pt')
     arguments = record.get('arguments', {})
     if arguments.get('approach') != 'hat':
@@ -166,7 +168,7 @@ def prune(approach, t, run_accuracy, base, origin, args):
     if args.onnx:
         with atomic(f'{base}.onnx') as part:
             torch.onnx.export(
-                small, (x[:2],), part, dynamo=True, dynamic_shapes=SHAPES, external_data=False, verbose=False
+                small, (x[:2].clone(),), part, dynamo=True, dynamic_shapes=SHAPES, external_data=False, verbose=False
             )
     return report
 
@@ -195,7 +197,7 @@ def milliseconds(networks, task, n, rounds):
 def exported(small, x):
     """The bytes of a .pt2 that takes any number of images."""
     buffer = io.BytesIO()
-    torch.export.save(torch.export.export(small, (x[:2],), dynamic_shapes=SHAPES), buffer)
+    torch.export.save(torch.export.export(small, (x[:2].clone(),), dynamic_shapes=SHAPES), buffer)
     return buffer.getvalue()
 
 

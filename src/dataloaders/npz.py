@@ -54,7 +54,7 @@ def read(path, n_classes, advice=''):
     except FileNotFoundError as error:
         raise UserError(f'{path}: no such file; it needs the arrays {", ".join(ARRAYS)}') from error
     except KeyError as error:
-        raise UserError(f'{path}: {one_line(error)}; it needs the arrays {", ".join(ARRAYS)}') from error
+        raise UserError(f'{path}: an array is missing; it needs {", ".join(ARRAYS)}') from error
     except Exception as error:  # a damaged or malicious file may raise anything
         raise UserError(f'{path}: cannot be read: {one_line(error)}{advice}') from error
     check(arrays, n_classes, path)

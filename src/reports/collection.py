@@ -19,6 +19,12 @@ UNKNOWN = 'no .json beside it, so its settings are unknown'
 MAX_DIFFERENCES = 4  # in a note
 
 
+def seeds_of(experiment, folder):
+    """The seeds of the results in a folder, sorted; [0] if there is none."""
+    names = [path.stem.removeprefix(f'{experiment}_').split('_') for path in folder.glob(f'{experiment}_*.txt')]
+    return sorted({int(seed) for _, seed, *_ in (name for name in names if len(name) > 1) if seed.isdecimal()}) or [0]
+
+
 class Collection:
     """Runs with the same tasks, data, protocol and versions and, for each approach, the same hyper-parameters.
 
@@ -128,6 +134,10 @@ class Collection:
         """Add notes on the marks that marks() gives."""
         if stale := [r.txt.name for r in self.all() if self.stale(r)]:
             self.notes.append(f"* computed by other code than today's: {', '.join(stale)}")
+        for name, runs in self.runs.items():
+            devices = sorted({device for r in runs.values() for device in r.record.get('devices', [])})
+            if len(devices) > 1:
+                self.notes.append(f'{name}: on {"; ".join(devices)}, which differ in the last bits')
         where = [f'{r.txt.name}: task {d["task"]}, epoch {d["epoch"]}' for r in self.all() for d in r.diverged]
         if where:
             self.notes.append(f'! diverged (not finite, or no epoch better than the start): {"; ".join(where)}')

@@ -29,6 +29,7 @@ PAGES = ROOT / 'README.md', FOLDER / 'README.md'
 BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
 SEEDS = range(100)
 SHORT = ['--seed', '0', '--ntasks', '2', '--ntrain', '300', '--nepochs', '12', '--device', 'cpu', '--threads', '1']
+ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys of about.json
 DROPPED = 'epochs', 'monitor', 'folder', 'model'  # entries of a record that .results/ does not keep
 
 
@@ -72,6 +73,10 @@ class Setup:
 
     def __init__(self, folder):
         self.name, self.about = folder.name, json.loads((folder / 'about.json').read_text(encoding='utf-8'))
+        if absent := [key for key in ABOUT if key not in self.about]:
+            raise UserError(f'{folder.name}/about.json: {absent[0]} is missing')
+        if self.about['experiment'] not in PAPER:
+            raise UserError(f'{folder.name}/about.json: the paper has no values for {self.about["experiment"]!r}')
         self.collection = Collection(self.about['experiment'], folder, list(APPROACHES), SEEDS)
         self.metrics = PAPER[self.about['experiment']]
 
@@ -175,9 +180,11 @@ def insert(tables, text, page):
 
 
 def add(folder, setup, commit):
-    """Copy the finished runs of a folder to .results, without DROPPED."""
+    """Copy the finished runs of a folder to .results, without DROPPED. Raises UserError."""
     target = FOLDER / setup
-    target.mkdir(parents=True, exist_ok=True)
+    if not (target / 'about.json').exists():
+        raise UserError(f'--setup: {os.path.relpath(target, ROOT)}/about.json is missing; write it first, with '
+                        f'{", ".join(ABOUT)}')  # fmt: skip
     for path in sorted(folder.glob('*.json')):
         record = results.read_record(path)
         if '.old-' in path.name or 'accuracy' not in record:
@@ -200,8 +207,8 @@ def verify(checkout, data):
     """
     stale = {}
     for setup in setups():
-        for result in setup.runs.all():
-            if setup.runs.stale(result):
+        for result in setup.collection.all():
+            if setup.collection.stale(result):
                 what = result.approach, setup.about['experiment'], result.record['arguments']['width']
                 stale.setdefault(what, []).append(result.txt.with_suffix('.json'))
     for (approach, experiment, width), paths in stale.items():

@@ -109,6 +109,8 @@ def test_each_task_of_a_run_is_exported_and_works_without_this_repository(saved,
     for t, name in enumerate(('mnist', 'svhn')):
         report = json.loads((folder / f'{name}.json').read_text())
         assert report['accuracy'] == pytest.approx(accuracy[t], abs=5e-5) and report['images'] == 40
+        sizes = [(folder / f'{name}.{suffix}').stat().st_size for suffix in ('pt', 'pt2')]
+        assert sizes[1] < sizes[0] + 150_000  # and not the 480 kB of all test images
         assert report['largest_difference'] < 1e-5
         active = json.loads(saved.read_text())['monitor']['active'][t]
         assert report['weights'][1] == sum(active) < report['weights'][0]
@@ -217,7 +219,7 @@ def test_bad_input_is_one_line(saved, tmp_path, monkeypatch, capsys):
     (tmp_path / 'torn.json').write_bytes(saved.read_bytes())
     (tmp_path / 'torn.pt').write_bytes(saved.with_suffix('.pt').read_bytes()[:999])
     for arguments, message in (
-        ([tmp_path / 'none.json'], 'not the record of a finished run of hat'),
+        ([tmp_path / 'none.json'], 'no such file'),
         ([tmp_path / 'sgd.json'], 'not the record of a finished run of hat'),
         ([tmp_path], 'not the record of a finished run of hat'),
         ([tmp_path / 'less.json'], 'not the record of a run of this version'),

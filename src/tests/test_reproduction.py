@@ -72,6 +72,10 @@ def test_a_table_without_results_is_one_line(folder, capsys):
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 2
     assert 'page.md: .results/ has no results of other' in capsys.readouterr().err
     assert reproduce('--add', folder / 'runs') == 2
+    capsys.readouterr()
+    assert reproduce('--add', folder / 'runs', '--setup', 'new', '--commit', 'abc') == 2
+    assert 'about.json is missing; write it first, with experiment, title' in capsys.readouterr().err
+    assert not (folder / 'results' / 'new').exists()
 
 
 @pytest.mark.slow
@@ -100,4 +104,5 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
     assert reproduce('--verify', tmp_path / 'renamed', '--data', small_data) == 0
     assert 'sgd on mixture, width 0.1, 1 results: the same' in capsys.readouterr().out
     assert json.loads(path.read_text())['verified'] == [identity.code('sgd', 'mixture')]
-    assert not reproduction.setups()[0].runs.stale(reproduction.setups()[0].runs.get('sgd', 0))
+    collection = reproduction.setups()[0].collection
+    assert not collection.stale(collection.get('sgd', 0))
