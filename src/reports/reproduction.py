@@ -133,9 +133,9 @@ class Setup:
         """The line of this setup in the table `summary`; None without runs of HAT."""
         if 'hat' not in self.collection.metrics:
             return None
-        values = self.values(self.main, 'hat')
-        return [self.about['title'], f'{self.main.label} = {paper_cell(self.main, "hat")}',
-                our_cell(values, self.main), str(len(values)), self.about['differs']]  # fmt: skip
+        values, (name, *unit) = self.values(self.main, 'hat'), self.main.label.split(', ')
+        paper, ours = (' '.join([cell, *unit]) for cell in (paper_cell(self.main, 'hat'), our_cell(values, self.main)))
+        return [self.about['title'], f'{name} = {paper}', ours, str(len(values)), self.about['differs']]
 
 
 def our_cell(values, metric):
@@ -201,7 +201,8 @@ def add(folder, setup, commit):
 
 def verify(checkout, data):
     """Accept results of other code that computes the same: a short run of each approach, experiment and width, by the
-    code of another checkout and by today's, must give the same files, byte for byte. Prints a line for each.
+    code of another checkout and by today's, must give the same accuracies and the same numbers of each epoch, bit for
+    bit. Prints a line for each.
 
     The records of that code then list today's code under `verified`; `commit` stays that of the code that ran.
     """
@@ -212,8 +213,7 @@ def verify(checkout, data):
                 what = result.approach, setup.about['experiment'], result.record['arguments']['width']
                 stale.setdefault(what, []).append(result.txt.with_suffix('.json'))
     for (approach, experiment, width), paths in stale.items():
-        then, now = (short_run(tree, approach, experiment, width, data) for tree in (checkout, ROOT))
-        there, here = then.pop('code'), now.pop('code')
+        (there, then), (here, now) = (short_run(tree, approach, experiment, width, data) for tree in (checkout, ROOT))
         records = {path: results.load_record(path) for path in paths}
         records = {path: record for path, record in records.items() if there in (record['code'], *verified(record))}
         if then == now:
@@ -224,7 +224,7 @@ def verify(checkout, data):
 
 
 def short_run(tree, approach, experiment, width, data):
-    """The record and the matrix of a run by the code in a checkout."""
+    """By the code in a checkout: its fingerprint, and the numbers that it computes."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, 'run.txt')
         which = ['--approach', approach, '--experiment', experiment, '--width', str(width), *SHORT]
@@ -235,7 +235,8 @@ def short_run(tree, approach, experiment, width, data):
         if done.returncode:
             raise UserError(f'{tree}: {done.stderr.strip().splitlines()[-1]}')
         record = results.load_record(output.with_suffix('.json'))
-        return record | {'matrix': output.read_text(encoding='utf-8'), 'times': None, 'folder': None}
+        epochs = [[dict(epoch, diverged=None) for epoch in log] for log in record['epochs']]
+        return record['code'], [epochs, *(record[name] for name in ('accuracy', 'valid_accuracy', 'initial', 'before'))]
 
 
 def verified(record):

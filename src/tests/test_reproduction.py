@@ -91,11 +91,10 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
     (setup / 'about.json').write_text(json.dumps(ABOUT))
     monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
     monkeypatch.setattr(reproduction, 'PAGES', [])
-    record = reproduction.short_run(tmp_path / 'renamed', 'sgd', 'mixture', 0.1, small_data)
-    accuracy = np.array(record['accuracy'])
-    Runs(setup)('sgd', 0, accuracy)
+    code, (_, accuracy, *_) = reproduction.short_run(tmp_path / 'renamed', 'sgd', 'mixture', 0.1, small_data)
+    Runs(setup)('sgd', 0, np.array(accuracy))
     path = setup / 'mixture_sgd_0.json'
-    there = json.loads(path.read_text()) | {'code': record['code']}
+    there = json.loads(path.read_text()) | {'code': code}
     there['arguments']['width'] = 0.1
     path.write_text(json.dumps(there))
     assert reproduce('--verify', tmp_path / 'other', '--data', small_data) == 0
