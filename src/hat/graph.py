@@ -232,7 +232,7 @@ class Recorder(TorchDispatchMode):
         while frame.f_back and frame.f_globals.get('__name__', '').split('.')[0] in ('torch', 'hat'):
             frame = frame.f_back
         source = f'{frame.f_code.co_filename.rpartition("/")[2]}:{frame.f_lineno}'
-        return f'in {self.path[-1]} ({source})' if self.path[-1] else f'({source})'
+        return f'in {self.path[-1] or "the top module"} ({source})'
 
 
 def item(outputs: Any, i: int) -> Any:

@@ -1,5 +1,6 @@
 """The plan of a converted network: where its gates are and which units each parameter connects. Made by hat.reader."""
 
+import reprlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -58,6 +59,12 @@ class Plan:
     unused: list[str] = field(default_factory=list)  # trainable parameters that do not affect the output
     branches: list[str] = field(default_factory=list)  # source lines where Python reads values of tensors
     operations: list[str] = field(default_factory=list)  # names of the operations that the network runs, in order
+
+    def __repr__(self) -> str:
+        short = reprlib.Repr()  # the first six names
+        short.maxstring = 100
+        gates, heads = short.repr(self.gates), short.repr([head.weight for head in self.heads])
+        return f'Plan({len(self.gates)} gates: {gates}, {len(self.shared)} shared parameters, heads: {heads})'
 
     def to(self, device: torch.device) -> None:
         """Move the index tensors that every batch uses."""

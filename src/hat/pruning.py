@@ -25,12 +25,15 @@ def prune(network: Network, task: int) -> nn.Module:
 
     It consists of the modules of the original network, on the same device and of the same type, and does not need this
     library. It is compared with plain(network, task) on the example inputs of convert(). If the outputs differ, because
-    forward() depends on a size that has changed, the result is plain(network, task), with a warning.
+    forward() depends on a size that has changed, the result is plain(network, task), with a warning. For a task that is
+    not learned, its present masks and weights are taken, with a warning.
 
     Raises:
         IndexError: there is no such task.
     """
     net = plain(network, task)
+    if not network.learned[task]:
+        warn(f'task {task} is not learned: the network is that of its present masks')
     small = remove_zero_channels(net, network.plan.inputs)
     if why := difference(net, small, network.plan.inputs):
         warn(f'task {task} cannot be pruned and keeps the size of the network: {why}')

@@ -24,7 +24,7 @@ class Watch:
         progress: of its last batch.
         batches: number of its batches so far.
         constant: number of its first batches with the progress of the batch before.
-        start: its embeddings and a checksum of the weights, as it began.
+        start: its embeddings and a checksum of all weights that it trains, as it began.
         shut: a task whose closed layers the caller has warned of; end_task() does not repeat it.
         check: number of training batches in which the operations are compared with those for example_input.
         names: of the tasks, for warnings; None: they are 'task 0', 'task 1' ...
@@ -49,10 +49,13 @@ class Watch:
             warn(f'task {task} is learned and is not trained further: hat.forget(model, {task}) resets it')
             return
         network.agree()
-        for name, a in zip(network.plan.gates, network.cumulative or (), strict=False):
-            free = int((a < 0.5).sum()) / a.numel()
-            if free < FREE:
-                warn(f'only {100 * free:.1f} % of the units of layer {name!r} are free for {self.name(task)}')
+        shares = {name: int((a < 0.5).sum()) / a.numel()
+                  for name, a in zip(network.plan.gates, network.cumulative or (), strict=False)}  # fmt: skip
+        if full := [name for name, free in shares.items() if free < FREE]:
+            warn(
+                f'less than {100 * FREE:.0f} % of the units of {listed(full)} are free for {self.name(task)}: '
+                'hat.forget() an earlier task and learn it again with a larger c, or convert a wider network'
+            )
         self.start = present(network, task)
 
     def before_batch(self, network: 'Network', task: int, progress: float | Tensor | None, inputs: tuple,
@@ -91,8 +94,11 @@ class Watch:
         if self.task != task:
             warn(f'end_task({task}): task {task} has not been trained')
             return
-        if self.batches > 1:
-            self.stuck(network, task)
+        if self.batches > 1 and not self.stuck(network, task) and same(present(network, task), self.start):
+            warn(
+                f'the training of {self.name(task)} has not changed anything: is the learning rate 0, or the optimizer '
+                'older than the task?'
+            )
         self.task = self.progress = None
 
     def stuck(self, network: 'Network', task: int) -> bool:
@@ -112,14 +118,25 @@ def closed(network: 'Network', task: int) -> list[str]:
 
 def shut(layers: list[str]) -> str:
     """The warning for layers with no open gate."""
-    names = f'layer {layers[0]!r}' if len(layers) == 1 else f'the layers {", ".join(map(repr, layers))}'
-    return f'all gates of {names} are closed (is c too large, or do embeddings start too low?)'
+    return f'all gates of {listed(layers)} are closed (is c too large, or do embeddings start too low?)'
+
+
+def listed(layers: list[str]) -> str:
+    """The names of layers, in words."""
+    return f'layer {layers[0]!r}' if len(layers) == 1 else f'the layers {", ".join(map(repr, layers))}'
 
 
 @torch.no_grad()
 def present(network: 'Network', task: int) -> tuple[Tensor, Tensor]:
-    """A task's embeddings, and a checksum of the shared weights."""
-    return network.tasks[task].embedding(False).clone(), torch.stack([p.sum() for p in network.shared.values()])
+    """A task's embeddings, and a checksum of the weights: those that tasks share, and the task's own."""
+    own = network.tasks[task]
+    weights = [*network.shared.values(), *own.own.parameters()]
+    sums = (torch.sum, torch.linalg.vector_norm)  # the sum of a head is constant in training, and its norm is not
+    return own.embedding(False).clone(), torch.stack([f(p) for p in weights for f in sums])
+
+
+def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def checked(progress: float | Tensor | None) -> float | Tensor:

@@ -289,7 +289,7 @@ class Tied(nn.Module):
     (nn.Sequential(nn.Flatten(2), nn.LSTM(64, 4)), r'aten.lstm.input in 1 .*: no gating rule for a parameter'),
     (nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(192, 4))),
      r'aten.linear.default in 1 \(.*\): its weight is computed'),
-    (Product(), r'aten.matmul.default \(test_convert.py:\d+\): no gating rule for a parameter \(w\)'),
+    (Product(), r'aten.matmul.default in the top module \(test_convert.py:\d+\): no gating rule for a parameter \(w\)'),
     (Tied(), r'one.weight is the weight of a layer and is also used in another way'),
     (nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), 'no layer that could have a gate'),
 ])  # fmt: skip
@@ -368,22 +368,47 @@ def test_what_each_task_uses():
     assert used[2]['4'] == {'units': a[1], 'of': 6, 'weights': a[1] * (a[0] * 16 + 1)}
 
 
-def test_a_task_that_finds_little_free_is_warned_of_with_the_layers_name():
+FULL = (
+    'less than 5 % of the units of {} are free for task 1: hat.forget() an earlier task and learn it again with a '
+    'larger c, or convert a wider network'
+)
+
+
+@pytest.mark.parametrize('one, layers', [(True, "layer '1'"), (False, "the layers '1', '3'")])
+def test_a_task_that_finds_little_free_is_warned_of_once_with_the_layers_and_the_remedy(one, layers):
     _, model = build('mlp', init=hat.init.dense)
     x = torch.randn(2, 3, 8, 8)
     with warnings.catch_warnings(record=True) as none:
         warnings.simplefilter('always')
         model.train()(x, task=0, progress=0)
     assert not none
-    with torch.no_grad():
-        model.tasks[0].embeddings[1][3] = -1  # one of six units is free there
+    if one:
+        with torch.no_grad():
+            model.tasks[0].embeddings[1][3] = -1  # one of six units is free there
     model.end_task(0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         model.train()(x, task=1, progress=0)
         model(x, task=1, progress=1)
-    assert [str(w.message) for w in caught] == ["only 0.0 % of the units of layer '1' are free for task 1"]
+    assert [str(w.message) for w in caught] == [FULL.format(layers)]
     assert caught[0].filename == __file__
+
+
+def test_pruning_a_task_that_is_not_learned_is_warned_of():
+    _, model = build('mlp')
+    with pytest.warns(UserWarning, match='task 1 is not learned: the network is that of its present masks'):
+        hat.prune(model, 1)
+    model.end_task(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        hat.prune(model, 1)
+
+
+def test_a_plan_is_printed_in_one_line():
+    _, model = build('mlp')
+    assert repr(model.plan) == "Plan(2 gates: ['1', '3'], 4 shared parameters, heads: ['5.weight'])"
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(40)))
+    assert len(repr(hat.convert(net, 1, torch.randn(2, 4)).plan)) < 120
 
 
 def test_gradients_accumulate_over_the_parts_of_a_batch():

@@ -523,7 +523,7 @@ def test_what_is_not_read_as_it_runs_is_warned_of():
     with pytest.warns(UserWarning) as caught:
         model = hat.convert(Queries(), 2, x, check=1)
     said = ' '.join(str(warning.message) for warning in caught)
-    assert 'own: rare' in said and 'branches on values of its input (test_guarantee.py:' in said
+    assert 'own: rare' in said and 'branches on values of its input in the top module (test_guarantee.py:' in said
     with pytest.warns(UserWarning, match='other operations for this batch than for example_input'):
         model.train()(torch.full((5, 12), 10.0), task=0, progress=0)
     model = hat.convert(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), 1, torch.randn(2, 4), check=True)
@@ -588,6 +588,32 @@ def test_an_optimizer_that_is_older_than_the_task_is_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # nothing moves while the learning rate is 0: that is no fault
         steps(model.train(), torch.optim.SGD(model.parameters(), 0), 0, (0, 0.3, 0.6, 1))
+
+
+def test_a_task_that_has_changed_nothing_is_warned_of_when_it_ends():
+    """As with a new schedule on an optimizer whose learning rate has fallen to 0."""
+    model = small(2).train()
+    one = torch.optim.Adam(model.parameters(), 1e-2)
+    for task in 0, 1:
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(one, 4)
+        for _ in range(4):
+            steps(model, one, task, (0, 1))
+            schedule.step()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            model.end_task(task)
+        said = [str(w.message) for w in caught]
+        assert len(said) == task
+    assert said[0].startswith('the training of task 1 has not changed anything: is the learning rate 0')
+
+
+def test_a_task_that_trains_nothing_but_its_head_has_changed_something():
+    model = small().train()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        steps(model, torch.optim.SGD(model.tasks[0].own.parameters(), 0.1), 0, (0, 1))
+        with pytest.raises(UserWarning, match='the masks of task 0 do not change'):
+            model.end_task(0)
 
 
 def test_training_in_evaluation_mode_and_without_annealing_is_warned_of():
