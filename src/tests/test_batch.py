@@ -246,7 +246,8 @@ def test_work_varies_the_chosen_hyper_parameter(arguments, tmp_path, capsys):
     assert "--vary: 'magic' is none of lamb, T" in capsys.readouterr().err
     assert exit_code('work.py', work.main, [*command, '--vary', 'T', '--nproc', '2', '--', *rest]) == 0
     assert {p.name for p in tmp_path.glob('*.txt')} == {f'mixture_lwf_0_T={T}.txt' for T in ('0.5', '1', '2', '4')}
-    assert re.search(r'\nbest: --parameter lamb=2,T=[0-9.]+\n$', capsys.readouterr().out)
+    best = r'\nbest: --parameter lamb=2,T=[0-9.]+; for the tables:\npython src/run.py .*lamb=2,T=.*\n$'
+    assert re.search(best, capsys.readouterr().out)
 
 
 @pytest.mark.slow
