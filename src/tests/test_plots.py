@@ -605,7 +605,7 @@ def test_the_page_opens_from_disk_sorts_and_shows_its_figures(full, runs, tmp_pa
     page.goto(page_path.as_uri())
     images = page.locator('figure img')
     sizes = images.evaluate_all('all => all.map(i => [i.complete, i.naturalWidth, i.clientHeight])')
-    assert len(sizes) == 8 and all(complete and width > 300 and height > 100 for complete, width, height in sizes)
+    assert len(sizes) == 7 and all(complete and width > 300 and height > 100 for complete, width, height in sizes)
 
     def column(n):
         return page.locator(f'h2:first-of-type + table tbody tr td:nth-child({n})').all_inner_texts()

@@ -198,8 +198,8 @@ def test_ctrl_c_from_a_shell(command, tmp_path):
     arguments = [
         sys.executable,
         ROOT / 'src' / 'run.py',
-        *command('hat', 'out.txt', '--width', '1', '--ntrain', '200'),
-    ]  # for a while
+        *command('hat', 'out.txt', '--width', '1', '--nepochs', '1000'),
+    ]  # it takes minutes, and is interrupted after the first epochs
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         checkpoint = Checkpoint(results.Output(tmp_path / 'out.txt'))
         while not checkpoint.path.exists():
