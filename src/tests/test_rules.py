@@ -197,6 +197,7 @@ def drawn(tensor, kind, generator):
     return ids.expand(tensor.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CALLS)
 def test_what_a_rule_says_is_zero_is_zero(name):
     claimed = 0
