@@ -165,8 +165,10 @@ class Approach:
             self.decide(t, valid_loss)
             after_epoch(now.log)
         if not (now.best_loss < now.start_loss or any('diverged' in record for record in now.log)):
-            now.log[-1]['diverged'] = 'no progress'
-            self.warn(t, 'is not learned: no epoch has a lower validation loss than before it')
+            chance, best = 1 / self.tasks[t].n_classes, min(now.log, key=lambda record: record['valid_loss'])
+            if best['valid_accuracy'] < min(2 * chance, (1 + chance) / 2):  # a loss may be high for its penalty alone
+                now.log[-1]['diverged'] = 'no progress'
+                self.warn(t, 'is not learned: no epoch has a lower validation loss than before it')
         self.restore(now.best)
         self.training = self.steps = None
         self.after_task(t)

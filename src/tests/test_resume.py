@@ -1,6 +1,7 @@
 """A run that was interrupted anywhere resumes with the same command and ends with the same files, bit for bit."""
 
 import errno
+import functools
 import multiprocessing
 import os
 import random
@@ -200,7 +201,8 @@ def test_ctrl_c_from_a_shell(command, tmp_path):
         ROOT / 'src' / 'run.py',
         *command('hat', 'out.txt', '--width', '1', '--nepochs', '1000'),
     ]  # it takes minutes, and is interrupted after the first epochs
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell ignores in the background
+    with subprocess.Popen(arguments, stdout=-1, stderr=-1, text=True, preexec_fn=heeds) as process:
         checkpoint = Checkpoint(results.Output(tmp_path / 'out.txt'))
         while not checkpoint.path.exists():
             assert process.poll() is None
