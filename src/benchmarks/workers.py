@@ -45,7 +45,7 @@ class WorkerProcess:
             self.pipe.send(method)
             return self.pipe.recv()
         except (EOFError, BrokenPipeError):
-            raise SystemExit('speed.py: a worker process exited unexpectedly') from None
+            raise SystemExit('benchmark.py: a worker process exited unexpectedly') from None
 
     def close(self):
         """Wait until it has finished the current call."""
