@@ -1,5 +1,6 @@
 """A network with hard attention to the task: the forward pass of a task, the life of a task, and what is protected."""
 
+import ctypes
 import functools
 import operator
 import zlib
@@ -206,7 +207,8 @@ class Network(nn.Module):
         checksum = 0
         for part in (*self.tasks[task].embeddings, *(t for _, t in named_tensors(self.tasks[task].own)),
                      *self.shared.values()):  # fmt: skip
-            checksum = zlib.crc32(part.detach().cpu().reshape(-1).view(torch.uint8).numpy(), checksum)
+            part = part.detach().cpu().contiguous()  # its bytes, without numpy(): torch does not require NumPy
+            checksum = zlib.crc32(ctypes.string_at(part.data_ptr(), part.nbytes), checksum)
         self.fingerprints[task] = PRIME * (checksum or 1)
         self.refresh()
 
