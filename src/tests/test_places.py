@@ -38,7 +38,7 @@ from dataloaders import task
 from runs.checkpoints import Checkpoint
 
 SRC = ROOT / 'src'
-SCRIPTS = ['run', 'run_multi', 'work', 'plot_results', 'prune', 'benchmark', 'example']
+SCRIPTS = ['run', 'run_multi', 'work', 'plot_results', 'prune', 'benchmark', 'example', 'example_lora']
 ABSENT = """\
 import ctypes, errno, fcntl, multiprocessing, os, signal, sys, types
 import torch
@@ -432,6 +432,7 @@ MISSING = {
     'onnxscript': ('prune', ['x.json', '--onnx'], '--onnx needs ONNX: pip install onnx onnxscript'),
     'timm': ('benchmark', ['zoo'], 'efficientnet_b0 needs timm: pip install timm'),
     'torchvision': ('example', [], 'example.py needs torchvision: pip install torchvision'),
+    'peft': ('example_lora', ['--peft'], '--peft needs PEFT: pip install peft'),
 }
 
 
