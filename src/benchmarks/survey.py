@@ -137,8 +137,10 @@ class Study:
         model = self.model
         adam = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
         self.learn(0, adam)
-        model.end_task(0)
+        before = self.outputs()
+        model.end_task(0)  # from here on weights that are taken for free are zero
         learned = self.outputs()
+        self.record['ended'] = difference(learned, before)
         self.record['closed'] = float(torch.cat([a < 0.5 for a in model.masks(0)]).double().mean())
         self.record['finite'] = all(bool(y.isfinite().all()) for y in learned)
         self.record['alive'] = not same(self.outputs(fresh(self.inputs)), learned)
@@ -247,6 +249,7 @@ def faults(record):
         'not the same with open gates': not record.get('open', 0) <= TOLERANCE,
         'outputs are not finite': not record.get('finite', True),
         'outputs do not depend on the inputs': not record.get('alive', True),
+        'not the same after end_task': not record.get('ended', 0) <= TOLERANCE,
         "task 0's outputs changed": not record.get('identical', True),
         'not the same when pruned': not record.get('pruned', 0) <= TOLERANCE,
     }

@@ -13,15 +13,18 @@ from hat.capacity import used
 from hat.convert import convert
 from hat.errors import CannotConvert
 from hat.functional import objective
+from hat.groups import param_groups
 from hat.network import Network, forget
 from hat.pruning import plain, prune
 from hat.saving import load, save
 from hat.schedules import annealed
+from hat.view import View
 
 __version__ = '1.0.0'
 __all__ = [
     'CannotConvert',
     'Network',
+    'View',
     'annealed',
     'convert',
     'forget',
@@ -29,6 +32,7 @@ __all__ = [
     'init',
     'load',
     'objective',
+    'param_groups',
     'plain',
     'prune',
     'regularizers',

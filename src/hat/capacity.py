@@ -32,16 +32,21 @@ def count_weights(network: Network, units: Units) -> list[int]:
     This is the sum of Eq. 2's min(a_out, a_in) for binary masks. The matrix is not made where a_out depends on rows
     alone and a_in on columns.
     """
-    plan, sizes = network.plan, {name: p.numel() for name, p in network.shared.items()}
+    plan, sizes = network.plan, {name: p.shape for name, p in network.shared.items()}
     counts = [0] * len(plan.layers)
     is_used = plan.units.attention([u.float().to(network.fingerprints.device) for u in units])
-    for name, (layer, *ends) in plan.shared.items():
-        used = [is_used[u].cpu().double() for u in ends if u is not None]
+    for name, (layer, uses) in plan.shared.items():
+        if layer is None:
+            continue
+        if len(uses) > 1:
+            counts[layer] += int(network.between(name, is_used > 0.5).expand(sizes[name]).sum())
+            continue
+        used = [is_used[u].cpu().double() for u in uses[0] if u is not None]
         if len(used) == 2 and all(1 in pair for pair in zip(used[0].shape, used[1].shape, strict=True)):
             share = used[0].mean() * used[1].mean()
         else:
             share = (used[0] if len(used) == 1 else used[0] * used[1]).mean()
-        counts[layer] += round(float(share) * sizes[name])
+        counts[layer] += round(float(share) * sizes[name].numel())
     return counts
 
 
@@ -68,13 +73,16 @@ def usage(network: Network, tasks: list[Units]) -> dict[str, list]:
 
 
 def used(network: Network) -> dict[int, dict[str, dict[str, int]]]:
-    """Units and weights that each learned task uses, for each layer with a gate:
-    {task: {layer: {'units': n, 'of': N, 'weights': n}}}."""
+    """Units and weights that each learned task uses: {task: {layer: {'units': n, 'of': N, 'weights': n}}}; for a layer
+    without a gate 'weights' alone. Frozen weights do not count."""
     report: dict[int, dict[str, dict[str, int]]] = {}
     for task, learned in enumerate(network.learned.tolist()):
         if learned:
             units = active(network.masks(task))
-            counts = dict(zip(network.plan.layers, count_weights(network, units), strict=True))
-            named = zip(network.plan.gates, units, strict=True)
-            report[task] = {n: {'units': int(u.sum()), 'of': len(u), 'weights': counts[n]} for n, u in named}
+            gates = dict(zip(network.plan.gates, units, strict=True))
+            report[task] = {
+                layer: ({'units': int(gates[layer].sum()), 'of': len(gates[layer])} if layer in gates else {})
+                | {'weights': n}
+                for layer, n in zip(network.plan.layers, count_weights(network, units), strict=True)
+            }
     return report

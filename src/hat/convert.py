@@ -1,35 +1,35 @@
 """convert(): hard attention in any network."""
 
-import copy
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hat import init as inits
 from hat import regularizers, schedules
 from hat.errors import CannotConvert, warn
 from hat.functional import GRADIENTS
 from hat.graph import changed_attributes, fast_path_differs
+from hat.nested import mapped, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
 from hat.reader import Reader
 
-Gates = Callable[[str], bool] | Iterable[str]
+Names = Callable[[str], bool] | Iterable[str]
 
 
 def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | list[int] | None = None, *,
-            gates: Gates | None = None, heads: bool = True, s_max: float = 400.0, hard: bool = True,
+            gates: Names | None = None, ignore: Names | None = None, heads: bool = True, s_max: float = 400.0, hard: bool = True,
             gradient: str = 'released', init: Callable = inits.normal, schedule: Callable = schedules.linear,
-            regularizer: Callable = regularizers.by_network, check: bool | int = 2,
+            regularizer: Callable = regularizers.by_network, check: bool | int = 2, copy: bool = True,
             generator: torch.Generator | None = None) -> Network:  # fmt: skip
     """Put gates into a network, so that it learns tasks one after the other without forgetting (Serra et al. 2018).
 
     Args:
-        net: the network. It is copied and not changed. Its weights are the initial weights: with all gates open each
+        net: the network. It is copied and not changed (`copy`). Its weights are the initial weights: with all gates open each
             task has the outputs of `net`.
         n_tasks: number of tasks; add_task() adds more.
         example_input: inputs of the network, (B, ...): a tensor, a tuple for several inputs, a dict for inputs by
@@ -37,6 +37,8 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
             it again.
         n_classes: size of each task's head, a number or a list; None: as in `net`.
         gates: the layers with gates: a function of a layer's name, or a list of names; None: all but the last layer.
+        ignore: modules, layers or parameters that are left alone: a function of a name, or a list of names. They have no
+            gates, every task uses them, and the first task that is learned fixes them.
         heads: True: each task has an output layer of its own. False: tasks share the last layer, which has no gate:
             each learned task fixes its weights from the units that the task uses, and the first one its bias.
         s_max: largest scale of the gates (Eq. 3).
@@ -50,14 +52,16 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
             hat.schedules and hat.regularizers, or your own.
         check: number of training batches of each task in which the operations of forward() are compared with those for
             example_input, at the cost of an evaluation each; True: all batches.
+        copy: False: convert `net` itself, without a second copy of its weights in memory: it belongs to the converted
+            network then.
         generator: for initial values.
 
     Returns:
         The converted network.
 
     Raises:
-        CannotConvert: there is no gating rule for a weight (recurrent layers, weights that are computed from others);
-            the message names the operation, its module and source line.
+        CannotConvert: the network cannot be read, or has no layer that could have a gate; the message names the
+            operation, its module and source line.
         ValueError, TypeError: arguments are invalid.
 
     Example:
@@ -76,21 +80,32 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         raise ValueError(f'n_tasks and n_classes must be at least 1, not {n_tasks} and {n_classes}')
     if len(classes) != n_tasks:
         raise ValueError(f'n_classes: {len(classes)} numbers for {n_tasks} tasks')
-    if isinstance(gates, str):
-        raise ValueError(f'gates must be a function or a list of names, not {gates!r}')
-    chosen = gates if gates is None or callable(gates) else list(gates)
+    chosen, left_alone = names('gates', gates), names('ignore', ignore)
 
     def gated(layer: str, last: bool) -> bool:
         if chosen is None:
             return not last
         return chosen(layer) if callable(chosen) else layer in chosen
 
-    net, inputs = copy.deepcopy(net), example(example_input)
+    def ignored(parameter: str) -> bool:
+        if left_alone is None:
+            return False
+        parts = parameter.split('.')
+        prefixes = ['.'.join(parts[:n]) for n in range(1, len(parts) + 1)]
+        return any(left_alone(name) if callable(left_alone) else name in left_alone for name in prefixes)
+
+    net, inputs = copied(net) if copy else net, example(example_input)
     with torch.device('cpu'):  # whatever the default device is
-        plan = Reader(net, inputs, heads, gated).plan
+        plan = Reader(net, inputs, heads, gated, ignored).plan
         changed = changed_attributes(net, inputs)
     if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
         raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
+    known = {*dict(net.named_modules()), *dict(net.named_parameters())}
+    if isinstance(left_alone, list) and (unknown := [name for name in left_alone if name not in known]):
+        raise ValueError(f'ignore: {unknown[0]!r} is neither a module nor a parameter of the network')
+    if by_itself := {name: why for name, why in plan.fixed.items() if why}:
+        warn('these parameters are used by every task, and the first task that is learned fixes them (ignore= silences '
+             f'this): {"; ".join(f"{name}: {why}" for name, why in by_itself.items())}')  # fmt: skip
     if plan.unused:
         warn(
             'these parameters do not affect the output for example_input; each task has its own: '
@@ -111,6 +126,19 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         raise ValueError(f'n_classes requires exactly one output layer; this network has {len(plan.heads)}')
     check = int(1e18 if check is True else check)
     return Network(net, plan, classes, s_max, hard, gradient, init, schedule, regularizer, check, generator)
+
+
+def names(argument: str, value: Names | None) -> Callable[[str], bool] | list[str] | None:
+    """The value of `gates` or `ignore`, checked."""
+    if isinstance(value, str):
+        raise ValueError(f'{argument} must be a function or a list of names, not {value!r}')
+    return value if value is None or callable(value) else list(value)
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """A copy of a network; of computed tensors in its attributes, which cannot be copied, the values."""
+    tensors = [value for module in net.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf})
 
 
 def check_network(net: Any) -> None:
@@ -140,6 +168,6 @@ def example(value: Any) -> Inputs:
         args, kwargs = (), value
     else:
         args, kwargs = value if isinstance(value, tuple) else (value,), {}
-    if not any(isinstance(x, torch.Tensor) for x in tree_leaves((args, kwargs))):
+    if not tensors_in((args, kwargs)):
         raise ValueError(f'example_input must be a tensor, or a tuple or dict with tensors, not {value!r}')
-    return tree_map_only(torch.Tensor, lambda x: x.detach().cpu().clone(), (args, dict(kwargs)))
+    return mapped(lambda x: x.detach().cpu().clone(), (args, dict(kwargs)))

@@ -117,6 +117,11 @@ class RoundedGate(Function):
         return None, None
 
 
+def rounded(e: Tensor, s: float) -> Tensor:
+    """Eq. 1 rounded to {0, 1}, for evaluation."""
+    return attention(e.detach(), s).round() if torch.compiler.is_compiling() else RoundedGate.apply(e, s)
+
+
 class Gate(Function):
     """h' = a * h (section 2.2), for a layer's output or its weight.
 
@@ -125,14 +130,16 @@ class Gate(Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, a: Tensor) -> Tensor:
-        ctx.h, ctx.a, ctx.version = h, a, h._version
+        ctx.h, ctx.a = h, a
+        if not torch.compiler.is_compiling():
+            ctx.version = h._version
         a = a.to(h.dtype)
         return (h * a).masked_fill_(a == 0, 0) if h.dtype in HALF else h * a
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         h, a = ctx.h, ctx.a
-        if h._version != ctx.version:
+        if not torch.compiler.is_compiling() and h._version != ctx.version:
             raise RuntimeError('a tensor that a gate multiplies was modified in place between forward and backward')
         grad_h = grad * a.to(grad.dtype) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:

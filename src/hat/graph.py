@@ -8,7 +8,7 @@ import contextlib
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,41 +20,61 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from hat import rules
 from hat.errors import CannotConvert
 from hat.names import named_tensors
+from hat.nested import mapped, tensors_in
 from hat.plan import Inputs
+from hat.recurrent import MODULES as RECURRENT
+from hat.recurrent import is_recurrent
 from hat.replica import Replica
 
 if TYPE_CHECKING:
     from hat.network import Network
 
+STANDARD = nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.modules.conv._ConvNd
 CONTAINERS = list, dict, set
 PASSED_ON = {'alias', 'clone', 'contiguous', 'copy', 'detach', 'lift_fresh', 'to', '_to_copy'}
 SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that give Python the values of a tensor
 
 
 def record(net: nn.Module, inputs: Inputs) -> 'Recorder':
-    """Record net(*args, **kwargs) in evaluation mode, with copies of its tensors in float32 on the CPU.
+    """Record net(*args, **kwargs) in evaluation mode, on the CPU: with the network's parameters, or, if it fails because of
+    their type or changes them, with copies in float32.
 
     Nodes of `graph`: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name) and for
     other tensors (target ''), `call_function` for each operation (target: an OpOverload). Their meta: `shape`, the
     torch.Size of the output, or a list of them; `dtype`; `value`, the tensor of a get_attr; `place`, the module and the
-    source line of the operation; `module`, the name of the nn.Linear that has the node as its output.
+    source line of the operation; `path`, the name of the module; `module`, the name of the module of STANDARD that has the
+    node as its output; `recurrent`, the name of the recurrent module that calls it.
     """
-    replica, copies, (args, kwargs) = copied(net, inputs)
-    recorder = Recorder({id(tensor): name for name, tensor in copies.items()}, tree_leaves((args, kwargs)))
+    types = {p.dtype for p in net.parameters() if p.is_floating_point()}
+    with contextlib.suppress(ParameterChanged, *([] if types == {torch.float32} else [ValueError])):
+        return attempt(net, inputs, copies=False)
+    return attempt(net, inputs, copies=True)
+
+
+class ParameterChanged(Exception):
+    """An operation writes to a parameter of the network."""
+
+
+def attempt(net: nn.Module, inputs: Inputs, copies: bool) -> 'Recorder':
+    """A recording. copies: of the parameters in float32."""
+    replica, tensors, (args, kwargs) = copied(net, inputs, copies=copies)
+    recorder = Recorder({id(tensor): name for name, tensor in tensors.items()}, tensors_in((args, kwargs)))
     recorder.replaced = {id(tensor): name for name, tensor in named_tensors(net)}
     recorder.constants = {id(tensor) for tensor in replica.tensors.values()}
+    if not copies:
+        recorder.read_only = addresses(net.parameters())
     for name, module in replica.network.named_modules():
         if module.__dict__['_parameters'] or module._modules:
             recorder.watch(name, module)
     try:
         with whole_operations(), no_attention_fast_path(), recorder:
             output = replica.network(*args, **kwargs)
-    except CannotConvert:
+    except (CannotConvert, ParameterChanged):
         raise
     except Exception as error:
         why = f'{type(error).__name__}: {" ".join(str(error).split())}'
         raise ValueError(f'the network fails on example_input (pass several inputs as a tuple): {why}') from error
-    recorder.outputs = [recorder.node(x) for x in tree_leaves(output) if isinstance(x, Tensor)]
+    recorder.outputs = [recorder.node(x) for x in tensors_in(output)]
     return recorder
 
 
@@ -62,7 +82,7 @@ def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, An
     """Names of the operations that a task runs in evaluation for a batch, as Recorder.operations()."""
     tensors = network.tensors(task, network.masks(task), outputs=True)
     tensors |= {name: tensors[name].clone() for name, _ in network.net.named_buffers()}  # forward() may change them
-    replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tree_leaves((inputs, named)))
+    replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tensors_in((inputs, named)))
     with torch.random.fork_rng(devices=[]), whole_operations(), no_attention_fast_path(), recorder:
         replica.network(*inputs, **named)
     return recorder.operations()
@@ -75,17 +95,24 @@ def fast_path_differs(net: nn.Module, inputs: Inputs) -> bool:
         fast = replica.network(*args, **kwargs)
         with no_attention_fast_path():
             output = replica.network(*args, **kwargs)
-    pairs = [pair for pair in zip(tree_leaves(fast), tree_leaves(output), strict=True) if isinstance(pair[0], Tensor)]
+    pairs = zip(tensors_in(fast), tensors_in(output), strict=True)
     return not all(torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
 
 
 def changed_attributes(net: nn.Module, inputs: Inputs) -> list[str]:
     """Names of module attributes, other than parameters and buffers, that forward() changes in training: tensors,
     numbers, and lists, dicts and sets whose length changes."""
-    replica, _, (args, kwargs) = copied(net, inputs, training=True)
+    replica, _, (args, kwargs) = copied(net, inputs, training=True, copies=False)
+    guard = Recorder({}, [])
+    guard.read_only = addresses(net.parameters())
     before = {id(module): dict(vars(module)) for module in replica.copies.values()}
     lengths = {id(v): len(v) for state in before.values() for v in state.values() if isinstance(v, CONTAINERS)}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):  # as batch norm on 1 image
+    with (
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+        contextlib.suppress(Exception),
+        guard,
+    ):  # batch norm on 1 image
         replica.network(*args, **kwargs)
 
     def changed(old: Any, new: Any) -> bool:
@@ -100,10 +127,23 @@ def changed_attributes(net: nn.Module, inputs: Inputs) -> list[str]:
             if not key.startswith('_') and changed(old, vars(module).get(key))]  # fmt: skip
 
 
-def copied(net: nn.Module, inputs: Inputs, training: bool = False) -> tuple[Replica, dict[str, Tensor], Inputs]:
-    """A replica of the network, the tensors in it by name, and the inputs, all in float32 on the CPU."""
-    copies = {name: to_float32(tensor.detach()).clone() for name, tensor in named_tensors(net)}
-    return Replica(net, copies, training=training), copies, tree_map_only(Tensor, to_float32, inputs)
+def copied(net: nn.Module, inputs: Inputs, training: bool = False,
+           copies: bool = True) -> tuple[Replica, dict[str, Tensor], Inputs]:  # fmt: skip
+    """A replica of the network, the tensors in it by name, and the inputs, all on the CPU.
+
+    copies: in float32; else buffers are copied, and parameters are those of the network, if they are on the CPU.
+    """
+    if copies:
+        tensors = {name: to_float32(tensor.detach()).clone() for name, tensor in named_tensors(net)}
+        return Replica(net, tensors, training=training), tensors, mapped(to_float32, inputs)
+    tensors = {name: tensor.detach().cpu() if isinstance(tensor, nn.Parameter) else tensor.detach().cpu().clone()
+               for name, tensor in named_tensors(net)}  # fmt: skip
+    return Replica(net, tensors, training=training), tensors, mapped(Tensor.cpu, inputs)
+
+
+def addresses(tensors: Iterable[Tensor]) -> set[int]:
+    """Where the memory of tensors is."""
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
 
 
 def to_float32(x: Tensor) -> Tensor:
@@ -145,32 +185,40 @@ class Recorder(TorchDispatchMode):
         names: names of parameters and buffers, by id.
         replaced: names of the parameters and buffers of the network itself, by id: nothing may use them.
         constants: ids of the network's other tensors.
+        read_only: addresses of memory that operations may not change: they raise ParameterChanged.
     """
 
     replaced: Mapping[int, str] = {}
     constants: Collection[int] = ()
+    read_only: Collection[int] = ()
 
-    def __init__(self, names: Mapping[int, str], inputs: list):
+    def __init__(self, names: Mapping[int, str], inputs: list[Tensor]):
         super().__init__()
-        self.graph, self.names, self.path = torch.fx.Graph(), names, ['']
+        self.graph, self.names = torch.fx.Graph(), names
+        self.path: list[tuple[str, nn.Module | None]] = [('', None)]  # the modules that are running
         self.known: dict[
             int, tuple[Tensor, Node]
         ] = {}  # by id of the tensor, which is stored so that its id stays unique
         self.outputs: list[Node] = []  # nodes of the network's outputs
         for i, x in enumerate(inputs):
-            if isinstance(x, Tensor):
-                self.note(x, self.graph.placeholder(f'input_{i}'))
+            self.note(x, self.graph.placeholder(f'input_{i}'))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+        written = [named[a.name] for a in func._schema.arguments
+                   if a.alias_info and a.alias_info.is_write and a.name in named]  # fmt: skip
+        if self.read_only and any(x.untyped_storage().data_ptr() in self.read_only for x in tree_leaves(written)):
+            raise ParameterChanged
         output = func(*args, **kwargs)
         node_args, node_kwargs = tree_map_only(Tensor, self.node, (args, kwargs))
         node = self.graph.call_function(func, node_args, node_kwargs)
-        node.meta['place'] = self.place()
-        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-        for argument in func._schema.arguments:
-            if argument.alias_info and argument.alias_info.is_write and argument.name in named:
-                self.overwrite(named[argument.name], node)
+        name, module = self.path[-1]
+        node.meta |= {'place': self.place(), 'path': name}
+        if isinstance(module, RECURRENT) and is_recurrent(node):
+            node.meta['recurrent'] = name
+        for changed in written:
+            self.overwrite(changed, node)
         if isinstance(output, Tensor):
             self.note(output, node)
         elif isinstance(output, (tuple, list)):
@@ -196,6 +244,7 @@ class Recorder(TorchDispatchMode):
             node = self.graph.create_node('get_attr', self.names.get(id(tensor), ''))
             node.meta['value'], node.meta['place'] = tensor.detach(), self.place()
             node.meta['constant'] = id(tensor) in self.constants  # else forward() made it, perhaps from its inputs
+            node.meta['trainable'] = tensor.requires_grad
             self.note(tensor, node)
         return self.known[id(tensor)][1]
 
@@ -209,21 +258,23 @@ class Recorder(TorchDispatchMode):
         output of the operation is noted after this."""
         for changed in tree_leaves(written):
             memory = changed.untyped_storage().data_ptr()
-            for tensor, _ in list(self.known.values()):
+            for tensor, before in list(self.known.values()):
                 if tensor.untyped_storage().data_ptr() == memory:
-                    self.note(tensor, self.graph.call_function(overwritten, (node,)))
+                    self.note(tensor, self.graph.call_function(overwritten, (node, before)))
 
     def watch(self, name: str, module: nn.Module) -> None:
-        """Add hooks to a module: for the path of the running module, and for the node of an nn.Linear's output."""
+        """Add hooks to a module: for the path of the running module, and for the node of the output of a layer."""
 
         def after(module: nn.Module, inputs: Any, output: Any) -> None:
             self.path.pop()
-            if isinstance(module, nn.Linear) and id(output) in self.known:
-                self.known[id(output)][1].meta['module'] = name
+            if isinstance(module, STANDARD) and id(output) in self.known:
+                node = self.known[id(output)][1]
+                node = node.args[0] if node.target is item else node
+                node.meta.setdefault('module', name)
 
         module._forward_hooks, module._forward_pre_hooks = (OrderedDict(hooks) for hooks in (
             module._forward_hooks, module._forward_pre_hooks))  # copies: these are the network's  # fmt: skip
-        module.register_forward_pre_hook(lambda *_: self.path.append(name))
+        module.register_forward_pre_hook(lambda *_: self.path.append((name, module)))
         module.register_forward_hook(after)
 
     def place(self) -> str:
@@ -232,7 +283,7 @@ class Recorder(TorchDispatchMode):
         while frame.f_back and frame.f_globals.get('__name__', '').split('.')[0] in ('torch', 'hat'):
             frame = frame.f_back
         source = f'{frame.f_code.co_filename.rpartition("/")[2]}:{frame.f_lineno}'
-        return f'in {self.path[-1] or "the top module"} ({source})'
+        return f'in {self.path[-1][0] or "the top module"} ({source})'
 
 
 def item(outputs: Any, i: int) -> Any:
@@ -240,5 +291,5 @@ def item(outputs: Any, i: int) -> Any:
     return outputs[i]
 
 
-def overwritten(by: Any) -> None:
-    """A tensor whose memory an in-place operation has changed: target of a node."""
+def overwritten(by: Any, before: Any) -> None:
+    """A tensor whose memory an in-place operation has changed: target of a node. before: its node until then."""

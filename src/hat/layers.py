@@ -1,23 +1,65 @@
-"""Operations with weights: layers, their units, and the weights between units."""
+"""Operations with weights: layers, their units, and the weights between units.
 
-import itertools
-from collections.abc import Iterable, Mapping
-from typing import Any
+A layer multiplies inputs with a weight and sums over what both have in common. As in einsum each dimension of a tensor has a
+letter: a linear layer is `..k,nk->..n`. The letters of the weight that are in the output, here n, count the layer's units; an
+element of the weight reads the inputs at its other letters, here k.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
 from hat.errors import CannotConvert
-from hat.plan import Head
-from hat.unitsets import ZERO, UnitSets
+from hat.rules import name_of
+from hat.unitsets import ALWAYS_USED, ZERO, UnitSets
+from hat.values import Weight
 
 aten = torch.ops.aten
 CONVOLUTIONS = {op for n in '123' for op in (getattr(aten, f'conv{n}d').default, getattr(aten, f'conv{n}d').padding)}
 TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
-LAYERS = {aten.linear.default, aten.embedding.default} | CONVOLUTIONS | TRANSPOSED
 CHANNEL_NORMS = {aten.batch_norm.default, aten.instance_norm.default, aten.group_norm.default}  # affine along dim 1
 NORMS = {aten.layer_norm.default, aten.rms_norm.default} | CHANNEL_NORMS  # the others: along the last dimensions
+PRODUCTS = {  # of two matrices: names of the factors, and of what is added
+    'matmul': ('self', 'other', None),
+    'mm': ('self', 'mat2', None),
+    'bmm': ('self', 'mat2', None),
+    'mv': ('self', 'vec', None),
+    'addmm': ('mat1', 'mat2', 'self'),
+    'baddbmm': ('batch1', 'batch2', 'self'),
+}
+BATCH = 'ABCDEFGH'  # letters of dimensions that are not summed over
+Factor = tuple[Node, str]  # a tensor and its letters
+
+
+class Layer(NamedTuple):
+    """A call of a layer.
+
+    node: of the operation.
+    weight, letters: what it multiplies its inputs with, and a letter for each of its dimensions.
+    inputs: each with its letters.
+    output: letters of the (first) output.
+    bias: what is added, in a shape that broadcasts to the output's; None: nothing.
+    groups: of a convolution; 1 for all other layers.
+    """
+
+    node: Node
+    weight: Node
+    letters: str
+    inputs: list[Factor]
+    output: str
+    bias: Node | None = None
+    groups: int = 1
+
+    @property
+    def unit_dims(self) -> set[int]:
+        """Dimensions of the weight that count units."""
+        if self.groups > 1 and self.node.target in TRANSPOSED:
+            return {0, 1}
+        return {d for d, letter in enumerate(self.letters) if letter in self.output}
 
 
 def operation(node: Node) -> torch._ops.OpOverload:
@@ -34,113 +76,302 @@ def arguments(node: Node) -> dict[str, Any]:
     return named | dict(zip((a.name for a in declared), node.args, strict=False)) | node.kwargs
 
 
-def parameter(node: Node | None, parameters: Mapping[str, Tensor]) -> str | None:
-    """The name of the parameter that a node gets; None for any other node."""
-    return str(node.target) if node is not None and node.op == 'get_attr' and node.target in parameters else None
-
-
 def refused(node: Node, why: str) -> CannotConvert:
     """The error for an operation that cannot be converted."""
     return CannotConvert(f'{node.target} {node.meta["place"]}: {why}')
 
 
-def find_layers(nodes: list[Node], parameters: Mapping[str, Tensor]) -> dict[str, list[Node]]:
-    """The layers of a network: name of a weight -> the nodes that use it, or a part of it, as a layer's weight."""
-    calls: dict[str, list[Node]] = {}
-    names: dict[Node, str] = {}
-    for node in nodes:
-        if name := parameter(node, parameters):
-            names[node] = name
-        elif node.target in LAYERS:
-            weight = arguments(node)['weight']
-            if weight not in names:
-                kind = 'not a parameter of the network' if weight.op == 'get_attr' else 'computed, or changed in place'
-                raise refused(node, f'its weight is {kind}')
-            calls.setdefault(names[weight], []).append(node)
-            if output_axis(node) != output_axis(calls[names[weight]][0]):
-                raise refused(node, f'{names[weight]} is also the weight of another kind of layer')
-        elif len(node.all_input_nodes) == 1 and node.all_input_nodes[0] in names:
-            names[node] = names[node.all_input_nodes[0]]
-    return calls
+# Which operations are layers
 
 
-def last_layers(nodes: list[Node], calls: dict[str, list[Node]]) -> list[str]:
-    """Output layers: names of the weights of layers that no other layer follows."""
-    layers: set[Node] = set(itertools.chain(*calls.values()))
-    followed: set[Node] = set()
+def is_layer(node: Node) -> bool:
+    """Whether an operation has a weight, be it a parameter or not."""
+    return isinstance(node.target, torch._ops.OpOverload) and (
+        node.target in CONVOLUTIONS | TRANSPOSED or name_of(node.target) in ('linear', 'bilinear', 'embedding'))  # fmt: skip
+
+
+def find_layer(node: Node, is_weight: Callable[[Node], bool]) -> Layer | None:
+    """The layer that a node calls; None for any other operation.
+
+    is_weight: whether a node's output depends on parameters, but not on inputs of the network.
+    """
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    named, name = arguments(node), name_of(node.target)
+    if node.target in CONVOLUTIONS | TRANSPOSED:
+        return convolution(node, named) if is_weight(named['weight']) else None
+    if name in ('embedding', 'embedding_bag'):
+        shape = node.meta['shape'] if name == 'embedding' else node.meta['shape'][0]
+        layer = Layer(node, named['weight'], 'vd', [], BATCH[: len(shape) - 1] + 'd')
+        return layer if is_weight(layer.weight) else None
+    factors, output, bias = product(name, named)
+    candidates = factors[-1:] if 'weight' in named else factors
+    weights = [factor for factor in candidates if is_weight(factor[0])]
+    if len(weights) != 1 or not set(weights[0][1]) & set(output):  # a sum over all of a weight has no units
+        return None
+    return Layer(node, *weights[0], [factor for factor in factors if factor is not weights[0]], output, bias)
+
+
+def convolution(node: Node, named: dict[str, Any]) -> Layer:
+    n_dims = ndim(named['weight']) - 2
+    kernel, image, result = 'pqr'[:n_dims], 'xyz'[:n_dims], 'uvw'[:n_dims]
+    batch = BATCH[: ndim(named['input']) - n_dims - 1]
+    letters = ('cn' if node.target in TRANSPOSED else 'nc') + kernel
+    inputs = [(named['input'], f'{batch}c{image}')]
+    return Layer(node, named['weight'], letters, inputs, f'{batch}n{result}', named['bias'], named['groups'])
+
+
+def product(name: str, named: dict[str, Any]) -> tuple[list[Factor], str, Node | None]:
+    """The factors of a product with their letters, the letters of its output, and what is added; no factors for any
+    other operation."""
+    if name == 'linear':
+        weight, batch = named['weight'], BATCH[: ndim(named['input']) - 1]
+        n = 'n' if ndim(weight) == 2 else ''
+        return [(named['input'], f'{batch}k'), (weight, f'{n}k')], batch + n, named['bias']
+    if name == 'bilinear':
+        left, right, batch = named['input1'], named['input2'], BATCH[: ndim(named['input1']) - 1]
+        return [(left, f'{batch}i'), (right, f'{batch}j'), (named['weight'], 'nij')], f'{batch}n', named['bias']
+    if name in PRODUCTS:
+        left, right, added = (named.get(key) for key in PRODUCTS[name])
+        return *matrix_product(left, right), added
+    if name == '_grouped_mm' and ndim(named['self']) == 2 and ndim(named['mat2']) == 3:  # rows of experts, (E, in, out)
+        return [(named['self'], 'Ak'), (named['mat2'], 'ekn')], 'An', named['bias']
+    if name == 'einsum':
+        return *einsum_letters(named['equation'], named['tensors']), None
+    return [], '', None
+
+
+def matrix_product(left: Node, right: Node) -> tuple[list[Factor], str]:
+    """The factors of left @ right with their letters, and the letters of the product."""
+    shapes = [list(x.meta['shape'][:-2]) for x in (left, right)]
+    n_batch = max(map(len, shapes))
+    batches = []
+    for shape, ones in zip(
+        shapes, ('abcdefgh', 'opqrstuv'), strict=True
+    ):  # letters of dimensions of size 1 are their own
+        offset = n_batch - len(shape)
+        batches.append(''.join(BATCH[offset + d] if n > 1 else ones[d] for d, n in enumerate(shape)))
+    rows, columns = 'm' if ndim(left) > 1 else '', 'n' if ndim(right) > 1 else ''
+    letters = [batches[0] + rows + 'k', batches[1] + 'k' + columns]
+    return list(zip((left, right), letters, strict=True)), BATCH[:n_batch] + rows + columns
+
+
+def einsum_letters(equation: str, tensors: list[Node]) -> tuple[list[Factor], str]:
+    """The factors of an einsum and the letters of its output; no factors where a letter is twice in one factor."""
+    inputs, arrow, output = equation.replace(' ', '').partition('->')
+    letters = [part.replace('...', '?') for part in inputs.split(',')]
+    numbers = [ndim(x) - len(part.replace('?', '')) for x, part in zip(tensors, letters, strict=True)]
+    most = max((n for n, part in zip(numbers, letters, strict=True) if '?' in part), default=0)
+    free = [chr(code) for code in range(0x3B1, 0x3B1 + most)]  # Greek: no letter of an equation
+    letters = [part.replace('?', ''.join(free[most - n :])) for n, part in zip(numbers, letters, strict=True)]
+    if not arrow:
+        every = ''.join(letters)
+        output = '...' + ''.join(sorted(x for x in set(every) if every.count(x) == 1 and x not in free))
+    output = output.replace('...', ''.join(free))
+    if any(len(set(part)) < len(part) for part in letters):
+        return [], ''
+    return list(zip(tensors, letters, strict=True)), output
+
+
+def ndim(node: Node) -> int:
+    return len(node.meta['shape'])
+
+
+# Units
+
+
+class Kind(NamedTuple):
+    """How layers use parameters; a parameter that is embedding and output layer is used in two ways.
+
+    names: of the parameters that the weight is computed from.
+    axes: their dimensions that count units; none, if each unit needs all of them.
+    groups: of a transposed convolution, whose groups have the same columns; else 1.
+    exact: whether the weight is the parameter, or a part of it; else row n of it is computed from row n of each.
+    """
+
+    names: tuple[str, ...]
+    axes: tuple[int, ...]
+    groups: int
+    exact: bool
+
+    def n_units(self, parameters: Mapping[str, Tensor]) -> int:
+        shapes = [parameters[name].shape for name in self.names]
+        if self.exact:
+            return math.prod(shapes[0][a] for a in self.axes) * self.groups
+        return max(shape[self.axes[0]] for shape in shapes if len(shape) > self.axes[0])
+
+    def units(self, shape: torch.Size) -> Tensor:
+        """The unit of each element of one of the parameters, in a shape that broadcasts to its own."""
+        result = torch.zeros([1] * len(shape), dtype=torch.int64)
+        for a in self.axes:
+            result = result * shape[a] + along(a, len(shape), torch.arange(shape[a]))
+        if self.groups > 1:
+            rows = torch.arange(shape[0]) // (shape[0] // self.groups)
+            result = result + along(0, len(shape), rows) * shape[self.axes[0]]
+        return result
+
+
+def squeezed(x: Tensor, dims: list[int]) -> Tensor:
+    """These dimensions of a tensor, in this order; all others have size 1."""
+    return x.permute(*dims, *(d for d in range(x.ndim) if d not in dims)).reshape([x.shape[d] for d in dims])
+
+
+def along(dim: int, ndim: int, values: Tensor) -> Tensor:
+    """(n,) values along one of several dimensions; the others have size 1."""
+    return values.view([-1 if d == dim else 1 for d in range(ndim)])
+
+
+def kind_of(layer: Layer, weight: Weight, shape: torch.Size) -> tuple[Kind, Tensor]:
+    """The kind of a layer's call and the unit of each element of its output, in the dimensions of the weight that count
+    units, the others with size 1.
+
+    shape: of the first parameter.
+    """
+    dims = layer.unit_dims
+    sizes = [n if d in dims else 1 for d, n in enumerate(layer.weight.meta['shape'])]
+    mixed = Kind(weight.names, (), 1, False), torch.arange(math.prod(sizes)).view(sizes)
+    axes = [
+        a
+        for a, index in enumerate(weight.index)
+        if bool((compact(index) >= 0).all()) and (v := varies(index)) and v <= dims
+    ]
+    if weight.exact:
+        rest = set(range(len(weight.index))) - set(axes)
+        if any(varies(weight.index[a]) & dims for a in rest):
+            return mixed
+        if layer.groups > 1 and layer.node.target in TRANSPOSED:
+            if layer.weight.op != 'get_attr':
+                return mixed
+            return (kind := Kind(weight.names, (1,), layer.groups, True)), kind.units(shape)
+    else:
+        axes = axes[:1]
+    if weight.exact and not axes and math.prod(sizes) == 1 and len(shape) == len(sizes):
+        axes = [min(dims)]  # a single unit
+    if not axes:
+        return mixed
+    kind = Kind(weight.names, tuple(axes), 1, weight.exact)
+    numbers = torch.zeros([], dtype=torch.int64)
+    for a in axes:
+        numbers = numbers * shape[a] + compact(weight.index[a])
+    for d in set(range(numbers.ndim)) - dims:
+        numbers = numbers.narrow(d, 0, 1)
+    return kind, numbers.expand(sizes)
+
+
+def compact(x: Tensor) -> Tensor:
+    """A tensor with size 1 where it is expanded."""
+    return x[tuple(slice(None) if stride else slice(0, 1) for stride in x.stride())]
+
+
+def varies(index: Tensor) -> set[int]:
+    """Dimensions along which an index is not constant."""
+    x = compact(index)
+    return {d for d, n in enumerate(x.shape) if n > 1 and not torch.equal(x, x.narrow(d, 0, 1).expand_as(x))}
+
+
+def output_units(layer: Layer, units: Tensor) -> Tensor:
+    """The ids of a layer's output, in its shape, from those of its units, in the dimensions of the weight."""
+    shape = layer.node.meta['shape']
+    shape = shape[0] if isinstance(shape, list) else shape
+    if layer.groups > 1 and layer.node.target in TRANSPOSED:  # (rows, columns): a row of each group
+        units = units[:: len(units) // layer.groups].reshape(-1)
+        return along(layer.output.index('n'), len(shape), units).expand(shape)
+    dims = [layer.letters.index(letter) for letter in layer.output if letter in layer.letters]
+    units = squeezed(units, dims)
+    return units[tuple(slice(None) if letter in layer.letters else None for letter in layer.output)].expand(shape)
+
+
+# What an element of a weight reads
+
+
+def inputs_of(layer: Layer, shape: torch.Size, ids: list[Tensor], sets: UnitSets) -> Tensor:
+    """Ids of what the elements of a layer's weight read, in a shape that broadcasts to the weight's.
+
+    Args:
+        layer: the layer.
+        shape: of its weight.
+        ids: of each input, in its shape.
+        sets: what the ids stand for.
+    """
+    if layer.groups > 1:
+        channels = sets.per_index(ids[0], layer.inputs[0][1].index('c'))
+        if layer.node.target in TRANSPOSED:
+            return along(0, len(shape), channels)
+        rows = channels.view(layer.groups, -1).repeat_interleave(shape[0] // layer.groups, 0)
+        return rows.view(*rows.shape, *[1] * (len(shape) - 2))
+    result = torch.full([1] * len(shape), ALWAYS_USED)
+    for (_, letters), x in zip(layer.inputs, ids, strict=True):
+        common = [letter for letter in layer.letters if letter in letters]
+        x = sets.over(sets.union, x, {d for d, letter in enumerate(letters) if letter not in layer.letters})
+        dims = [letters.index(letter) for letter in common]
+        x = squeezed(x, dims)[tuple(slice(None) if letter in common else None for letter in layer.letters)]
+        result = sets.intersection(result, x)
+    return result
+
+
+def onto_parameter(weight: Weight, ids: Tensor, shape: torch.Size, sets: UnitSets) -> Tensor:
+    """Ids for the elements of a weight, in a shape that broadcasts to its own, as ids for those of the parameter that it is
+    a part of; ZERO for the others."""
+    places = [varies(index) for index in weight.index]
+    used: set[int] = set().union(*places)
+    ids = sets.over(sets.union, ids, set(range(ids.ndim)) - used)
+    if any(len(dims) > 1 for dims in places) or sum(map(len, places)) > len(used):  # dimensions are merged or divided
+        numbers = torch.zeros([], dtype=torch.int64)
+        for n, index in zip(shape, weight.index, strict=True):
+            numbers = numbers * n + index
+        result = torch.full((shape.numel(),), ZERO)
+        result[numbers.reshape(-1)] = ids.expand_as(numbers).reshape(-1)
+        return result.view(shape) if len(numbers.unique()) == numbers.numel() else torch.tensor(ALWAYS_USED)
+    dims = [min(place, default=None) for place in places]
+    lying = [d for d in dims if d is not None]
+    ids = squeezed(ids, lying)[tuple(None if d is None else slice(None) for d in dims)]
+    rows, sizes = [], []
+    for a, (d, index) in enumerate(zip(dims, weight.index, strict=True)):
+        row = index.movedim(d, 0).flatten(1)[:, 0] if d is not None else index.reshape(-1)[:1]
+        if len(row.unique()) < len(row):
+            return torch.tensor(ALWAYS_USED)
+        all_the_same = ids.shape[a] == 1 and len(row) == shape[a]
+        rows.append(torch.zeros(1, dtype=torch.int64) if all_the_same else row)
+        sizes.append(1 if all_the_same else shape[a])
+    result = torch.full(sizes, ZERO)
+    result[tuple(along(a, len(shape), row) for a, row in enumerate(rows))] = ids.expand([len(row) for row in rows])
+    return result
+
+
+# Heads, norms, names
+
+
+def last_layers(nodes: list[Node], layers: Iterable[Node]) -> set[Node]:
+    """The nodes of layers that no other layer follows."""
+    calls, followed = set(layers), set()
     for node in reversed(nodes):
-        if any(user in layers or user in followed for user in node.users):
+        if any(user in calls or user in followed for user in node.users):
             followed.add(node)
-    return [name for name, nodes in calls.items() if followed.isdisjoint(nodes)]
+    return calls - followed
 
 
-def head(name: str, node: Node, parameters: Mapping[str, Tensor]) -> Head:
-    """The output layer with that weight; node: one of its calls."""
-    return Head(name, parameter(arguments(node).get('bias'), parameters), output_axis(node)[0])
-
-
-def norm_after(node: Node, parameters: Mapping[str, Tensor]) -> Node | None:
+def norm_after(node: Node, is_parameter: Callable[[Node | None], bool]) -> Node | None:
     """The batch norm with affine parameters that is the only user of a layer's output; None: there is none."""
-    for norm in node.users if parameter(arguments(node)['weight'], parameters) else ():
+    for norm in node.users:
         if len(node.users) == 1 and norm.target is aten.batch_norm.default:
             named = arguments(norm)
-            if named['input'] is node and all(parameter(named[key], parameters) for key in ('weight', 'bias')):
+            if named['input'] is node and is_parameter(named['weight']) and is_parameter(named['bias']):
                 return norm
     return None
 
 
-def n_units(node: Node, weight: Tensor) -> int:
-    """How many units a layer has."""
-    axis, groups = output_axis(node)
-    return weight.shape[axis] * groups
+def sum_after(node: Node, is_parameter: Callable[[Node | None], bool]) -> tuple[Node, Node] | None:
+    """The sum of a layer's output and a parameter, if nothing else uses the output: both nodes; None: there is none."""
+    for user in node.users:
+        if len(node.users) == 1 and user.target is aten.add.Tensor:
+            named = arguments(user)
+            others = [x for x in (named['self'], named['other']) if x is not node]
+            if len(others) == 1 and is_parameter(others[0]) and named['alpha'] == 1:
+                return user, others[0]
+    return None
 
 
-def connections(weight: Tensor, node: Node, units: Tensor, reads: list[tuple[Tensor, Tensor]],
-                sets: UnitSets) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Ids of the output units and of the input units of a weight's elements, in shapes that broadcast to the weight.
-
-    Args:
-        weight: of the layer.
-        node: one of its calls.
-        units: ids of the layer's units, (N,).
-        reads: for each call, the rows of the weight that it uses, and the ids that these read.
-        sets: what the ids stand for.
-    """
-    axis, groups = output_axis(node)
-    if axis:  # the weights of groups are stacked along dim 0, each with its units along dim 1
-        n_rows = len(weight) // groups if groups > 1 else 1
-        outs = units.view(groups, 1, -1).expand(groups, n_rows, -1).flatten(0, 1)
-    else:
-        outs = units.view(-1, 1)
-    ins = torch.full((1, 1), ZERO)
-    for rows, ids in reads:
-        if torch.equal(rows, torch.arange(len(weight))):
-            ins = sets.union(ins, ids)
-        else:
-            ins = ins.expand(len(weight), ids.shape[1]).clone()
-            ins[rows] = sets.union(ins[rows], ids)
-    if (ins == ins[0]).all():
-        ins = ins[:1]
-    further = [1] * (weight.ndim - 2)
-    return outs.reshape(*outs.shape, *further), ins.reshape(*ins.shape, *further)
-
-
-def output_axis(node: Node) -> tuple[int, int]:
-    """The dimension of a layer's weight that counts its units, and the number of groups that divide them."""
-    if node.target is aten.embedding.default:
-        return 1, 1
-    return (1, arguments(node)['groups']) if node.target in TRANSPOSED else (0, 1)
-
-
-def broadcast_units(units: Tensor, node: Node) -> Tensor:
-    """The ids of a layer's output, in its shape, from those of its units, (N,)."""
-    shape = [1] * len(node.meta['shape'])
-    shape[1 if node.target in CONVOLUTIONS | TRANSPOSED | CHANNEL_NORMS else -1] = -1
-    return units.view(shape).expand(node.meta['shape'])
-
-
-def layer_names(weights: Iterable[str]) -> dict[str, str]:
-    """A name for each layer, by the name of its weight: the same without '.weight', where that is unique."""
-    names = {weight: weight.removesuffix('.weight').removesuffix('_weight') for weight in weights}
-    every = list(names.values())
-    return {weight: name if every.count(name) == 1 else weight for weight, name in names.items()}
+def short_name(name: str) -> str:
+    """The name of a layer from that of its weight: 'conv' for 'conv.weight', and for the parameters of weight norms."""
+    name = name.partition('.parametrizations.')[0]
+    return name.removesuffix('_v').removesuffix('.weight').removesuffix('_weight')

@@ -49,6 +49,14 @@ def register_tensor(root: nn.Module, name: str, tensor: Tensor, parameter: bool,
         root.register_buffer(leaf, tensor)
 
 
+def as_buffer(net: nn.Module, name: str) -> None:
+    """Make a parameter a buffer: the same tensor, under the same name, that no optimizer gets."""
+    tensor = get_tensor(net, name)
+    for module in net.modules():
+        for key in [key for key, p in module._parameters.items() if p is tensor]:
+            module._buffers[key] = module._parameters.pop(key)
+
+
 def set_tensor(net: nn.Module, name: str, tensor: Tensor) -> None:
     """Replace the parameter or buffer with a dotted name; a parameter does not require a gradient then."""
     path, _, leaf = name.rpartition('.')

@@ -1,10 +1,11 @@
 """A network with hard attention to the task: the forward pass of a task, the life of a task, and what is protected."""
 
+import contextlib
 import ctypes
 import functools
 import operator
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self, SupportsIndex, cast
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, distributed, nn
 
 from hat import saving, weights
 from hat.errors import warn
-from hat.functional import E_MAX, CompensatedGate, Gate, RoundedGate, attention, cumulate, gradient_factor
+from hat.functional import E_MAX, CompensatedGate, attention, cumulate, gradient_factor, rounded
 from hat.graph import no_attention_fast_path
 from hat.kept import Kept
-from hat.names import get_tensor, named_tensors
+from hat.names import as_buffer, get_tensor, named_tensors
 from hat.plan import Plan
 from hat.replica import Replica
 from hat.task import TaskParameters
+from hat.view import View
 from hat.watch import Watch, checked
 
 PRIME = 2**31 - 1  # fingerprints are multiples of it; an average of two fingerprints is not
@@ -38,6 +40,7 @@ class Network(nn.Module):
         plan: what was read off the network's graph; plan.gates has the names of the layers with masks.
     """
 
+    current: int | None = None  # the task that forward() runs where none is passed
     group: distributed.ProcessGroup | None = None  # the processes of DistributedDataParallel
     net: nn.Module
     tasks: list[TaskParameters]  # an nn.ModuleList
@@ -59,6 +62,9 @@ class Network(nn.Module):
         self.state: tuple | None = None  # fingerprints and settings at the last refresh()
         self.stamp: tuple | None = None  # the same without a look at the device: versions of the buffers
         self.frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+        plan.freeze(self.frozen)
+        for name in plan.frozen:
+            as_buffer(net, name)
         for name in plan.task_specific:
             get_tensor(net, name).requires_grad_(False)
         device = next(net.parameters()).device
@@ -91,11 +97,47 @@ class Network(nn.Module):
             TypeError, IndexError: there is no such task.
             ValueError: progress is missing in training mode, or is not between 0 and 1.
         """
-        t = self.index(task)
-        if not self.training:
-            return self.run(inputs, t, self.masks(t), named)
-        self.watch.before_batch(self, t, progress, inputs, named)
-        return self.run(inputs, t, self.masks(t, self.schedule(progress, self.s_max)), named)
+        t = self.index(self.current if task is None else task)
+        return self.train_batch(t, progress, inputs, named) if self.training else self.evaluate(t, inputs, named)
+
+    def evaluate(self, task: int, inputs: tuple, named: dict[str, Any], net: nn.Module | None = None) -> Any:
+        """The output of a task in evaluation. net: as in run()."""
+        self.prepare(task)
+        return self.run(inputs, task, self.masks(task), named, net)
+
+    def train_batch(self, task: int, progress: float | Tensor | None, inputs: tuple, named: dict[str, Any],
+                    net: nn.Module | None = None) -> Any:  # fmt: skip
+        """The output of a task in training. net: as in run()."""
+        self.prepare(task, progress, inputs, named)
+        return self.run(inputs, task, self.masks(task, self.schedule(progress, self.s_max)), named, net)
+
+    @torch.compiler.disable
+    def prepare(self, task: int, *batch: Any) -> None:
+        """What a batch needs before its forward pass, which torch.compile can capture in one graph then.
+
+        batch: progress, inputs and named inputs of a training batch.
+        """
+        self.refresh()
+        if batch:
+            self.watch.before_batch(self, task, *batch)
+
+    def use(self, task: int | None) -> Self:
+        """Make a task the one that forward() runs where none is passed; None: there is no such task."""
+        self.current = None if task is None else self.index(task)
+        return self
+
+    @contextlib.contextmanager
+    def task(self, task: int) -> Iterator[Self]:
+        """`with model.task(2):` uses a task inside the block."""
+        before = self.current
+        try:
+            yield self.use(task)
+        finally:
+            self.current = before
+
+    def view(self, task: int, steps: int | None = None, c: float | None = None) -> View:
+        """One task as an ordinary module without further arguments: see hat.view.View."""
+        return View(self, task, steps, c)
 
     def masks(self, task: int, s: float | Tensor | None = None) -> list[Tensor]:
         """The masks of a task: attention to each unit, (N,) for each of plan.gates.
@@ -111,20 +153,21 @@ class Network(nn.Module):
         if s is not None and not learned:
             a = CompensatedGate.apply(e, s, self.s_max, self.gradient)
         else:
-            a = RoundedGate.apply(e, self.s_max) if self.hard else attention(e, self.s_max)
+            a = rounded(e, self.s_max) if self.hard else attention(e, self.s_max)
         return list(a.split(self.plan.units.sizes))
 
-    def run(self, inputs: tuple, task: int, masks: list[Tensor], named: dict[str, Any] | None = None) -> Any:
-        """The output of a task with any masks, for positional inputs and inputs by keyword (`named`)."""
+    def run(self, inputs: tuple, task: int, masks: list[Tensor], named: dict[str, Any] | None = None,
+            net: nn.Module | None = None) -> Any:  # fmt: skip
+        """The output of a task with any masks, for positional inputs and inputs by keyword (`named`).
+
+        net: the modules to run, a copy of `self.net`; None: these.
+        """
         tensors = self.tensors(task, masks)
-        hooks: dict[str, Callable] = {}
-        if not (self.hard and self.done[task]):  # else the weights of a closed unit are zero already
-            for name, (gate, _) in self.plan.outputs.items():
-                hooks[name] = lambda module, inputs, output, a=masks[gate]: Gate.apply(output, a)
+        hooks = weights.output_masks(self, masks, self.hard and self.done[task])
         if not torch.is_grad_enabled():  # PyTorch may multiply in another order for tensors that need a gradient
             tensors = {name: tensor.detach() for name, tensor in tensors.items()}
-        replica = Replica(self.net, tensors, hooks)
-        with no_attention_fast_path():
+        replica = Replica(net or self.net, tensors, hooks)
+        with contextlib.nullcontext() if torch.compiler.is_compiling() else no_attention_fast_path():
             output = replica.network(*inputs, **(named or {}))
         if not self.done[task]:
             for buffers, key, tensor, name in replica.buffers:
@@ -135,6 +178,11 @@ class Network(nn.Module):
                     else:
                         warn(f'forward() changes the shape of buffer {name}: its value is kept as it was before')
         return output
+
+    def stored(self, task: int) -> dict[str, Tensor]:
+        """The parameters and buffers of a task, by the names that they have in the network."""
+        frozen = {name: get_tensor(self.net, name) for name in self.plan.frozen}
+        return dict(named_tensors(self.tasks[task].own)) | self.shared | frozen
 
     def tensors(self, task: int, masks: list[Tensor], outputs: bool = False) -> dict[str, Tensor]:
         """The tensors that a task computes with, by name: see hat.weights.tensors."""
@@ -159,7 +207,7 @@ class Network(nn.Module):
     def index(self, task: SupportsIndex | None) -> int:
         """The number of a task, checked. Raises TypeError, IndexError."""
         if isinstance(task, (str, bytes, float)) or task is None:
-            raise TypeError(f'task must be a number, as in model(x, task=0), not {task!r}')
+            raise TypeError(f'task must be a number, as in model(x, task=0), or model.use(0), not {task!r}')
         t = operator.index(task)
         if not 0 <= t < len(self.tasks):
             raise IndexError(f'there is no task {t}: tasks are numbered from 0 to {len(self.tasks) - 1}')
@@ -241,8 +289,9 @@ class Network(nn.Module):
 
         is_open: for each id of the plan's unit sets, (ids,) bool.
         """
-        _, outs, ins = self.plan.shared[name]
-        return is_open[outs] if ins is None else is_open[outs] & is_open[ins]
+        uses = self.plan.shared[name].uses
+        each = [is_open[outs] if ins is None else is_open[outs] & is_open[ins] for outs, ins in uses]
+        return functools.reduce(torch.logical_or, each)
 
     def open_units(self, tasks: list[int]) -> Tensor:
         """Which ids of unit sets are open in at least one of some learned tasks, (ids,) bool."""
@@ -253,6 +302,8 @@ class Network(nn.Module):
     def refresh(self) -> None:
         """Update all that depends on the fingerprints, if they have changed: by end_task(), forget(),
         load_state_dict(), or code that copies tensors one by one."""
+        if torch.compiler.is_compiling():
+            return  # prepare() has called it
         buffers = self.fingerprints, self.kept.fingerprints
         last, self.stamp = self.stamp, ([(id(buffer), buffer._version) for buffer in buffers], self.hard, self.s_max)
         if self.stamp == last and not buffers[0].is_cpu:
@@ -275,8 +326,9 @@ class Network(nn.Module):
             self.cumulative = self.cumulated([t for t, learned in enumerate(self.done) if learned])
         if self.cumulative and not self.hard:
             values = self.plan.units.attention(self.cumulative)
-            self.factors = {name: gradient_factor(values[outs], None if ins is None else values[ins])
-                            for name, (_, outs, ins) in self.plan.shared.items()}  # fmt: skip
+            self.factors = {name: functools.reduce(torch.minimum, (
+                gradient_factor(values[outs], None if ins is None else values[ins]) for outs, ins in uses))
+                for name, (_, uses) in self.plan.shared.items()}  # fmt: skip
         self.finite = {name for name in self.plan.shared if self.kept.value(name).isfinite().all()}
         self.no_zeros = {
             name: self.kept.no_zero(name) for name in self.plan.shared if self.hard and self.kept.bits(name).any()

@@ -12,13 +12,19 @@ from hat.unitsets import UnitSets
 Inputs = tuple[tuple, dict]  # what a network is run on, positional and by keyword
 
 
-class Shared(NamedTuple):
-    """A parameter that tasks share: the index of its layer, and the ids of the units that it connects, in shapes that
-    broadcast to its own. in_units is None for a bias."""
+class Use(NamedTuple):
+    """A way in which layers use a parameter: the ids of the units that it connects, in shapes that broadcast to its own.
+    ins is None for a bias."""
 
-    layer: int
-    out_units: Tensor
-    in_units: Tensor | None
+    outs: Tensor
+    ins: Tensor | None
+
+
+class Shared(NamedTuple):
+    """A parameter that tasks share: the index of its layer, if it has one, and its uses."""
+
+    layer: int | None
+    uses: tuple[Use, ...]
 
 
 class Gating(NamedTuple):
@@ -29,18 +35,33 @@ class Gating(NamedTuple):
 
 
 class OutputGate(NamedTuple):
-    """The gate whose mask multiplies the output of a layer, and the ids of its units, (N,)."""
+    """The gates whose masks multiply the output of a module.
 
-    gate: int
-    units: Tensor
+    gates: of a recurrent module one for each layer and direction, or None; else one.
+    folded: whether plan.folded has the same factors for the parameters of the module.
+    always: whether the output is multiplied even if the kept weights are zero where the gate is closed.
+    n_dims: how many dimensions of the output follow that of the units.
+    directions: of a recurrent module (hat.recurrent.masked); None for others.
+    """
+
+    gates: list[int | None]
+    folded: bool = False
+    always: bool = True
+    n_dims: int = 0
+    directions: int | None = None
 
 
 class Head(NamedTuple):
-    """An output layer: names of its weight and bias, and the dimension of the weight that counts its units."""
+    """An output layer: the name of its weight, and the dimension that counts its units (None: several do); the same of its
+    other parameters."""
 
     weight: str
-    bias: str | None
-    axis: int
+    axis: int | None
+    others: tuple[tuple[str, int | None], ...] = ()
+
+    @property
+    def tensors(self) -> tuple[tuple[str, int | None], ...]:
+        return (self.weight, self.axis), *self.others
 
 
 @dataclass
@@ -53,7 +74,12 @@ class Plan:
     units: UnitSets = field(default_factory=lambda: UnitSets([]))
     shared: dict[str, Shared] = field(default_factory=dict)
     gating: dict[str, Gating] = field(default_factory=dict)  # parameters that a mask multiplies
-    outputs: dict[str, OutputGate] = field(default_factory=dict)  # nn.Linear modules whose output a mask multiplies
+    outputs: dict[str, OutputGate] = field(default_factory=dict)  # modules whose output masks multiply
+    folded: dict[str, Gating] = field(default_factory=dict)  # the same as factors of parameters, where there are such
+    tied: set[str] = field(default_factory=set)  # shared parameters with several uses
+    written: set[str] = field(default_factory=set)  # parameters that forward() changes
+    fixed: dict[str, str] = field(default_factory=dict)  # parameters that every task uses, and why
+    frozen: list[str] = field(default_factory=list)  # parameters that are not trained: tasks share them
     task_specific: list[str] = field(default_factory=list)  # parameters and buffers that each task has a copy of
     heads: list[Head] = field(default_factory=list)  # output layers; each task has its own
     unused: list[str] = field(default_factory=list)  # trainable parameters that do not affect the output
@@ -66,10 +92,21 @@ class Plan:
         gates, heads = short.repr(self.gates), short.repr([head.weight for head in self.heads])
         return f'Plan({len(self.gates)} gates: {gates}, {len(self.shared)} shared parameters, heads: {heads})'
 
+    def freeze(self, names: set[str]) -> None:
+        """These parameters are not trained: no task can change them."""
+        heads = {name for head in self.heads for name, _ in head.tensors}
+        self.frozen = [name for name in (*self.shared, *self.task_specific) if name in names - heads]
+        for module, gate in self.outputs.items():
+            if any(name.rpartition('.')[0] == module for name in self.frozen):
+                self.outputs[module] = gate._replace(always=True)
+        self.shared = {name: shared for name, shared in self.shared.items() if name not in self.frozen}
+        self.task_specific = [name for name in self.task_specific if name not in self.frozen]
+
     def to(self, device: torch.device) -> None:
         """Move the index tensors that every batch uses."""
         self.units.to(device)
-        self.shared = {name: Shared(layer, out.to(device), None if in_ is None else in_.to(device))
-                       for name, (layer, out, in_) in self.shared.items()}  # fmt: skip
-        self.gating = {name: Gating(gate, units.to(device)) for name, (gate, units) in self.gating.items()}
-        self.outputs = {name: OutputGate(gate, units.to(device)) for name, (gate, units) in self.outputs.items()}
+        self.shared = {name: Shared(layer, tuple(
+            Use(outs.to(device), None if ins is None else ins.to(device)) for outs, ins in uses))
+            for name, (layer, uses) in self.shared.items()}  # fmt: skip
+        for gating in self.gating, self.folded:
+            gating |= {name: Gating(gate, units.to(device)) for name, (gate, units) in gating.items()}

@@ -8,13 +8,15 @@ import copy
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hat.errors import warn
 from hat.names import get_tensor, named_tensors, set_tensor
+from hat.nested import mapped, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
+from hat.saving import sizes_of_heads
 from hat.structure import Structure
+from hat.weights import OutputMask
 
 UNUSED = 1e-8  # attention up to this is lost to rounding in float32 beside a used unit
 
@@ -43,11 +45,11 @@ def prune(network: Network, task: int) -> nn.Module:
 def difference(net: nn.Module, small: nn.Module, inputs: Inputs) -> str:
     """Why a smaller network does not replace a network, in words; '' if it does."""
     like = next(net.parameters())
-    args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to(like if x.is_floating_point() else like.device), inputs)
+    args, kwargs = mapped(lambda x: x.to(like if x.is_floating_point() else like.device), inputs)
     net, small = copy.deepcopy(net), copy.deepcopy(small)  # forward() may change them
-    expected = tree_leaves(net(*args, **kwargs))
+    expected = tensors_in(net(*args, **kwargs))
     try:
-        pairs = [p for p in zip(tree_leaves(small(*args, **kwargs)), expected, strict=True) if torch.is_tensor(p[0])]
+        pairs = list(zip(tensors_in(small(*args, **kwargs)), expected, strict=True))
     except Exception as error:
         return f'{type(error).__name__}: {str(error).splitlines()[0]}'
     tolerance = 1e-5 if torch.finfo(like.dtype).bits > 16 else 1e-2
@@ -65,9 +67,11 @@ def plain(network: Network, task: int) -> nn.Module:
     names = {id(get_tensor(net, name)): name for name in tensors}
     for name, tensor in named_tensors(net, remove_duplicate=False):
         set_tensor(net, name, tensors[names[id(tensor)]].clone())
-    for weight, _, axis in network.plan.heads:
-        n = get_tensor(net, weight).shape[axis]
-        set_sizes(net, weight, {'out_features': n, 'out_channels': n})
+    for head, n in zip(network.plan.heads, sizes_of_heads(network, net), strict=True):
+        set_sizes(net, head.weight, {'out_features': n, 'out_channels': n})
+    for name, gate in network.plan.outputs.items():
+        if not gate.folded:
+            net.get_submodule(name).register_forward_hook(OutputMask(gate, masks, network.hard))
     for module in net.modules():
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False  # it would set padded positions to zero

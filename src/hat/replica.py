@@ -88,7 +88,7 @@ class Replica:
             return self.copies[id(value)] if id(value) in self.copies else self.copy(value, prefix or UNREGISTERED)
         if isinstance(value, Tensor):
             if id(value) not in self.tensors:
-                self.tensors[id(value)] = value.clone()
+                self.tensors[id(value)] = value.detach().clone().requires_grad_(value.requires_grad)
             return self.tensors[id(value)]
         if isinstance(value, tuple):
             return getattr(type(value), '_make', type(value))(self.value(item) for item in value)  # of a named tuple

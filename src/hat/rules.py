@@ -82,14 +82,18 @@ def first(call: Call) -> Ids:
 
 def move(call: Call) -> Ids:
     """Values are moved, and ids with them; new elements are filled with 0, which is ALWAYS_USED."""
-    try:
-        return call.run(lambda ids: ids.contiguous().view_as(ids))  # a view: transpose_() may not change call.arguments
-    except RuntimeError:  # not implemented for integers
+    copies: list[Callable[[Tensor], Tensor]] = [
+        lambda ids: ids.view_as(ids),  # transpose_() may not change call.arguments
+        lambda ids: ids.contiguous().view_as(ids),  # for view()
+        lambda ids: ids.double(),  # not implemented for integers
+    ]
+    for copy in copies:
         try:
-            moved = call.run(lambda ids: ids.double())
-        except RuntimeError:  # it has other tensor arguments
-            return None
+            moved = call.run(copy)
+        except RuntimeError:
+            continue
         return [part.long() for part in moved] if isinstance(moved, (list, tuple)) else moved.long()
+    return None  # it has other tensor arguments
 
 
 def pad(call: Call) -> Ids:
@@ -132,6 +136,9 @@ def over(combine: str) -> Callable[[Call], Ids]:
     return ids
 
 
+SUM, PRODUCT = over('union'), over('intersection')
+
+
 def attention(call: Call) -> Ids:
     """A weighted mean of the values over the positions."""
     value = call.arguments['value']
@@ -147,6 +154,25 @@ def matrix_product(call: Call) -> Ids:
     over = functools.partial(call.units.over, call.units.union)
     ids = call.units.intersection(over(left, [-1]), over(right, [-2]))
     return call.units.union(ids, call.tensors[0]) if len(call.tensors) == 3 else ids  # addmm, baddbmm add a tensor
+
+
+def linear(call: Call) -> Ids:
+    """A weight that is no parameter: zero if all is that its row reads, where it is not zero itself."""
+    x, weight, bias = (call.arguments.get(key) for key in ('input', 'weight', 'bias'))
+    rows = call.units.intersection(call.units.per_index(x, -1), weight)
+    ids = call.units.over(call.units.union, rows, [-1]).reshape(weight.shape[:-1])
+    return ids if bias is None else call.units.union(ids, bias)
+
+
+def convolution(call: Call) -> Ids:
+    """A weight that is no parameter, such as the kernel of a blur: zero if all channels are that a channel reads."""
+    x, weight, bias = (call.arguments.get(key) for key in ('input', 'weight', 'bias'))
+    channel, groups = x.ndim - weight.ndim + 1, call.arguments['groups']
+    read = call.units.per_index(x, channel).view(groups, 1, -1).expand(-1, len(weight) // groups, -1).flatten(0, 1)
+    kernels = call.units.over(call.units.union, weight, range(2, weight.ndim)).reshape(weight.shape[:2])
+    ids = call.units.over(call.units.union, call.units.intersection(read, kernels), [1]).reshape(-1)
+    ids = ids if bias is None else call.units.union(ids, bias)
+    return ids.view(-1, *[1] * (weight.ndim - 2))
 
 
 def einsum(call: Call) -> Ids:
@@ -206,7 +232,7 @@ RULES: dict[str, Rule] = table(
     ('tril triu rms_norm', Rule(first)),
     ('cat concat flatten movedim permute squeeze t transpose unsqueeze', Rule(move, narrow=True)),
     ('adjoint broadcast_to channel_shuffle chunk diagonal expand expand_as flip gather im2col index index_select mT '
-     'narrow numpy_T pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat repeat_interleave '
+     'narrow numpy_T pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat repeat_interleave reshape_as '
      'replication_pad1d replication_pad2d reshape roll rot90 select slice split split_with_sizes stack swapaxes '
      'take_along_dim tensor_split tile unbind unflatten unfold unsafe_chunk unsafe_split view view_as _unsafe_view',
      Rule(move)),
@@ -221,14 +247,17 @@ RULES: dict[str, Rule] = table(
     ('adaptive_avg_pool3d adaptive_max_pool3d avg_pool3d max_pool3d max_pool3d_with_indices upsample_nearest3d '
      'upsample_trilinear3d', Rule(per_channel(3), narrow=True)),
     ('grid_sampler', Rule(per_channel(2))),
-    ('mean sum', Rule(over('union'), narrow=True)),
-    ('amax amin cumsum linalg_vector_norm max median min nanmean nansum norm sort std topk var', Rule(over('union'))),
-    ('prod', Rule(over('intersection'))),
+    ('mean sum', Rule(SUM, narrow=True)),
+    ('amax amin cumsum linalg_vector_norm max median min nanmean nansum norm sort std topk var', Rule(SUM)),
+    ('prod', Rule(PRODUCT)),
     ('scaled_dot_product_attention', Rule(attention)),
     ('addmm baddbmm bmm matmul mm', Rule(matrix_product)),
     ('einsum', Rule(einsum)),
+    ('linear', Rule(linear)),
+    ('conv1d conv2d conv3d', Rule(convolution)),
     ('glu', Rule(gated_linear)),
 )  # fmt: skip
+REDUCTIONS = {name for name, rule in RULES.items() if rule.ids in (SUM, PRODUCT)}  # over `dim`
 ELEMENT_BY_ELEMENT = Rule(evaluated, narrow=True)
 POINTWISE = {'hardswish', 'prelu'}  # pointwise operations without PyTorch's tag
 
@@ -248,14 +277,14 @@ def apply(
     return [expanded(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def expanded(ids: Tensor | None, shape: torch.Size) -> Tensor:
-    """Ids in the shape of an output; ALWAYS_USED if they do not fit."""
+def expanded(ids: Tensor | None, shape: torch.Size, unknown: int = ALWAYS_USED) -> Tensor:
+    """Ids in the shape of an output; `unknown` if they do not fit."""
     if ids is not None and ids.numel() == shape.numel():
         return ids.reshape(shape)
     if ids is not None and ids.ndim <= len(shape):
         with contextlib.suppress(RuntimeError):  # they do not broadcast: the rule does not fit
             return ids.expand(shape)
-    return torch.full(shape, ALWAYS_USED)
+    return torch.tensor(unknown).expand(shape)
 
 
 def name_of(operation: torch._ops.OpOverload) -> str:
@@ -270,6 +299,12 @@ def rule_of(operation: torch._ops.OpOverload) -> Rule | None:
     if rule := RULES.get(name_of(operation)):
         return rule
     return ELEMENT_BY_ELEMENT if is_pointwise(operation) else None
+
+
+def is_move(operation: torch._ops.OpOverload) -> bool:
+    """Whether the elements of an operation's output are elements of its first argument."""
+    rule = rule_of(operation)
+    return rule is not None and rule.ids is move
 
 
 def is_pointwise(operation: torch._ops.OpOverload) -> bool:

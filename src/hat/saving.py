@@ -21,8 +21,7 @@ File = str | os.PathLike[str] | IO[bytes]
 
 def settings(network: 'Network') -> bytes:
     """Settings that must be equal where a state is loaded, as JSON."""
-    head = [name for name, _, _ in network.plan.heads][:1]
-    sizes = [len(get_tensor(task.own, head[0])) if head else None for task in network.tasks]
+    sizes = [sizes_of_heads(network, task.own)[0] if network.plan.heads else None for task in network.tasks]
     names = {
         's_max': network.s_max,
         'hard': network.hard,
@@ -30,6 +29,11 @@ def settings(network: 'Network') -> bytes:
         'schedule': name_of(network.schedule),
     }
     return json.dumps(names | {'gates': network.plan.gates, 'classes': sizes}).encode()
+
+
+def sizes_of_heads(network: 'Network', own: nn.Module) -> list[int]:
+    """Number of units of each output layer. own: the task-specific parameters of a task, or the network."""
+    return [get_tensor(own, head.weight).shape[head.axis or 0] for head in network.plan.heads]
 
 
 def name_of(function: Callable) -> str:
@@ -130,12 +134,11 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, **functio
     schedule = schedule or getattr(schedules, saved['schedule'], None)
     if schedule is None:
         raise ValueError(f'{file}: its schedule {saved["schedule"]} is not one of hat.schedules: pass schedule=')
-    args, kwargs = content['inputs']
     classes = saved['classes']
     network = convert(
         net,
         len(classes),
-        args,
+        content['inputs'],
         classes if content['heads'] and classes[0] is not None else None,
         heads=content['heads'],
         gates=saved['gates'],

@@ -9,13 +9,14 @@ from torch.utils._pytree import tree_map_only
 
 from hat import rules
 from hat.graph import item, overwritten
-from hat.layers import CONVOLUTIONS, LAYERS, arguments, aten, broadcast_units
+from hat.layers import CONVOLUTIONS, along, arguments, aten
 from hat.names import get_tensor
 from hat.plan import Inputs
 from hat.reader import Reader
 from hat.unitsets import ALWAYS_USED
 from hat.values import always_used
 
+LAYERS = CONVOLUTIONS | {aten.linear.default}
 PINNED = torch.tensor(ALWAYS_USED)  # units that are coupled with this id cannot be removed
 BASE = 2**31  # a pair of ids is stored as one number, left * BASE + right
 
@@ -31,7 +32,7 @@ class Structure:
     """
 
     def __init__(self, net: nn.Module, inputs: Inputs):
-        reader = Reader(net, inputs)
+        reader = self.reader = Reader(net, inputs)
         self.net, self.plan = net, reader.plan
         self.layers: dict[str, tuple[Tensor, Tensor, bool]] = {}
         self.vectors: dict[str, Tensor] = {}
@@ -53,7 +54,7 @@ class Structure:
             return always_used(node)
         if node.target is item:
             return inputs[0][node.args[1]]
-        if node.target in LAYERS and arguments(node)['weight'].target in self.plan.shared:
+        if node in self.reader.calls:
             return self.layer(node, inputs)
         if node.target in (aten.batch_norm.default, aten.instance_norm.default):
             return self.norm(node)
@@ -80,12 +81,20 @@ class Structure:
         return rule is not None and rule.narrow and operation is not aten.squeeze.default
 
     def layer(self, node: Node, inputs: list[Tensor]) -> Tensor:
-        named = arguments(node)
-        (x,), name, bias = inputs, named['weight'].target, named.get('bias')
-        outs = self.plan.units.of_gate[self.plan.shared[name].layer]
+        """The units of a layer can be removed if it is an nn.Linear or a convolution with a weight of its own."""
+        named, call = arguments(node), self.reader.calls[node]
+        group = call[2] if call else None
+        if group is None or group.gate is None:
+            self.pin(*inputs)
+            return always_used(node)
+        outs, name = self.plan.units.of_gate[group.gate], group.kind.names[0]
+        if node.target not in LAYERS or named['weight'].target != name or name in self.plan.tied:
+            self.pin(outs, *inputs)
+            return always_used(node)
+        (x,), bias = inputs, named['bias']
         if node.target is aten.linear.default:
             ins, depthwise = self.units_at(x, -1), False
-        elif node.target in CONVOLUTIONS:
+        else:
             ins, groups = self.units_at(x, 1), named['groups']
             depthwise = groups > 1 and groups == len(ins) == len(outs)
             if depthwise:
@@ -93,9 +102,6 @@ class Structure:
             elif groups > 1:
                 self.pin(ins, outs)
                 return always_used(node)
-        else:
-            self.pin(x, outs)
-            return always_used(node)
         if not isinstance(self.net.get_submodule(name.rpartition('.')[0]), (nn.Linear, nn.modules.conv._ConvNd)):
             self.pin(ins, outs)  # such a module may store its size in attributes of its own
         if name in self.layers:
@@ -105,7 +111,8 @@ class Structure:
             self.vectors[bias.target] = outs
         elif bias is not None:
             self.pin(outs)
-        return broadcast_units(outs, node)
+        shape = node.meta['shape']
+        return along(1 if node.target in CONVOLUTIONS else len(shape) - 1, len(shape), outs).expand(shape)
 
     def norm(self, node: Node) -> Tensor:
         named = arguments(node)
@@ -170,8 +177,8 @@ class Structure:
         needed = torch.zeros(self.n_units, dtype=torch.bool)
         needed[group[ALWAYS_USED]] = True
         for name, (ins, _, depthwise) in self.layers.items():
-            seen = (attention[plan.shared[name].in_units] > 0).flatten(1)
-            seen = seen.flatten().expand(len(ins)) if depthwise else seen.any(0)
+            seen = (attention[plan.shared[name].uses[0].ins] > 0).flatten(1)
+            seen = (seen.flatten() if depthwise else seen.any(0)).expand(len(ins))
             needed[group[ins[seen]]] = True
         for _, outs, _ in self.layers.values():
             if not needed[group[outs]].any():  # a layer needs at least one unit
@@ -183,9 +190,7 @@ class Structure:
         plan = self.plan
         on: list[list[Tensor]] = [[] for _ in plan.gates]
         scales = [(name, gate, units) for name, (gate, units) in plan.gating.items() if gate is not None]
-        for module, (gate, units) in plan.outputs.items():
-            for leaf, p in self.net.get_submodule(module).named_parameters():
-                scales.append((f'{module}.{leaf}', gate, units.view(-1, *[1] * (p.ndim - 1))))
+        scales += [(name, gate, units) for name, (gate, units) in plan.folded.items() if gate is not None]
         for name, gate, units in scales:
             others = [d for d, n in enumerate(units.shape) if n == 1]
             nonzero = get_tensor(self.net, name) != 0

@@ -48,16 +48,21 @@ class TaskParameters(nn.Module):
             register_tensor(
                 self.own, name, tensor.detach().clone(), isinstance(tensor, nn.Parameter), name not in frozen
             )
-        for weight, bias, axis in plan.heads:
-            w = get_tensor(net, weight)
-            if n_classes not in (None, w.shape[axis]):
-                bound = w[0].numel() ** -0.5
-                for name in filter(None, (weight, bias)):
+        for head in plan.heads:
+            w = get_tensor(net, head.weight)
+            if n_classes not in (None, w.shape[head.axis or 0]):
+                if head.axis is None:
+                    raise ValueError(f'n_classes: the output layer {head.weight} cannot have another size')
+                bound = (w.numel() / w.shape[head.axis]) ** -0.5
+                for name, axis in head.tensors:
+                    if axis is None:
+                        continue
                     shape = list(get_tensor(net, name).shape)
-                    shape[axis if name == weight else 0] = n_classes
+                    shape[axis] = n_classes
                     values = torch.empty(shape, device='cpu').uniform_(-bound, bound, generator=generator)
-                    register_tensor(self.own, name, values, True, name not in frozen)
-        self.to(like.device, like.dtype)
+                    register_tensor(self.own, name, values.to(get_tensor(net, name)), True, name not in frozen)
+        self.embeddings.to(torch.promote_types(like.dtype, torch.float32))
+        self.to(like.device)
         kept = {part: Kept(named_tensors(getattr(self, part))) for part in ('embeddings', 'own')}
         self.kept = cast('dict[str, Kept]', nn.ModuleDict(kept))
 

@@ -70,7 +70,8 @@ class UnitSets:
 
     def attention(self, masks: list[Tensor]) -> Tensor:
         """The attention to each id, (count,), from the masks (N,) of all gates: 1, 0, the masks, the combinations."""
-        return Replayed.apply(self._attention, *masks)
+        compiling = torch.compiler.is_compiling()  # which cannot capture a backward pass in a backward pass
+        return self._attention(*masks) if compiling else Replayed.apply(self._attention, *masks)
 
     def _attention(self, *masks: Tensor) -> Tensor:
         first = masks[0]

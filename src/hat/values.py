@@ -10,12 +10,22 @@ from torch.utils._pytree import tree_map_only
 
 from hat.unitsets import ALWAYS_USED
 
+INDICES = 'index', 'indices'  # arguments that are indices, not values
+MIXED, NOTHING = -1, -2  # in a Weight's index: several indices of the parameters; none of them
+
 
 class Weight(NamedTuple):
-    """A parameter, or a part of it. elements: the indices of its elements in the flat parameter; None: all of it."""
+    """A value that depends on parameters and buffers alone.
 
-    name: str
-    elements: Tensor | None = None
+    names: of the parameters; none, if it depends on buffers alone.
+    index: for each dimension of the parameters the index there of what an element depends on, a LongTensor of the
+        value's shape.
+    exact: whether the elements are elements of one parameter, at these indices.
+    """
+
+    names: tuple[str, ...] = ()
+    index: tuple[Tensor, ...] = ()
+    exact: bool = False
 
 
 class Constant(NamedTuple):
@@ -25,17 +35,22 @@ class Constant(NamedTuple):
     fixed: bool = True
 
 
+def whole(name: str, shape: torch.Size) -> Weight:
+    """A parameter."""
+    index = (torch.arange(n).view(-1, *[1] * (len(shape) - d - 1)).expand(shape) for d, n in enumerate(shape))
+    return Weight((name,), tuple(index), exact=True)
+
+
 def always_used(node: Node) -> Any:
     """Ids of the output of a node of which nothing is known; a list of them for several outputs."""
+    return filled(node, ALWAYS_USED)
+
+
+def filled(node: Node, value: int) -> Any:
+    """A LongTensor of one value in the shape of a node's output, without memory; a list for several outputs."""
     shape = node.meta.get('shape', ())
-    if isinstance(shape, list):
-        return [torch.full(s or (), ALWAYS_USED) for s in shape]
-    return torch.full(shape, ALWAYS_USED)
-
-
-def numbered(p: Tensor) -> Tensor:
-    """The indices of a parameter's elements, in its shape."""
-    return torch.arange(p.numel()).view(p.shape)
+    tensor = torch.tensor(value)
+    return [tensor.expand(s or ()) for s in shape] if isinstance(shape, list) else tensor.expand(shape)
 
 
 def fetched(arguments: Any, values: Mapping[Node, Any]) -> Any:
@@ -43,6 +58,6 @@ def fetched(arguments: Any, values: Mapping[Node, Any]) -> Any:
     return tree_map_only(Node, lambda node: getattr(values[node], 'tensor', None), arguments)
 
 
-def wrap(kind: Callable[[Tensor], Weight | Constant], outputs: Any) -> Any:
-    """A Weight or a Constant for the output of a node; a list of them for several outputs."""
+def wrap(kind: Callable[[Tensor], Constant], outputs: Any) -> Any:
+    """A Constant for the output of a node; a list of them for several outputs."""
     return [kind(o) for o in outputs] if isinstance(outputs, (tuple, list)) else kind(outputs)

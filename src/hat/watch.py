@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hat.network import Network
 
 FREE = 0.05  # share of a layer's units: a warning where fewer are free for a task
+MOVING = 4  # batches after which masks have changed, even where layers start at zero
 FIRST = 8  # the first training batches of a task: do its masks change, is it annealed?
 
 
@@ -69,7 +70,7 @@ class Watch:
             return
         network.clamp(task)
         self.batches += 1
-        if 2 < self.batches <= FIRST and self.stuck(network, task):
+        if MOVING < self.batches <= FIRST and self.stuck(network, task):
             self.batches = FIRST
         if self.batches <= FIRST:
             self.constant += bool(last == self.progress)

@@ -271,7 +271,7 @@ def test_a_rule_can_be_added(monkeypatch):
 
     def free():
         plan = hat.convert(Net(), 1, R(2, 6)).plan
-        return bool((plan.shared['two.weight'].in_units > ZERO).any())
+        return bool((plan.shared['two.weight'].uses[0].ins > ZERO).any())
 
     assert not free()
     rules.register('hat_tests::halved', rules.first)

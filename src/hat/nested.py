@@ -1,0 +1,45 @@
+"""Tensors in nested values: inputs and outputs of networks may be tuples, dicts, dataclasses, and objects of libraries."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def tensors_in(value: Any, seen: set[int] | None = None) -> list[Tensor]:
+    """All tensors in a value, in order."""
+    seen = set() if seen is None else seen
+    if isinstance(value, Tensor):
+        return [value]
+    if id(value) in seen or isinstance(value, (str, bytes, type, nn.Module)) or callable(value):
+        return []
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        parts = list(value.values())
+    elif isinstance(value, (list, tuple)):
+        parts = list(value)
+    else:
+        parts = list(getattr(value, '__dict__', {}).values())
+    return [tensor for part in parts for tensor in tensors_in(part, seen)]
+
+
+def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """A copy of a value with function(tensor) in place of each tensor in its tuples, lists, dicts and dataclasses."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, tuple) and hasattr(value, '_replace'):
+        return value._replace(**{name: mapped(function, getattr(value, name)) for name in value._fields})
+    if isinstance(value, (list, tuple)):
+        return type(value)(mapped(function, part) for part in value)
+    if isinstance(value, Mapping) or dataclasses.is_dataclass(value) and not isinstance(value, type):
+        new: Any = copy.copy(value)
+        if isinstance(value, Mapping):
+            for key, part in value.items():
+                new[key] = mapped(function, part)
+        else:
+            for name, part in vars(value).items():
+                object.__setattr__(new, name, mapped(function, part))
+        return new
+    return value

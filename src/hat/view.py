@@ -1,0 +1,94 @@
+"""One task of a converted network as an ordinary module."""
+
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from hat.replica import Replica
+
+if TYPE_CHECKING:
+    from hat.network import Network
+
+
+class View(nn.Module):
+    """One task of a converted network, as a module that takes the inputs of the original network and has its submodules:
+    for trainers, torch.optim.swa_utils.update_bn, and all else that knows nothing of tasks.
+
+    Its parameters and buffers are those that the task trains: the shared ones, its own, and its embeddings. They are the
+    network's, so training the view trains the network. end_task(), pruning and saving are the network's.
+
+    Attributes:
+        net: the modules of the original network, with the parameters and buffers of the task.
+        embeddings: of the task.
+        progress: of the next training batch; `steps` counts it.
+    """
+
+    def __init__(self, network: 'Network', task: int, steps: int | None = None, c: float | None = None):
+        """
+        Args:
+            network: a converted network.
+            task: number of the task.
+            steps: number of training batches in an epoch; None: set `progress` before each batch.
+            c: add c * network.regularization() (Eq. 4) to the `loss` in the outputs of training batches; None: do not.
+
+        Raises:
+            TypeError, IndexError: there is no such task.
+            ValueError: steps is below 1.
+        """
+        super().__init__()
+        if steps is not None and steps < 1:
+            raise ValueError(f'steps must be at least 1, not {steps}')
+        self.__dict__['network'] = network  # not a submodule: its parameters are those of all tasks
+        self.task, self.steps, self.c = network.index(task), steps, c
+        self.progress: float | Tensor | None = None
+        self.batches = 0  # number of training batches so far
+        self.source: tuple = ()
+        self.refresh()
+        self.train(network.training)
+        self.register_state_dict_pre_hook(lambda *_: network.restore())
+
+    def refresh(self) -> None:
+        """Take over the network's tensors, if it has others now: after .to(), hat.forget() or add_task()."""
+        own, fingerprints = self.network.tasks[self.task], self.network.fingerprints
+        if not (self.source and self.source[0] is own and self.source[1] is fingerprints):
+            self.__dict__['source'] = own, fingerprints
+            self.net = Replica(self.network.net, self.network.stored(self.task)).network
+            self.embeddings = own.embeddings
+            self.train(self.training)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The output of the task. A training batch without gradients, as of update_bn, is one of an epoch's end."""
+        self.refresh()
+        if not self.training:
+            return self.network.evaluate(self.task, inputs, named, self.net)
+        if not torch.is_grad_enabled():
+            progress: float | Tensor | None = 1.0
+        elif self.steps is None:
+            progress = self.progress
+        else:
+            progress = (self.batches % self.steps) / (self.steps - 1) if self.steps > 1 else 1.0
+            self.batches += 1
+        output = self.network.train_batch(self.task, progress, inputs, named, self.net)
+        if self.c is not None and torch.is_grad_enabled():
+            add_to_loss(output, self.c * self.network.regularization())
+        return output
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.network._apply(fn, recurse)
+        self.refresh()
+        return self
+
+
+def add_to_loss(output: Any, term: Tensor) -> None:
+    """Add to the `loss` of a dict, or of an object with this attribute, such as a ModelOutput of transformers."""
+    is_dict = isinstance(output, MutableMapping)
+    loss = output.get('loss') if is_dict else getattr(output, 'loss', None)
+    if loss is None:
+        raise ValueError('c is added to the loss in the output of the network, but it has none: leave out c, and add '
+                         'c * network.regularization() to the loss')  # fmt: skip
+    if is_dict:
+        output['loss'] = loss + term
+    else:
+        output.loss = loss + term

@@ -1,0 +1,461 @@
+"""Every spelling of a layer: its weights are protected if a learned task depends on them, and only then."""
+
+import copy
+import dataclasses
+import io
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import same
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import hat
+from hat.nested import tensors_in
+
+
+class Net(nn.Module):
+    """A network of parameters and modules by name, and a function of it and its inputs."""
+
+    def __init__(self, forward, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.function = forward
+
+    def forward(self, *inputs):
+        return self.function(self, *inputs)
+
+
+def weight(*shape):
+    return nn.Parameter(torch.randn(shape) / max(shape[-1], 2) ** 0.5)
+
+
+def linear(n, m):
+    return nn.Linear(n, m)
+
+
+def vectors():
+    return (torch.randn(4, 6),)
+
+
+def sequences():
+    return (torch.randn(4, 5, 6),)
+
+
+def images():
+    return (torch.randn(4, 3, 6, 6),)
+
+
+def words():
+    return (torch.arange(20).view(4, 5) % 9,)
+
+
+class Transposed(nn.Module):
+    """Conv1D of GPT-2: (inputs, outputs), by addmm."""
+
+    def __init__(self, n, m):
+        super().__init__()
+        self.weight, self.bias = weight(n, m), weight(m)
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], -1)
+
+
+def recurrent(kind, forward=lambda n, x: n.fc(n.rnn(x)[0].mean(1)), **more):
+    return lambda: Net(
+        forward, rnn=kind(6, 5, batch_first=True, **more), fc=linear(5 * (1 + ('bidirectional' in more)), 3)
+    )
+
+
+def cells(n, x):
+    state = None
+    for step in x.unbind(1):
+        state = n.cell(step, state)
+    return n.fc(state[0] if isinstance(state, tuple) else state)
+
+
+def standardized(n, x):
+    w = n.w - n.w.mean((1, 2, 3), keepdim=True)
+    return n.conv(F.conv2d(x, w / w.std((1, 2, 3), keepdim=True), padding=1)).mean((2, 3)) @ n.v
+
+
+def spectral():
+    return nn.Sequential(parametrizations.spectral_norm(linear(6, 8)), linear(8, 7), linear(7, 3))
+
+
+EXACT = {  # products, linear functions of each weight: what a task depends on is seen in its gradients
+    'x @ w': (lambda: Net(lambda n, x: n.fc(x @ n.w), w=weight(6, 8), fc=linear(8, 3)), vectors),
+    'x @ w + b': (lambda: Net(lambda n, x: n.fc(x @ n.w + n.b) @ n.v, w=weight(6, 8), b=weight(8), fc=linear(8, 7), v=weight(7, 3)),
+                  sequences),
+    'w @ x': (lambda: Net(lambda n, x: n.fc((n.w @ x.mT).mT), w=weight(8, 6), fc=linear(8, 3)), sequences),
+    'mm': (lambda: Net(lambda n, x: n.fc(torch.mm(x, n.w)), w=weight(6, 8), fc=linear(8, 3)), vectors),
+    'addmm': (lambda: nn.Sequential(Transposed(6, 8), Transposed(8, 7), linear(7, 3)), sequences),
+    'bmm of experts': (lambda: Net(lambda n, x: n.fc(torch.bmm(x.expand(2, -1, -1), n.w).sum(0)), w=weight(2, 6, 8),
+                                   fc=linear(8, 3)), vectors),
+    'baddbmm': (lambda: Net(lambda n, x: n.fc(torch.baddbmm(n.b, x.expand(2, -1, -1), n.w).sum(0)), w=weight(2, 6, 8),
+                            b=weight(2, 1, 8), fc=linear(8, 3)), vectors),
+    'one expert of a stack': (lambda: Net(lambda n, x: n.fc(F.linear(x, n.w[0]) + F.linear(x, n.w[1])), w=weight(2, 8, 6),
+                                          fc=linear(8, 3)), vectors),
+    'F.linear(x, w.t())': (lambda: Net(lambda n, x: n.fc(F.linear(x, n.w.t())), w=weight(6, 8), fc=linear(8, 3)), vectors),
+    'einsum': (lambda: Net(lambda n, x: n.fc(torch.einsum('btc,hcd->bhtd', x, n.w).flatten(2, 3).sum(1)), w=weight(2, 6, 4),
+                           fc=linear(20, 3)), sequences),
+    'einsum with dots': (lambda: Net(lambda n, x: n.fc(torch.einsum('...c,cd->...d', x, n.w)), w=weight(6, 8),
+                                     fc=linear(8, 3)), sequences),
+    'tensordot as matmul': (lambda: Net(lambda n, x: n.fc(torch.matmul(x, n.w).sum(1)), w=weight(4, 6, 8), fc=linear(8, 3)),
+                            lambda: (torch.randn(4, 4, 5, 6).sum(0),)),
+    'parts of a weight': (lambda: Net(lambda n, x: n.fc(F.linear(x, n.w[:4]) + F.linear(x, n.w[4:])), w=weight(8, 6),
+                                      fc=linear(4, 3)), vectors),
+    'a blur between convolutions': (lambda: Net(
+        lambda n, x: n.fc(F.conv2d(n.one(x), n.kernel.expand(8, 1, 3, 3), groups=8).mean((2, 3))),
+        one=nn.Conv2d(3, 8, 3), kernel=nn.Buffer(torch.ones(1, 1, 3, 3) / 9), fc=linear(8, 3)), images),
+    'embedding bag': (lambda: Net(lambda n, i: n.fc(n.bag(i)), bag=nn.EmbeddingBag(9, 8), fc=linear(8, 3)), words),
+    'tied embedding': (lambda: Net(lambda n, i: F.linear(n.embed(i) + n.mid(n.embed(i)), n.embed.weight),
+                                   embed=nn.Embedding(9, 8), mid=linear(8, 8)), words),
+    'one layer at every depth': (lambda: Net(lambda n, x: n.fc(n.body(n.body(n.stem(x)))), stem=linear(6, 8),
+                                             body=linear(8, 8), fc=linear(8, 3)), vectors),
+    'low rank beside a frozen layer': (lambda: Net(lambda n, x: n.fc(n.base(x) + n.up(n.down(x))),
+                                                   base=linear(6, 8).requires_grad_(False), down=linear(6, 4),
+                                                   up=linear(4, 8), fc=linear(8, 3)), vectors),
+}  # fmt: skip
+NETS = EXACT | {
+    'bilinear': (lambda: Net(lambda n, x: n.fc(n.pair(n.one(x), n.two(x))), one=linear(6, 5), two=linear(6, 4),
+                             pair=nn.Bilinear(5, 4, 7), fc=linear(7, 3)), vectors),
+    'lstm': (recurrent(nn.LSTM, num_layers=2), sequences),
+    'lstm in both directions': (recurrent(nn.LSTM, num_layers=2, bidirectional=True), sequences),
+    'gru': (recurrent(nn.GRU), sequences),
+    'rnn without bias': (recurrent(nn.RNN, bias=False, nonlinearity='relu'), sequences),
+    'final states': (recurrent(nn.LSTM, lambda n, x: n.fc(n.rnn(x)[1][0][-1] + n.rnn(x)[1][1][-1]), num_layers=2), sequences),
+    'a projection': (lambda: Net(lambda n, x: n.fc(n.stem(n.rnn(x)[0].mean(1))), rnn=nn.LSTM(6, 5, proj_size=3, batch_first=True),
+                                 stem=linear(3, 8), fc=linear(8, 3)), sequences),
+    'a packed sequence': (lambda: Net(
+        lambda n, x: n.fc(n.rnn(nn.utils.rnn.pack_padded_sequence(x, [5, 4, 2, 1], batch_first=True))[1].mean(0)),
+        rnn=nn.GRU(6, 5, 2, batch_first=True), fc=linear(5, 3)), sequences),
+    'gru cell': (lambda: Net(cells, cell=nn.GRUCell(6, 5), fc=linear(5, 3)), sequences),
+    'lstm cell': (lambda: Net(cells, cell=nn.LSTMCell(6, 5), fc=linear(5, 3)), sequences),
+    'weight norm': (lambda: nn.Sequential(parametrizations.weight_norm(linear(6, 8)), nn.Tanh(), linear(8, 7), linear(7, 3)), vectors),
+    'weight norm, old': (lambda: nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.Flatten(), linear(128, 3)), images),
+    'spectral norm': (spectral, vectors),
+    'standardized by hand': (lambda: Net(standardized, w=weight(8, 3, 3, 3), conv=nn.Conv2d(8, 7, 3), v=weight(7, 3)), images),
+    'a cosine classifier': (lambda: Net(lambda n, x: 5 * F.linear(F.normalize(n.fc(x)), F.normalize(n.w)), fc=linear(6, 8),
+                                        w=weight(3, 8)), vectors),
+    'a normed last layer': (lambda: nn.Sequential(linear(6, 8), parametrizations.weight_norm(linear(8, 3))), vectors),
+    'a scaled weight': (lambda: Net(lambda n, x: n.fc(n.mid(F.linear(x, n.w * n.scale.exp()))), w=weight(8, 6),
+                                    scale=weight(1), mid=linear(8, 7), fc=linear(7, 3)), vectors),
+    'a largest norm': (lambda: Net(lambda n, i: n.fc(n.embed(i)), embed=nn.Embedding(9, 8, max_norm=0.5), fc=linear(8, 3)), words),
+    'a weight and its transpose': (lambda: Net(lambda n, x: n.fc(F.linear(F.linear(n.stem(x), n.w), n.w.t())),
+                                               stem=linear(6, 7), w=weight(8, 7), fc=linear(7, 3)), vectors),
+    'low rank in the weight': (lambda: Net(lambda n, x: n.fc(n.mid(F.linear(x, n.w + n.b @ n.a))), w=weight(8, 6),
+                                           b=weight(8, 2), a=weight(2, 6), mid=linear(8, 7), fc=linear(7, 3)), vectors),
+    'weights for each example': (lambda: Net(
+        lambda n, x: n.fc(torch.bmm(n.make(x).view(-1, 8, 6), x[..., None])[..., 0]), make=linear(6, 48), fc=linear(8, 3)), vectors),
+    'a weight that is data, too': (lambda: Net(lambda n, x: n.fc(n.one(x) + n.one.weight[:, 0]), one=linear(6, 8),
+                                               fc=linear(8, 3)), vectors),
+    'an unknown operation': (lambda: Net(lambda n, x: n.fc(torch.cdist(n.one(x), n.codes)), one=linear(6, 8),
+                                         codes=weight(7, 8), fc=linear(7, 3)), vectors),
+    'a clamped parameter': (lambda: Net(lambda n, x: n.fc(F.softmax(n.one(x) * n.scale.clamp(max=2).exp(), 1)),
+                                        one=linear(6, 8), scale=weight(8), fc=linear(8, 3)), vectors),
+    'one norm at every depth': (lambda: Net(lambda n, x: n.fc(n.norm(x + n.body(n.norm(n.stem(x))))), stem=linear(6, 6),
+                                            body=linear(6, 6), norm=nn.LayerNorm(6), fc=linear(6, 3)), vectors),
+}  # fmt: skip
+
+
+def converted(name, n_tasks=3, **options):
+    build, inputs = NETS[name]
+    torch.manual_seed(0)
+    net, x = build(), inputs()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return net, hat.convert(net, n_tasks, x, check=0, **options), x
+
+
+@torch.no_grad()
+def outputs(model, x, task=0):
+    return model.eval()(*x, task=task).clone()
+
+
+def learn(model, task, x, optimizer=torch.optim.AdamW):
+    step = optimizer(model.parameters(), lr=0.01)
+    for progress in 0.0, 0.5, 1.0:
+        y = model.train()(*x, task=task, progress=progress)
+        step.zero_grad()
+        ((y - torch.randn_like(y)).square().mean() + model.regularization()).backward()
+        step.step()
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_open_gates_give_the_outputs_of_the_network(name):
+    net, model, x = converted(name)
+    opened = [torch.ones_like(a) for a in model.masks(0)]
+    torch.testing.assert_close(model.eval().run(x, 0, opened), net.eval()(*x))
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', NETS)
+def test_a_learned_task_keeps_its_outputs(name):
+    """When it ends, while others train, and after noise on every parameter."""
+    _, model, x = converted(name)
+    learn(model, 0, x)
+    before = outputs(model, x)
+    model.end_task(0)
+    torch.testing.assert_close(outputs(model, x), before)
+    learned = outputs(model, x)
+    learn(model, 1, x)
+    model.end_task(1)
+    learn(model, 2, x, torch.optim.SGD)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 3 * torch.randn_like(p)
+    assert same(outputs(model, x), learned)
+    loaded = copy.deepcopy(model)
+    loaded.load_state_dict(model.state_dict())
+    assert same(outputs(loaded, x), learned)
+    for small in hat.plain(model, 0), hat.prune(model, 0):
+        torch.testing.assert_close(small(*x).detach(), learned)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name', NETS)
+def test_weights_are_protected_if_a_learned_task_depends_on_them_and_products_only_then(name):
+    _, model, x = converted(name)
+    for p in model.net.parameters():
+        p.requires_grad_()
+    y = model.eval()(*x, task=0)
+    (y * torch.randn_like(y)).sum().backward()
+    depends = {
+        n: torch.zeros_like(p, dtype=torch.bool) if p.grad is None else p.grad != 0 for n, p in model.shared.items()
+    }
+    model.end_task(0)
+    protected = model.protected()
+    for n, needed in depends.items():
+        assert not (needed & ~protected[n]).any(), n
+        if name in EXACT:
+            assert same(protected[n], needed), n
+    assert any(p.any() for p in protected.values())
+    assert any(not p.all() for p in protected.values()) or model.plan.fixed
+
+
+def test_layers_have_the_names_of_their_modules():
+    names = {name: converted(name)[1].plan.gates for name in NETS}
+    assert names['x @ w'] == ['w'] and names['x @ w + b'] == ['w', 'fc'] and names['addmm'] == ['0', '1']
+    assert names['tied embedding'] == ['embed', 'mid'] and names['lstm'] == ['rnn.l0', 'rnn.l1']
+    assert names['lstm in both directions'] == ['rnn.l0', 'rnn.l0_reverse', 'rnn.l1', 'rnn.l1_reverse']
+    assert names['gru cell'] == ['cell'] and names['weight norm'] == ['0', '2']
+    assert names['a weight and its transpose'] == ['stem', 'w', 'w (1,)']
+
+
+def test_tasks_share_a_tied_weight_and_each_use_adds_to_what_is_protected():
+    _, model, x = converted('tied embedding')
+    assert not model.plan.heads and 'embed.weight' in model.plan.tied
+    model.end_task(0)
+    embedded, added = (a > 0.5 for a in model.masks(0))
+    expected = (embedded | added).expand(9, 8)  # the output layer reads their sum
+    assert same(model.protected()['embed.weight'], expected)
+
+
+def test_a_normed_last_layer_is_a_head():
+    original = '1.parametrizations.weight.original'
+    for name, head in {
+        'a cosine classifier': {'w'},
+        'a normed last layer': {f'{original}0', f'{original}1', '1.bias'},
+    }.items():
+        _, model, x = converted(name, n_classes=[3, 5, 3])
+        assert {n for n, _ in model.plan.heads[0].tensors} == head
+        assert [outputs(model, x, t).shape[1] for t in range(3)] == [3, 5, 3]
+
+
+# Recurrent layers
+
+
+def by_hand(kind, cell, x, masks, w_ih, w_hh, b_ih, b_hh):
+    """One layer of gated units, a unit and a time step at a time: what leaves unit j is masks[j] times its state."""
+    n = len(masks)
+    h, c, outputs = torch.zeros(len(x), n), torch.zeros(len(x), n), []
+    for step in x.unbind(1):
+        new_h, new_c = [], []
+        for j in range(n):
+
+            def block(k):
+                row = k * n + j
+                a = sum(w_ih[row, i] * step[:, i] for i in range(step.shape[1])) + b_ih[row]
+                return a, sum(w_hh[row, i] * masks[i] * h[:, i] for i in range(n)) + b_hh[row]
+
+            if kind is nn.LSTM:
+                i, f, g, o = (sum(block(k)) for k in range(4))
+                new_c.append(torch.sigmoid(f) * c[:, j] + torch.sigmoid(i) * torch.tanh(g))
+                new_h.append(torch.sigmoid(o) * torch.tanh(new_c[-1]))
+            elif kind is nn.GRU:
+                (r, z), (a, b) = (torch.sigmoid(sum(block(k))) for k in range(2)), block(2)
+                new_h.append((1 - z) * torch.tanh(a + r * b) + z * h[:, j])
+            else:
+                new_h.append(torch.relu(sum(block(0))))
+        h, c = torch.stack(new_h, 1), torch.stack(new_c, 1) if new_c else c
+        outputs.append(h * masks)
+    return torch.stack(outputs, 1)
+
+
+@pytest.mark.parametrize('kind', [nn.LSTM, nn.GRU, nn.RNN])
+def test_gates_of_a_recurrent_layer_are_those_of_a_loop_over_units(kind):
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 5)
+    rnn = kind(5, 6, 2, batch_first=True, **({'nonlinearity': 'relu'} if kind is nn.RNN else {}))
+    model = hat.convert(Net(lambda n, x: n.fc(n.rnn(x)[0]), rnn=rnn, fc=nn.Linear(6, 6)), 1, x, heads=False)
+    with torch.no_grad():
+        model.net.fc.weight.copy_(torch.eye(6))
+        model.net.fc.bias.zero_()
+    masks = [torch.rand(6), torch.rand(6)]
+    h = x
+    for layer in range(2):
+        h = by_hand(kind, None, h, masks[layer], *(getattr(rnn, f'{name}_l{layer}') for name in (
+            'weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')))  # fmt: skip
+    torch.testing.assert_close(model.train().run((x,), 0, masks), h)
+
+
+@pytest.mark.parametrize('kind, blocks', [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_eq_2_of_a_recurrent_layer_is_that_of_a_loop_over_indices(kind, blocks):
+    torch.manual_seed(0)
+    rnn = kind(5, 6, 2, batch_first=True)
+    model = hat.convert(Net(lambda n, x: n.fc(n.rnn(x)[0]), rnn=rnn, fc=nn.Linear(6, 3)), 1, torch.randn(3, 4, 5))
+    model.end_task(0)
+    (low, high), found = (a > 0.5 for a in model.masks(0)), model.protected()
+    everything = torch.ones(5, dtype=torch.bool)
+    for layer, (below, own) in enumerate([(everything, low), (low, high)]):
+        for block in range(blocks):
+            for j in range(6):
+                row = block * 6 + j
+                for name, columns in ('weight_ih', below), ('weight_hh', own):
+                    for i in range(len(columns)):
+                        assert found[f'rnn.{name}_l{layer}'][row, i] == (own[j] and columns[i])
+                for name in 'bias_ih', 'bias_hh':
+                    assert found[f'rnn.{name}_l{layer}'][row] == own[j]
+
+
+# What is used by every task
+
+
+@pytest.mark.parametrize('name, message', {
+    'spectral norm': r'0.parametrizations.weight.original: aten.linear.default in 0 \(.*\): each unit needs all of it',
+    'an unknown operation': r'codes: aten.cdist.default in the top module \(test_layers.py:\d+\): no rule',
+    'a weight that is data, too': 'one.weight: it is a weight and is also used as data',
+    'a projection': r'aten.lstm.input in rnn \(.*\): not the call of a recurrent module without projection',
+}.items())  # fmt: skip
+def test_what_every_task_uses_is_warned_of_with_its_place_and_the_first_task_fixes_it(name, message):
+    build, inputs = NETS[name]
+    with pytest.warns(UserWarning, match=f'the first task that is learned fixes them.*{message}'):
+        model = hat.convert(build(), 2, inputs())
+    model.end_task(0)
+    assert all(model.protected()[name].all() for name in model.plan.fixed)
+
+
+def test_modules_layers_and_parameters_can_be_ignored():
+    x = torch.randn(2, 6)
+    net = nn.Sequential(
+        linear(6, 8), nn.LayerNorm(8), nn.Sequential(linear(8, 7), nn.ReLU()), linear(7, 5), linear(5, 3)
+    )
+    for ignore in ['1', '2', '3.bias'], lambda name: name in ('1', '2', '3.bias'):
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            model = hat.convert(net, 2, x, ignore=ignore)
+        assert model.plan.gates == ['0', '3'] and '1.weight' not in model.plan.task_specific
+        model.end_task(0)
+        assert all(model.protected()[name].all() for name in ('1.weight', '1.bias', '2.0.weight', '2.0.bias', '3.bias'))
+        assert not model.protected()['0.weight'].all()
+    with pytest.raises(ValueError, match="ignore: 'absent' is neither a module nor a parameter"):
+        hat.convert(net, 2, x, ignore=['absent'])
+    with pytest.raises(ValueError, match="ignore must be a function or a list of names, not '1'"):
+        hat.convert(net, 2, x, ignore='1')
+
+
+def test_a_projection_of_an_lstm_is_ignored_in_silence_where_that_is_said():
+    build, inputs = NETS['a projection']
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert hat.convert(build(), 2, inputs(), ignore=['rnn']).plan.gates == ['stem']
+
+
+# Frozen parameters
+
+
+def test_frozen_parameters_are_shared_without_a_copy_and_no_optimizer_gets_them():
+    net, model, x = converted('low rank beside a frozen layer')
+    assert model.plan.frozen == ['base.weight', 'base.bias']
+    names = dict(model.named_parameters())
+    assert not any('base' in name for name in names) and 'base.weight' in dict(model.net.named_buffers())
+    held = [
+        t
+        for t in (*model.parameters(), *model.buffers())
+        if t.shape == net.base.weight.shape and same(t, net.base.weight)
+    ]
+    assert len({t.data_ptr() for t in held}) == 1
+    model.requires_grad_(True)
+    learn(model, 0, x)
+    assert same(model.net.base.weight, net.base.weight)
+
+
+# Memory
+
+
+def test_a_network_can_be_converted_without_a_copy_of_its_weights():
+    net = nn.Sequential(linear(6, 8), nn.ReLU(), linear(8, 3))
+    where = net[0].weight.data_ptr()
+    assert hat.convert(net, 2, torch.randn(2, 6), copy=False).net[0].weight.data_ptr() == where
+    assert hat.convert(net.half(), 2, torch.randn(2, 6).half()).net[0].weight.dtype == torch.float16
+
+
+def test_a_forward_pass_that_changes_a_parameter_does_not_change_the_network_when_it_is_converted():
+    net = Net(lambda n, i: n.fc(n.embed(i)), embed=nn.Embedding(9, 8, max_norm=0.1), fc=linear(8, 3))
+    before = net.embed.weight.detach().clone()
+    with pytest.warns(UserWarning, match='each unit needs all of it'):
+        model = hat.convert(net, 2, words(), copy=False)
+    assert same(model.net.embed.weight, before)
+
+
+# Inputs and outputs as they are
+
+
+@dataclasses.dataclass
+class Batch:
+    x: torch.Tensor
+    names: list
+
+
+@dataclasses.dataclass
+class Answer:
+    logits: torch.Tensor
+    hidden: dict
+
+
+class Structured(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = linear(6, 8), linear(8, 3)
+
+    def forward(self, batch, *, scale=None):
+        h = torch.relu(self.one(batch.x if isinstance(batch, Batch) else batch['x'][0]))
+        return Answer(self.two(h) if scale is None else self.two(h) * scale, {'h': [h]})
+
+
+@pytest.mark.parametrize('batch', [Batch(torch.randn(4, 6), ['a']), {'x': [torch.randn(4, 6)]}])
+def test_inputs_and_outputs_may_be_dicts_lists_and_dataclasses(batch):
+    model = hat.convert(Structured(), 2, ((batch,), {'scale': torch.ones(1)}))
+    y = model.train()(batch, scale=torch.ones(1), task=0, progress=0.5)
+    y.logits.sum().backward()
+    model.end_task(0)
+    small = hat.prune(model, 0)
+    found, expected = (tensors_in(net) for net in (small(batch), model.eval()(batch, task=0)))
+    assert [t.shape for t in expected] == [(4, 3), (4, 8)]  # hidden values are outputs, too, and are not removed
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_network_with_inputs_by_keyword_is_saved_and_loaded():
+    model = hat.convert(Structured(), 2, dict(batch={'x': [torch.randn(4, 6)]}, scale=torch.ones(1)))
+    model.end_task(0)
+    file = io.BytesIO()
+    hat.save(model, file)
+    file.seek(0)
+    batch = {'x': [torch.randn(4, 6)]}
+    assert same(
+        hat.load(file, Structured()).eval()(batch=batch, task=0).logits, model.eval()(batch=batch, task=0).logits
+    )
