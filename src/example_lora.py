@@ -213,12 +213,7 @@ def n_used(model, t):
     those from and to open rank units."""
     if isinstance(model, Shared):
         return n_weights(model.heads[t]) + sum(p.numel() for name, p in model.named_parameters() if 'lora' in name)
-    layers = dict(model.net.named_modules())
-    own = n_weights(model.tasks[t].own.heads)
-    for name, use in hat.used(model)[t].items():
-        a, b = layers[name], layers[name.replace('lora_A', 'lora_B')]
-        own += use['units'] * (a.in_features + b.out_features)
-    return own
+    return n_weights(model.tasks[t].own.heads) + sum(use['weights'] for use in hat.used(model)[t].values())
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
 """Computed weights: which rows of the parameters a value depends on that is computed from parameters alone.
 
-Weight norm and weight standardization work row by row: row n of the weight depends on row n of its parameters. Unit n of the
-layer then needs these rows, and a closed unit leaves them free. Where rows are mixed, as by spectral norm, a unit needs them
-all.
+Weight norm and weight standardization work row by row: row n of the weight depends on row n of its parameters. Unit n
+of the layer then needs these rows, and a closed unit leaves them free. Where rows are mixed, as by spectral norm, a
+unit needs them all.
 """
 
 import functools
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from hat import rules
 from hat.layers import arguments, operation
 from hat.unitsets import UnitSets
-from hat.values import INDICES, MIXED, NOTHING, Constant, Weight, fetched, filled
+from hat.values import INDICES, MIXED, NOTHING, Weight, fetched, filled
 
 COPIES = {'alias', 'clone', 'contiguous', 'detach', 'to', '_to_copy', 'type_as', 'lift_fresh'}
 ALONG_DIM = {'softmax', '_softmax', 'log_softmax', 'logsumexp'} | rules.REDUCTIONS
@@ -48,7 +48,7 @@ def computed(node: Node, values: Mapping[Node, Any]) -> Any:
     exact = moved and len(node.all_input_nodes) == 1 and weights[0].exact
     shape = node.meta.get('shape', torch.Size())
     shapes = [s or torch.Size() for s in shape] if isinstance(shape, list) else [shape]
-    index = [index_of(node, values, d, shapes) for d in range(max(len(weight.index) for weight in weights))]
+    index = [index_of(node, values, d, shapes) for d in range(max(len(weight.indices) for weight in weights))]
     made = [Weight(names, tuple(of_output), exact) for of_output in zip(*index, strict=True)]
     made = made or [Weight(names)] * len(shapes)
     return made if isinstance(shape, list) else made[0]
@@ -61,7 +61,7 @@ def index_of(node: Node, values: Mapping[Node, Any], d: int, shapes: list[torch.
         value = values[part]
         if not isinstance(value, Weight) or not value.names:
             return filled(part, NOTHING)
-        return value.index[d] if d < len(value.index) else filled(part, MIXED)
+        return value.indices[d] if d < len(value.indices) else filled(part, MIXED)
 
     target, name, sets = operation(node), rules.name_of(operation(node)), Indices()
     named = arguments(node)
@@ -88,11 +88,11 @@ def normalized(name: str, sets: Indices, named: dict[str, Any]) -> Tensor:
     """The index of a norm's output: all that is normalized together depends on all of it."""
     x = named['v'] if 'v' in named else named['input']
     if name == 'layer_norm':
-        dims = range(-len(named['normalized_shape']), 0)
+        dims = list(range(-len(named['normalized_shape']), 0))
         over = [x, *(part for key in ('weight', 'bias') if (part := named[key]) is not None)]
     else:
         channel = named.get('dim', 1)
-        dims = [d for d in range(x.ndim) if d != channel % x.ndim] if channel != -1 else range(x.ndim)
+        dims = [d for d in range(x.ndim) if channel == -1 or d != channel % x.ndim]
         over = [x, *(named[key].view([-1 if d == 1 else 1 for d in range(x.ndim)])
                      for key in ('weight', 'bias') if named.get(key) is not None)]  # fmt: skip
         over += [named['g']] if 'g' in named else []

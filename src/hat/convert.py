@@ -22,23 +22,23 @@ Names = Callable[[str], bool] | Iterable[str]
 
 
 def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | list[int] | None = None, *,
-            gates: Names | None = None, ignore: Names | None = None, heads: bool = True, s_max: float = 400.0, hard: bool = True,
-            gradient: str = 'released', init: Callable = inits.normal, schedule: Callable = schedules.linear,
-            regularizer: Callable = regularizers.by_network, check: bool | int = 2, copy: bool = True,
-            generator: torch.Generator | None = None) -> Network:  # fmt: skip
+            gates: Names | None = None, ignore: Names | None = None, heads: bool = True, s_max: float = 400.0,
+            hard: bool = True, gradient: str = 'released', init: Callable = inits.normal,
+            schedule: Callable = schedules.linear, regularizer: Callable = regularizers.by_network,
+            check: bool | int = 2, copy: bool = True, generator: torch.Generator | None = None) -> Network:  # fmt: skip
     """Put gates into a network, so that it learns tasks one after the other without forgetting (Serra et al. 2018).
 
     Args:
-        net: the network. It is copied and not changed (`copy`). Its weights are the initial weights: with all gates open each
-            task has the outputs of `net`.
+        net: the network. It is copied and not changed (`copy`). Its weights are the initial weights: with all gates
+            open each task has the outputs of `net`.
         n_tasks: number of tasks; add_task() adds more.
         example_input: inputs of the network, (B, ...): a tensor, a tuple for several inputs, a dict for inputs by
             keyword, or a pair of both. The network runs on it once, which shows how units are connected; prune() uses
             it again.
         n_classes: size of each task's head, a number or a list; None: as in `net`.
         gates: the layers with gates: a function of a layer's name, or a list of names; None: all but the last layer.
-        ignore: modules, layers or parameters that are left alone: a function of a name, or a list of names. They have no
-            gates, every task uses them, and the first task that is learned fixes them.
+        ignore: modules, layers or parameters that are left alone: a function of a name, or a list of names. They have
+            no gates, every task uses them, and the first task that is learned fixes them.
         heads: True: each task has an output layer of its own. False: tasks share the last layer, which has no gate:
             each learned task fixes its weights from the units that the task uses, and the first one its bias.
         s_max: largest scale of the gates (Eq. 3).

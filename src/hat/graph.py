@@ -36,14 +36,14 @@ SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that
 
 
 def record(net: nn.Module, inputs: Inputs) -> 'Recorder':
-    """Record net(*args, **kwargs) in evaluation mode, on the CPU: with the network's parameters, or, if it fails because of
-    their type or changes them, with copies in float32.
+    """Record net(*args, **kwargs) in evaluation mode, on the CPU: with the network's parameters, or, if it fails
+    because of their type or changes them, with copies in float32.
 
     Nodes of `graph`: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name) and for
     other tensors (target ''), `call_function` for each operation (target: an OpOverload). Their meta: `shape`, the
     torch.Size of the output, or a list of them; `dtype`; `value`, the tensor of a get_attr; `place`, the module and the
-    source line of the operation; `path`, the name of the module; `module`, the name of the module of STANDARD that has the
-    node as its output; `recurrent`, the name of the recurrent module that calls it.
+    source line of the operation; `path`, the name of the module; `module`, the name of the module of STANDARD that has
+    the node as its output; `recurrent`, the name of the recurrent module that calls it.
     """
     types = {p.dtype for p in net.parameters() if p.is_floating_point()}
     with contextlib.suppress(ParameterChanged, *([] if types == {torch.float32} else [ValueError])):
@@ -269,7 +269,7 @@ class Recorder(TorchDispatchMode):
             self.path.pop()
             if isinstance(module, STANDARD) and id(output) in self.known:
                 node = self.known[id(output)][1]
-                node = node.args[0] if node.target is item else node
+                node = node.all_input_nodes[0] if node.target is item else node
                 node.meta.setdefault('module', name)
 
         module._forward_hooks, module._forward_pre_hooks = (OrderedDict(hooks) for hooks in (

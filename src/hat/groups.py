@@ -9,8 +9,8 @@ from hat.view import View
 
 def param_groups(model: Network | View, weight_decay: float = 0.0,
                  embeddings: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:  # fmt: skip
-    """Groups of a model's parameters for an optimizer: weight decay is for weights alone, not for norms, biases and task
-    embeddings, whose decay would move gates towards one half.
+    """Groups of a model's parameters for an optimizer: weight decay is for weights alone, not for norms, biases and
+    task embeddings, whose decay would move gates towards one half.
 
     Args:
         model: a converted network, or a view of one of its tasks.

@@ -1,8 +1,8 @@
 """Operations with weights: layers, their units, and the weights between units.
 
-A layer multiplies inputs with a weight and sums over what both have in common. As in einsum each dimension of a tensor has a
-letter: a linear layer is `..k,nk->..n`. The letters of the weight that are in the output, here n, count the layer's units; an
-element of the weight reads the inputs at its other letters, here k.
+A layer multiplies inputs with a weight and sums over what both have in common. As in einsum each dimension of a tensor
+has a letter: a linear layer is `..k,nk->..n`. The letters of the weight that are in the output, here n, count the
+layer's units; an element of the weight reads the inputs at its other letters, here k.
 """
 
 import math
@@ -55,6 +55,11 @@ class Layer(NamedTuple):
     groups: int = 1
 
     @property
+    def dims_after_units(self) -> int:
+        """How many dimensions of the output follow the last one that counts units."""
+        return len(self.output) - 1 - max(d for d, letter in enumerate(self.output) if letter in self.letters)
+
+    @property
     def unit_dims(self) -> set[int]:
         """Dimensions of the weight that count units."""
         if self.groups > 1 and self.node.target in TRANSPOSED:
@@ -86,8 +91,9 @@ def refused(node: Node, why: str) -> CannotConvert:
 
 def is_layer(node: Node) -> bool:
     """Whether an operation has a weight, be it a parameter or not."""
-    return isinstance(node.target, torch._ops.OpOverload) and (
-        node.target in CONVOLUTIONS | TRANSPOSED or name_of(node.target) in ('linear', 'bilinear', 'embedding'))  # fmt: skip
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return node.target in CONVOLUTIONS | TRANSPOSED or name_of(node.target) in ('linear', 'bilinear', 'embedding')
 
 
 def find_layer(node: Node, is_weight: Callable[[Node], bool]) -> Layer | None:
@@ -132,8 +138,8 @@ def product(name: str, named: dict[str, Any]) -> tuple[list[Factor], str, Node |
         left, right, batch = named['input1'], named['input2'], BATCH[: ndim(named['input1']) - 1]
         return [(left, f'{batch}i'), (right, f'{batch}j'), (named['weight'], 'nij')], f'{batch}n', named['bias']
     if name in PRODUCTS:
-        left, right, added = (named.get(key) for key in PRODUCTS[name])
-        return *matrix_product(left, right), added
+        left, right, added = PRODUCTS[name]
+        return *matrix_product(named[left], named[right]), named[added] if added else None
     if name == '_grouped_mm' and ndim(named['self']) == 2 and ndim(named['mat2']) == 3:  # rows of experts, (E, in, out)
         return [(named['self'], 'Ak'), (named['mat2'], 'ekn')], 'An', named['bias']
     if name == 'einsum':
@@ -232,12 +238,12 @@ def kind_of(layer: Layer, weight: Weight, shape: torch.Size) -> tuple[Kind, Tens
     mixed = Kind(weight.names, (), 1, False), torch.arange(math.prod(sizes)).view(sizes)
     axes = [
         a
-        for a, index in enumerate(weight.index)
+        for a, index in enumerate(weight.indices)
         if bool((compact(index) >= 0).all()) and (v := varies(index)) and v <= dims
     ]
     if weight.exact:
-        rest = set(range(len(weight.index))) - set(axes)
-        if any(varies(weight.index[a]) & dims for a in rest):
+        rest = set(range(len(weight.indices))) - set(axes)
+        if any(varies(weight.indices[a]) & dims for a in rest):
             return mixed
         if layer.groups > 1 and layer.node.target in TRANSPOSED:
             if layer.weight.op != 'get_attr':
@@ -252,7 +258,7 @@ def kind_of(layer: Layer, weight: Weight, shape: torch.Size) -> tuple[Kind, Tens
     kind = Kind(weight.names, tuple(axes), 1, weight.exact)
     numbers = torch.zeros([], dtype=torch.int64)
     for a in axes:
-        numbers = numbers * shape[a] + compact(weight.index[a])
+        numbers = numbers * shape[a] + compact(weight.indices[a])
     for d in set(range(numbers.ndim)) - dims:
         numbers = numbers.narrow(d, 0, 1)
     return kind, numbers.expand(sizes)
@@ -310,14 +316,14 @@ def inputs_of(layer: Layer, shape: torch.Size, ids: list[Tensor], sets: UnitSets
 
 
 def onto_parameter(weight: Weight, ids: Tensor, shape: torch.Size, sets: UnitSets) -> Tensor:
-    """Ids for the elements of a weight, in a shape that broadcasts to its own, as ids for those of the parameter that it is
-    a part of; ZERO for the others."""
-    places = [varies(index) for index in weight.index]
+    """Ids for the elements of a weight, in a shape that broadcasts to its own, as ids for those of the parameter that
+    it is a part of; ZERO for the others."""
+    places = [varies(index) for index in weight.indices]
     used: set[int] = set().union(*places)
     ids = sets.over(sets.union, ids, set(range(ids.ndim)) - used)
     if any(len(dims) > 1 for dims in places) or sum(map(len, places)) > len(used):  # dimensions are merged or divided
         numbers = torch.zeros([], dtype=torch.int64)
-        for n, index in zip(shape, weight.index, strict=True):
+        for n, index in zip(shape, weight.indices, strict=True):
             numbers = numbers * n + index
         result = torch.full((shape.numel(),), ZERO)
         result[numbers.reshape(-1)] = ids.expand_as(numbers).reshape(-1)
@@ -326,7 +332,7 @@ def onto_parameter(weight: Weight, ids: Tensor, shape: torch.Size, sets: UnitSet
     lying = [d for d in dims if d is not None]
     ids = squeezed(ids, lying)[tuple(None if d is None else slice(None) for d in dims)]
     rows, sizes = [], []
-    for a, (d, index) in enumerate(zip(dims, weight.index, strict=True)):
+    for a, (d, index) in enumerate(zip(dims, weight.indices, strict=True)):
         row = index.movedim(d, 0).flatten(1)[:, 0] if d is not None else index.reshape(-1)[:1]
         if len(row.unique()) < len(row):
             return torch.tensor(ALWAYS_USED)

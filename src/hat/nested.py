@@ -1,4 +1,5 @@
-"""Tensors in nested values: inputs and outputs of networks may be tuples, dicts, dataclasses, and objects of libraries."""
+"""Tensors in nested values: inputs and outputs of networks may be tuples, dicts, dataclasses, and objects of
+libraries."""
 
 import copy
 import dataclasses
@@ -29,7 +30,7 @@ def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     """A copy of a value with function(tensor) in place of each tensor in its tuples, lists, dicts and dataclasses."""
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, tuple) and hasattr(value, '_replace'):
+    if hasattr(value, '_fields'):  # a named tuple
         return value._replace(**{name: mapped(function, getattr(value, name)) for name in value._fields})
     if isinstance(value, (list, tuple)):
         return type(value)(mapped(function, part) for part in value)

@@ -40,6 +40,7 @@ class Network(nn.Module):
         plan: what was read off the network's graph; plan.gates has the names of the layers with masks.
     """
 
+    conversions = 0  # how often it has been moved or cast
     current: int | None = None  # the task that forward() runs where none is passed
     group: distributed.ProcessGroup | None = None  # the processes of DistributedDataParallel
     net: nn.Module
@@ -398,6 +399,7 @@ class Network(nn.Module):
         super()._apply(fn, recurse)
         self.plan.to(self.fingerprints.device)
         self.state = self.stamp = None
+        self.conversions += 1
         return self
 
     def __getstate__(self) -> dict[str, Any]:

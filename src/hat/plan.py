@@ -13,8 +13,8 @@ Inputs = tuple[tuple, dict]  # what a network is run on, positional and by keywo
 
 
 class Use(NamedTuple):
-    """A way in which layers use a parameter: the ids of the units that it connects, in shapes that broadcast to its own.
-    ins is None for a bias."""
+    """A way in which layers use a parameter: the ids of the units that it connects, in shapes that broadcast to its
+    own. ins is None for a bias."""
 
     outs: Tensor
     ins: Tensor | None
@@ -52,8 +52,8 @@ class OutputGate(NamedTuple):
 
 
 class Head(NamedTuple):
-    """An output layer: the name of its weight, and the dimension that counts its units (None: several do); the same of its
-    other parameters."""
+    """An output layer: the name of its weight, and the dimension that counts its units (None: several do); the same of
+    its other parameters."""
 
     weight: str
     axis: int | None

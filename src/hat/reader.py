@@ -1,8 +1,9 @@
 """Makes the plan of a network: which weights tasks share, which units each connects, and what is task-specific.
 
-The reader goes through the network's graph, operation by operation, first what depends on parameters alone, then the rest:
+The reader goes through the network's graph, operation by operation, after hat.finder has found the layers:
 
-- A layer (linear, convolution, embedding, product) multiplies its inputs with a weight. Its outputs are the units of a gate.
+- A layer (linear, convolution, embedding, product) multiplies its inputs with a weight. Its outputs are the units of a
+  gate.
 - A norm does not map zero to zero. Its affine parameters and statistics are task-specific; the affine parameters are
   multiplied by the attention to the units that they normalize. A batch norm right after a layer takes over its gate.
 - For all other operations hat.rules says which units make the output zero.
@@ -15,7 +16,6 @@ is zero for a task need not protect the weights from it: this is what the ids ar
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,41 +24,17 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hat import layers, recurrent, rules
-from hat.computed import computed
-from hat.graph import SEEN, item, overwritten, record
-from hat.layers import Kind, Layer
+from hat.finder import Finder, Group
+from hat.graph import SEEN, item, record
 from hat.plan import Gating, Head, Inputs, OutputGate, Plan, Shared, Use
 from hat.recurrent import Recurrent
 from hat.unitsets import ALWAYS_USED, ZERO, UnitSets
-from hat.values import INDICES, MIXED, Constant, Weight, always_used, fetched, filled, whole, wrap
+from hat.values import INDICES, Constant, Weight, always_used, fetched
 
 ALWAYS = torch.tensor(ALWAYS_USED)
 
 
-@dataclass
-class Group:
-    """The calls of layers with the same parameters, used in the same way: they have one gate.
-
-    Attributes:
-        kind: how they use the parameters.
-        size: number of units.
-        name: of the layer.
-        calls: the node of each, and the unit of each element of its output, in the dimensions of its weight.
-        gate: number of its gate; None: its units are used by every task.
-        place: where the gate is: 'norm', the batch norm after it; 'weight'; 'output', of modules; '': there is no place.
-        reads: for each call, the ids that the elements of the parameter read, in a shape that broadcasts to its own.
-    """
-
-    kind: Kind
-    size: int
-    name: str = ''
-    calls: list[tuple[Layer, Tensor]] = field(default_factory=list)
-    gate: int | None = None
-    place: str = ''
-    reads: list[Tensor] = field(default_factory=list)
-
-
-class Reader:
+class Reader(Finder):
     """Goes through the graph and fills `plan`.
 
     values: for each node what is known of its output: ids of unit sets (a LongTensor of its shape), a Weight, or a
@@ -80,198 +56,45 @@ class Reader:
         Raises:
             CannotConvert: the network cannot be read.
         """
-        self.parameters, self.buffers = dict(net.named_parameters()), dict(net.named_buffers())
-        self.plan = Plan(inputs)
-        self.values: dict[Node, Any] = {}
-        self.ignored = {name for name in self.parameters if ignored(name)}
-        self.fixed = dict.fromkeys(self.ignored, '')  # parameters that every task uses -> why
-        self.data: dict[str, None] = {}  # parameters that are used as data, in order
-        self.reads: dict[str, list[Tensor]] = {}  # of the weights of recurrent layers, as Group.reads
-        self.shared_recurrent: set[str] = set()  # parameters of recurrent layers in the plan
         recorder = record(net, inputs)
-        nodes = self.nodes = list(recorder.graph.nodes)
-        self.outputs, self.plan.operations = recorder.outputs, recorder.operations()
-        for node in nodes:
-            if (value := self.static(node)) is not None:
-                self.values[node] = value
-        self.find_layers()
+        parameters = dict(net.named_parameters())
+        super().__init__(list(recorder.graph.nodes), parameters, dict(net.named_buffers()),
+                         {name for name in parameters if ignored(name)})  # fmt: skip
+        self.plan = Plan(inputs, operations=recorder.operations())
+        self.reads: dict[str, list[Tensor]] = {}  # of the weights of recurrent layers, as Group.reads
+        self.outputs = recorder.outputs
         self.find_heads(heads)
         self.choose_gates(gated)
-        for node in nodes:
+        for node in self.nodes:
             if node not in self.values:
                 self.values[node] = self.read(node)
         for node in self.outputs:
             self.ids(node)
         self.fill_plan()
 
-    # First: what depends on parameters, buffers and constants alone
-
-    def static(self, node: Node) -> Any:
-        """What is known of a node's output if it depends on no input: a Weight, a Constant, a list of them; else None."""
-        if node.op == 'get_attr':
-            return self.stored(node)
-        if node.target is overwritten:
-            before = self.values.get(node.args[1])
-            names = before.names if isinstance(before, Weight) else ()
-            self.plan.written.update(names)
-            return Weight(names, (filled(node, MIXED),)) if names else None
-        if node.op != 'call_function' or any(n not in self.values for n in node.all_input_nodes):
-            return None
-        inputs = {n: self.values[n] for n in node.all_input_nodes}
-        if node.target is item:
-            return inputs[node.args[0]][node.args[1]]
-        if not isinstance(node.target, torch._ops.OpOverload):
-            return None
-        if 'weight' in layers.arguments(node) and layers.find_layer(node, self.is_weight):
-            return None  # as for learned queries
-        if all(isinstance(value, Constant) for value in inputs.values()):
-            if torch.Tag.nondeterministic_seeded in node.target.tags:
-                return None
-            constant = node.target(*fetched(node.args, inputs), **fetched(node.kwargs, inputs))
-            return wrap(lambda part: Constant(part, all(value.fixed for value in inputs.values())), constant)
-        for n, value in inputs.items():  # a number that scales a weight is data
-            if len(inputs) > 1 and isinstance(value, Weight) and value.names and self.is_number(value):
-                self.use_as_data(value)
-                inputs[n] = Weight()
-        return computed(node, inputs)
-
-    def stored(self, node: Node) -> Any:
-        """What is known of a parameter, a buffer, or another tensor of the network."""
-        if node.target in self.parameters:
-            return whole(str(node.target), node.meta['shape'])
-        buffer = node.target in self.buffers
-        if node.meta['trainable'] and not buffer:
-            raise layers.refused(next(iter(node.users)), 'it uses a tensor that can be trained and is not a parameter of the '
-                                 'network: register it, e.g. with nn.ModuleList')  # fmt: skip
-        if not buffer and not node.meta['constant']:
-            return None
-        if (
-            buffer and node.meta['dtype'].is_floating_point
-        ):  # training may change its floats; integers are mostly indices
-            return Weight()
-        return Constant(node.meta['value'], fixed=not buffer)
-
-    def is_weight(self, node: Node) -> bool:
-        value = self.values.get(node)
-        return isinstance(value, Weight) and bool(value.names)
-
-    def is_parameter(self, node: Node | None) -> bool:
-        """Whether a node gets a parameter that tasks may share."""
-        return node is not None and node.op == 'get_attr' and node.target in self.parameters and (
-            node.target not in self.ignored)  # fmt: skip
-
-    def is_number(self, weight: Weight) -> bool:
-        return all(self.parameters[name].numel() == 1 for name in weight.names)
-
-    # Then: layers, and which of them have gates
-
-    def find_layers(self) -> None:
-        self.groups: dict[Kind, Group] = {}
-        self.calls: dict[Node, tuple[Layer, Tensor, Group] | None] = {}  # None: a layer that is used by every task
-        self.sums: dict[Node, Node] = {}  # the sum of a layer's output and its bias -> the layer
-        self.recurrent: dict[Node, list[Recurrent]] = {}
-        biases: dict[str, list[Group]] = {}
-        for node in self.nodes:
-            if node in self.values:
-                continue
-            if recurrent.is_recurrent(node):
-                self.find_recurrent(node)
-            elif layer := layers.find_layer(node, self.is_weight):
-                self.find_call(layer, biases)
-        self.biases = {
-            name: groups[0] for name, groups in biases.items() if all(group is groups[0] for group in groups)
-        }
-        self.ways: dict[str, list[Group | Recurrent]] = {}  # name of a parameter -> how it is used
-        for group in self.groups.values():
-            for name in group.kind.names:
-                self.ways.setdefault(name, []).append(group)
-        self.name_groups()
-
-    def find_call(self, layer: Layer, biases: dict[str, list[Group]]) -> None:
-        weight = self.values[layer.weight]
-        kind, numbers = layers.kind_of(layer, weight, self.parameters[weight.names[0]].shape)
-        size = kind.n_units(self.parameters) if kind.axes else numbers.numel()
-        group = self.groups.get(kind, Group(kind, size))
-        if group.size != size or any(name in self.ignored for name in weight.names):
-            self.calls[layer.node] = None
-            self.fix(weight, layer.node, 'different units in different calls')
-            return
-        if 'weight' not in layers.arguments(layer.node):
-            if size == 1:  # such as the weights of a sum over positions: data
-                return
-            if not layer.bias and (pair := layers.sum_after(layer.node, self.is_parameter)):
-                self.sums[pair[0]], layer = layer.node, layer._replace(bias=pair[1])
-        if not kind.axes:
-            self.fix(weight, layer.node, 'each unit needs all of it')
-        self.groups[kind] = group
-        group.calls.append((layer, numbers))
-        self.calls[layer.node] = layer, numbers, group
-        if name := self.bias_of(layer, numbers, size):
-            biases.setdefault(name, []).append(group)
-
-    def bias_of(self, layer: Layer, numbers: Tensor, size: int) -> str | None:
-        """The name of the parameter that is a layer's bias: it has an element for each unit. None: there is none."""
-        bias = None if layer.bias is None else self.values.get(layer.bias)
-        if not isinstance(bias, Weight) or not bias.exact or bias.names[0] in self.ignored:
-            return None
-        p = self.parameters[bias.names[0]]
-        mine = torch.zeros([], dtype=torch.int64)
-        for n, index in zip(p.shape, bias.index, strict=True):
-            mine = mine * n + index
-        units = layers.output_units(layer, numbers)
-        for d, letter in enumerate(layer.output):
-            units = units if letter in layer.letters else units.narrow(d, 0, 1)
-        if layer.node.target in layers.CONVOLUTIONS | layers.TRANSPOSED:
-            mine = layers.along(layer.output.index('n'), units.ndim, mine)
-        same = p.numel() == size and mine.numel() == units.numel()
-        aligned = [*units.shape[units.ndim - mine.ndim :]] == [*mine.shape]
-        return bias.names[0] if same and aligned and torch.equal(mine.reshape(-1), units.reshape(-1)) else None
-
-    def find_recurrent(self, node: Node) -> None:
-        self.recurrent[node] = []
-        found = recurrent.layers_of(node)
-        weights = [n for n in node.all_input_nodes if self.is_weight(n)]
-        if found and all(self.is_parameter(n) for one in found for n in (*one.weights, *one.biases)):
-            self.recurrent[node] = found
-        else:
-            for n in weights:
-                self.fix(self.values[n], node, 'not the call of a recurrent module without projection')
-
-    def name_groups(self) -> None:
-        """A name for each layer: that of its weight, without '.weight' where that is unique; for a further use of a weight
-        that of the module that calls it."""
-        short = {name: layers.short_name(name) for name in {group.kind.names[0] for group in self.groups.values()}}
-        every = list(short.values())
-        taken: set[str] = set()
-        for group in self.groups.values():
-            name = group.kind.names[0]
-            path = group.calls[0][0].node.meta['path']
-            names = short[name] if every.count(short[name]) == 1 else name, path, f'{name} {group.kind.axes}'
-            group.name = next(name for name in names if name and name not in taken)
-            taken.add(group.name)
+    # First: which layers have gates
 
     def find_heads(self, heads: bool) -> None:
         last = layers.last_layers(self.nodes, [*self.calls, *self.recurrent])
         self.last = [group for group in self.groups.values() if all(layer.node in last for layer, _ in group.calls)]
         for group in self.last if heads else ():
-            names, axis = (
-                group.kind.names,
-                group.kind.axes[0] if len(group.kind.axes) == group.kind.groups == 1 else None,
-            )
-            if any(len(self.ways[name]) > 1 or name in self.ignored for name in names):
+            names, axes = group.kind.names, group.kind.axes
+            if any(self.ways[name] > 1 or name in self.ignored for name in names):
                 continue  # tasks share a weight that is used in two ways
-            sizes = [
-                (name, axis if axis is not None and self.parameters[name].shape[axis:][:1] == (group.size,) else None)
-                for name in names
-            ]
-            biases = [
-                (name, 0 if self.parameters[name].ndim == 1 else None)
-                for name, owner in self.biases.items()
-                if owner is group
-            ]
-            self.plan.heads.append(Head(*sizes[0], (*sizes[1:], *biases)))
-            for name, _ in self.plan.heads[-1].tensors:
+            axis = axes[0] if len(axes) == group.kind.groups == 1 else None
+            tensors = [(name, axis if self.size(name, axis) == group.size else None) for name in names]
+            tensors += [(name, 0 if self.size(name, 0) == group.size else None) for name in self.biases_of(group)]
+            self.plan.heads.append(Head(*tensors[0], tuple(tensors[1:])))
+            for name, _ in tensors:
                 self.mark_task_specific(name)
+
+    def size(self, name: str, axis: int | None) -> int:
+        """The size of a parameter along a dimension; 0 if it has no such dimension."""
+        shape = self.parameters[name].shape
+        return shape[axis] if axis is not None and axis < len(shape) else 0
+
+    def biases_of(self, group: Group) -> list[str]:
+        return [name for name, owner in self.biases.items() if owner is group]
 
     def choose_gates(self, gated: Callable[[str, bool], bool]) -> None:
         plan, sizes = self.plan, []
@@ -302,25 +125,27 @@ class Reader:
             else:
                 plan.layers.append(group.name)
             if group.gate is not None and group.place == 'norm':
-                self.gate_of_norm |= {
-                    layers.norm_after(call.node, self.is_parameter): group.gate for call, _ in group.calls
-                }
+                norms = [layers.norm_after(call.node, self.is_parameter) for call, _ in group.calls]
+                self.gate_of_norm |= dict.fromkeys(filter(None, norms), group.gate)
         plan.units = UnitSets(sizes)
 
     def place_of(self, group: Group) -> str:
         """Where a layer can have a gate: see Group."""
         kind, calls = group.kind, [layer.node for layer, _ in group.calls]
         norms = [norm for node in calls if (norm := layers.norm_after(node, self.is_parameter))]
-        if len(norms) == len(calls) and all(user in norms for norm in norms for user in norm.args[1].users):
+        scales = [layers.arguments(norm)['weight'] for norm in norms]
+        if len(norms) == len(calls) and all(user in norms for scale in scales for user in scale.users):
             return 'norm'
         every = torch.arange(group.size)
-        modules = all(
-            'module' in layer.node.meta and torch.equal(numbers.reshape(-1), every) for layer, numbers in group.calls
-        )
-        alone = kind.exact and all(len(self.ways[name]) == 1 and name not in self.fixed for name in kind.names)
-        if modules and not (alone and calls[0].target in layers.CONVOLUTIONS | layers.TRANSPOSED):
+        is_output = all('module' in layer.node.meta and torch.equal(numbers.reshape(-1), every)
+                        for layer, numbers in group.calls)  # fmt: skip
+        if is_output and not (self.is_alone(group) and calls[0].target in layers.CONVOLUTIONS | layers.TRANSPOSED):
             return 'output'
         return 'weight' if kind.exact else ''
+
+    def is_alone(self, group: Group) -> bool:
+        """Whether the weight is a parameter that nothing else uses."""
+        return group.kind.exact and all(self.ways[name] == 1 and name not in self.fixed for name in group.kind.names)
 
     def making_weights(self) -> set[Node]:
         """Nodes whose output becomes, without another layer in between, the weight of a layer."""
@@ -374,7 +199,7 @@ class Reader:
         return units
 
     def recurrent_layers(self, node: Node) -> Any:
-        """Each layer reads the one before it, and its own units, whose columns are gated; those of a cell read the states."""
+        """Each layer reads the one before it, and its own units, whose columns are gated; a cell reads its states."""
         if not self.recurrent[node]:
             for n in node.all_input_nodes:
                 self.ids(n)
@@ -471,19 +296,20 @@ class Reader:
         for group in self.groups.values():
             if group.name in plan.layers:
                 self.share(group, add)
-        for node, layers_of_node in self.recurrent.items():
-            self.share_recurrent(node, layers_of_node, add)
-        for name in self.fixed:
+        modules = {found[0].name: node for node, found in reversed(self.recurrent.items()) if found}
+        for node in modules.values():  # the first call of each
+            self.share_recurrent(node, self.recurrent[node], add)
+        plan.fixed = {name: why for name, why in self.fixed.items() if name not in plan.task_specific}
+        for name in plan.fixed:
             one = ALWAYS.view([1] * self.parameters[name].ndim)
             uses.setdefault(name, []).append(Use(one, one))
-        plan.fixed = self.fixed
+        plan.written = self.written
         plan.tied = {name for name, several in uses.items() if len(several) > 1}
         plan.shared = {name: Shared(layer_of.get(name), tuple(several)) for name, several in uses.items()}
         for name in plan.tied & plan.gating.keys():  # a factor of the weight is one in all of its uses
             _, units = plan.gating[name]
-            several = [
-                Use(outs, None if ins is None else plan.units.intersection(ins, units)) for outs, ins in uses[name]
-            ]
+            several = [Use(outs, plan.units.intersection(ALWAYS if ins is None else ins, units))
+                       for outs, ins in uses[name]]  # fmt: skip
             plan.shared[name] = Shared(plan.shared[name].layer, tuple(several))
         plan.unused = [name for name, p in self.parameters.items() if p.requires_grad
                        and name not in plan.shared and name not in plan.task_specific]  # fmt: skip
@@ -494,28 +320,24 @@ class Reader:
     def share(self, group: Group, add: Callable) -> None:
         """Add a layer's weight and biases to the plan."""
         plan, kind, units = self.plan, group.kind, self.units(group)
-        gate = group.gate
+        outs = {}
         for name in kind.names:
             shape = self.parameters[name].shape
-            outs = units[kind.units(shape)] if kind.axes else ALWAYS.view([1] * len(shape))
-            reads = functools.reduce(plan.units.union, group.reads) if kind.exact else ALWAYS
-            add(name, group.name, outs, narrowed(reads.expand([1] * len(shape)) if reads.ndim == 0 else reads))
-        biases = {
-            name: units.view(self.parameters[name].shape) for name, owner in self.biases.items() if owner is group
-        }
-        for name, outs in biases.items():
-            add(name, group.name, outs, None)
-        if gate is None or group.place == 'norm':
+            ins = ALWAYS.view([1] * len(shape))
+            outs[name] = units[kind.units(shape)] if kind.axes else ins
+            if kind.exact:
+                ins = narrowed(functools.reduce(plan.units.union, group.reads, torch.full_like(ins, ZERO)))
+            add(name, group.name, outs[name], ins)
+        for name in self.biases_of(group):
+            outs[name] = units.view(self.parameters[name].shape)
+            add(name, group.name, outs[name], None)
+        if group.gate is None or group.place == 'norm':
             return
-        factors = {name: units[kind.units(self.parameters[name].shape)] for name in kind.names if kind.exact} | biases
-        gating = {name: Gating(gate if outs.numel() == len(units) else None, outs) for name, outs in factors.items()}
+        gating = {name: Gating(group.gate if ids.numel() == len(units) else None, ids) for name, ids in outs.items()}
         if group.place == 'output':
-            layer = group.calls[0][0]
-            n_dims = len(layer.output) - 1 - max(layer.output.index(x) for x in layer.letters if x in layer.output)
-            folded = kind.exact and all(len(self.ways[name]) == 1 and name not in self.fixed for name in kind.names)
-            plan.outputs |= {
-                call.node.meta['module']: OutputGate([gate], folded, not folded, n_dims) for call, _ in group.calls
-            }
+            layer, folded = group.calls[0][0], self.is_alone(group)
+            gate = OutputGate([group.gate], folded, not folded, layer.dims_after_units)
+            plan.outputs |= {call.node.meta['module']: gate for call, _ in group.calls}
             plan.folded |= gating if folded else {}
         for name, factor in gating.items() if group.place == 'weight' else ():
             if name in plan.gating:
@@ -527,29 +349,20 @@ class Reader:
         plan, cell, directions = self.plan, recurrent.is_cell(node), recurrent.directions(node)
         units = [self.recurrent_units(one) for one in found]
         for i, one in enumerate(found):
-            if str(one.weights[0].target) in self.shared_recurrent:
-                continue  # a cell that is called again
             for part in (*one.weights, *one.biases):
                 name = str(part.target)
-                self.shared_recurrent.add(name)
-                blocks = self.parameters[name].shape[0] // one.size
-                rows = units[i].repeat(blocks)
+                rows = units[i].repeat(self.parameters[name].shape[0] // one.size)
                 if part in one.weights:
                     add(name, one.name, rows.view(-1, 1), functools.reduce(plan.units.union, self.reads[name]))
                 else:
                     add(name, one.name, rows, None)
-            if cell:
-                continue
-            below = (
-                torch.cat(units[(i // directions - 1) * directions : i // directions * directions])
-                if i >= directions
-                else None
-            )
-            for weight, columns in zip(one.weights, (below, units[i]), strict=True):
-                if columns is not None and bool((columns != ALWAYS_USED).any()):
-                    plan.gating[str(weight.target)] = Gating(None, columns.view(1, -1))
+            below = range(i // directions * directions - directions, i // directions * directions)
+            columns = [torch.cat([units[j] for j in below]) if i >= directions else ALWAYS, units[i]]
+            for weight, ids in zip(one.weights, columns, strict=True):
+                if not cell and bool((ids != ALWAYS_USED).any()):
+                    plan.gating[str(weight.target)] = Gating(None, ids.view(1, -1))
         gates = [self.gate_of.get(one.name) for one in found]
-        if found and any(gate is not None for gate in gates):
+        if any(gate is not None for gate in gates):
             plan.outputs[node.meta['recurrent']] = OutputGate(gates, directions=0 if cell else directions)
 
     # Helpers
@@ -563,15 +376,6 @@ class Reader:
         if isinstance(value, Constant):
             return torch.where(value.tensor == 0, ZERO, ALWAYS_USED) if value.fixed else always_used(node)
         return value if isinstance(value, Tensor) else always_used(node)
-
-    def use_as_data(self, weight: Weight) -> None:
-        """Each task has its own copy of parameters that are used as data, unless a layer uses them, too."""
-        self.data |= dict.fromkeys(weight.names)
-
-    def fix(self, weight: Weight, node: Node, why: str) -> None:
-        """Every task uses these parameters: the first one fixes them."""
-        for name in weight.names:
-            self.fixed.setdefault(name, f'{node.target} {node.meta["place"]}: {why}')
 
     def mark_task_specific(self, name: str | None) -> None:
         """Add a parameter or buffer to those that each task has a copy of."""

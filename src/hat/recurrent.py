@@ -1,8 +1,8 @@
 """Recurrent layers: nn.RNN, nn.LSTM, nn.GRU and their cells.
 
-A hidden unit owns a row in each of the blocks of W_ih, W_hh and the biases, and feeds back through its column of W_hh. Its
-mask multiplies what leaves the unit: the output, the final states, its column of W_hh, and its columns of W_ih in the layer
-above. So a closed unit is zero for all that reads it.
+A hidden unit owns a row in each of the blocks of W_ih, W_hh and the biases, and feeds back through its column of W_hh.
+Its mask multiplies what leaves the unit: the output, the final states, its column of W_hh, and its columns of W_ih in
+the layer above. So a closed unit is zero for all that reads it.
 """
 
 from collections.abc import Callable
@@ -74,15 +74,16 @@ def inputs_and_states(node: Node) -> tuple[Node, list[Node]]:
     """The input of a recurrent operation, and its initial states."""
     named = arguments(node)
     states = named['hx'] if isinstance(named['hx'], (list, tuple)) else [named['hx']]
-    return named.get('data', named.get('input')), [state for state in states if state is not None]
+    x = named['data'] if 'data' in named else named['input']
+    return x, [state for state in states if state is not None]
 
 
 def masked(output: Any, masks: list[Tensor], directions: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> Any:
     """The output of a recurrent module with the masks of its layers.
 
     Args:
-        output: of a cell: states, (B, N). Else the outputs, (B, T, D * N), which get the masks of the last layer, and the
-            final states, (layers * D, B, N), which get those of all.
+        output: of a cell: states, (B, N). Else the outputs, (B, T, D * N), which get the masks of the last layer, and
+            the final states, (layers * D, B, N), which get those of all.
         masks: of each layer and direction, (N,).
         directions: D; 0 for a cell.
         multiply: a function of a tensor and a mask that broadcasts to it.

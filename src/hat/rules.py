@@ -158,7 +158,7 @@ def matrix_product(call: Call) -> Ids:
 
 def linear(call: Call) -> Ids:
     """A weight that is no parameter: zero if all is that its row reads, where it is not zero itself."""
-    x, weight, bias = (call.arguments.get(key) for key in ('input', 'weight', 'bias'))
+    x, weight, bias = call.arguments['input'], call.arguments['weight'], call.arguments.get('bias')
     rows = call.units.intersection(call.units.per_index(x, -1), weight)
     ids = call.units.over(call.units.union, rows, [-1]).reshape(weight.shape[:-1])
     return ids if bias is None else call.units.union(ids, bias)
@@ -166,7 +166,7 @@ def linear(call: Call) -> Ids:
 
 def convolution(call: Call) -> Ids:
     """A weight that is no parameter, such as the kernel of a blur: zero if all channels are that a channel reads."""
-    x, weight, bias = (call.arguments.get(key) for key in ('input', 'weight', 'bias'))
+    x, weight, bias = call.arguments['input'], call.arguments['weight'], call.arguments.get('bias')
     channel, groups = x.ndim - weight.ndim + 1, call.arguments['groups']
     read = call.units.per_index(x, channel).view(groups, 1, -1).expand(-1, len(weight) // groups, -1).flatten(0, 1)
     kernels = call.units.over(call.units.union, weight, range(2, weight.ndim)).reshape(weight.shape[:2])
@@ -232,10 +232,10 @@ RULES: dict[str, Rule] = table(
     ('tril triu rms_norm', Rule(first)),
     ('cat concat flatten movedim permute squeeze t transpose unsqueeze', Rule(move, narrow=True)),
     ('adjoint broadcast_to channel_shuffle chunk diagonal expand expand_as flip gather im2col index index_select mT '
-     'narrow numpy_T pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat repeat_interleave reshape_as '
-     'replication_pad1d replication_pad2d reshape roll rot90 select slice split split_with_sizes stack swapaxes '
-     'take_along_dim tensor_split tile unbind unflatten unfold unsafe_chunk unsafe_split view view_as _unsafe_view',
-     Rule(move)),
+     'narrow numpy_T pixel_shuffle pixel_unshuffle reflection_pad1d reflection_pad2d repeat repeat_interleave '
+     'replication_pad1d replication_pad2d reshape reshape_as roll rot90 select slice split split_with_sizes stack '
+     'swapaxes take_along_dim tensor_split tile unbind unflatten unfold unsafe_chunk unsafe_split view view_as '
+     '_unsafe_view', Rule(move)),
     ('pad constant_pad_nd', Rule(pad)),
     ('where', Rule(choice('self', 'other'))),
     ('masked_fill', Rule(choice('self', 'value'))),

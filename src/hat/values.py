@@ -18,13 +18,13 @@ class Weight(NamedTuple):
     """A value that depends on parameters and buffers alone.
 
     names: of the parameters; none, if it depends on buffers alone.
-    index: for each dimension of the parameters the index there of what an element depends on, a LongTensor of the
+    indices: for each dimension of the parameters the index there of what an element depends on, a LongTensor of the
         value's shape.
     exact: whether the elements are elements of one parameter, at these indices.
     """
 
     names: tuple[str, ...] = ()
-    index: tuple[Tensor, ...] = ()
+    indices: tuple[Tensor, ...] = ()
     exact: bool = False
 
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class View(nn.Module):
-    """One task of a converted network, as a module that takes the inputs of the original network and has its submodules:
-    for trainers, torch.optim.swa_utils.update_bn, and all else that knows nothing of tasks.
+    """One task of a converted network, as a module that takes the inputs of the original network and has its
+    submodules: for trainers, torch.optim.swa_utils.update_bn, and all else that knows nothing of tasks.
 
-    Its parameters and buffers are those that the task trains: the shared ones, its own, and its embeddings. They are the
-    network's, so training the view trains the network. end_task(), pruning and saving are the network's.
+    Its parameters and buffers are those that the task trains: the shared ones, its own, and its embeddings. They are
+    the network's, so training the view trains the network. end_task(), pruning and saving are the network's.
 
     Attributes:
         net: the modules of the original network, with the parameters and buffers of the task.
@@ -40,7 +40,7 @@ class View(nn.Module):
         super().__init__()
         if steps is not None and steps < 1:
             raise ValueError(f'steps must be at least 1, not {steps}')
-        self.__dict__['network'] = network  # not a submodule: its parameters are those of all tasks
+        self.of = (network,)  # not a submodule: its parameters are those of all tasks
         self.task, self.steps, self.c = network.index(task), steps, c
         self.progress: float | Tensor | None = None
         self.batches = 0  # number of training batches so far
@@ -49,13 +49,17 @@ class View(nn.Module):
         self.train(network.training)
         self.register_state_dict_pre_hook(lambda *_: network.restore())
 
+    @property
+    def network(self) -> 'Network':
+        return self.of[0]
+
     def refresh(self) -> None:
-        """Take over the network's tensors, if it has others now: after .to(), hat.forget() or add_task()."""
-        own, fingerprints = self.network.tasks[self.task], self.network.fingerprints
-        if not (self.source and self.source[0] is own and self.source[1] is fingerprints):
-            self.__dict__['source'] = own, fingerprints
+        """Take over the network's tensors, if it has others now: after .to() or hat.forget()."""
+        source = self.network.tasks[self.task], self.network.conversions
+        if source != self.source:
+            self.source = source
             self.net = Replica(self.network.net, self.network.stored(self.task)).network
-            self.embeddings = own.embeddings
+            self.embeddings = source[0].embeddings
             self.train(self.training)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:

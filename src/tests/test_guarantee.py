@@ -439,7 +439,7 @@ class Closure(nn.Module):
 def test_a_function_that_holds_on_to_a_module_is_refused():
     """It would go on with the weights of the network that was given, and past all gates."""
     with pytest.raises(
-        hat.CannotConvert, match='aten.linear.default .*: it uses a tensor that can be trained and is not a parameter'
+        hat.CannotConvert, match='aten.linear.default .*: it uses a trainable tensor that is not a parameter'
     ):
         hat.convert(Closure(), 2, torch.randn(5, 12))
 
@@ -583,11 +583,11 @@ def test_an_optimizer_that_is_older_than_the_task_is_warned_of():
     model.end_task(0)
     task = model.add_task()
     with pytest.warns(UserWarning, match='masks of task 1 do not change: make a new optimizer after add_task'):
-        steps(model, one, task, (0, 0.3, 0.6, 1))
+        steps(model, one, task, (0, 0.2, 0.4, 0.6, 0.8, 1))
     model, one = small(2), None
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # nothing moves while the learning rate is 0: that is no fault
-        steps(model.train(), torch.optim.SGD(model.parameters(), 0), 0, (0, 0.3, 0.6, 1))
+        steps(model.train(), torch.optim.SGD(model.parameters(), 0), 0, (0, 0.2, 0.4, 0.6, 0.8, 1))
 
 
 def test_a_task_that_has_changed_nothing_is_warned_of_when_it_ends():

@@ -459,3 +459,115 @@ def test_a_network_with_inputs_by_keyword_is_saved_and_loaded():
     assert same(
         hat.load(file, Structured()).eval()(batch=batch, task=0).logits, model.eval()(batch=batch, task=0).logits
     )
+
+
+# One task as a module, or as state
+
+
+def classifier():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), linear(128, 16), nn.ReLU(),
+                         linear(16, 3))  # fmt: skip
+
+
+def viewed(**options):
+    torch.manual_seed(0)
+    model = hat.convert(classifier(), 2, images(), check=0)
+    return model, model.view(0, **options), images()[0]
+
+
+def test_a_task_can_be_chosen_for_all_calls_or_inside_a_block():
+    model, _, x = viewed()
+    expected = [model.eval()(x, task=t) for t in range(2)]
+    assert same(model.use(1)(x), expected[1])
+    with model.task(0):
+        assert same(model(x), expected[0]) and same(model(x, task=1), expected[1])
+    assert same(model(x), expected[1])
+    with pytest.raises(TypeError, match=r'task must be a number, as in model\(x, task=0\), or model.use\(0\), not None'):
+        model.use(None)(x)
+
+
+def test_a_view_trains_what_its_task_trains_and_counts_progress():
+    model, view, x = viewed(steps=3)
+    names = [name for name, _ in view.named_parameters()]
+    assert names[:2] == ['net.0.weight', 'net.0.bias'] and names[-2:] == ['embeddings.0', 'embeddings.1']
+    trained = {id(p) for p in (*model.shared.values(), *model.tasks[0].parameters())}
+    assert {id(p) for p in view.parameters()} == trained
+    progress = []
+    for _ in range(4):
+        y = view.train()(x)
+        progress.append(model.watch.progress)
+    assert progress == [0, 0.5, 1, 0]
+    y.sum().backward()
+    assert model.net.get_parameter('0.weight').grad is view.net[0].weight.grad is not None
+    assert same(view.eval()(x), model.eval()(x, task=0))
+    assert same(copy.deepcopy(view)(x), model(x, task=0))
+
+
+def test_a_view_needs_progress_or_the_number_of_steps():
+    _, view, x = viewed()
+    with pytest.raises(ValueError, match='progress is missing'):
+        view.train()(x)
+    view.progress = 0.5
+    view(x)
+    with pytest.raises(ValueError, match='steps must be at least 1, not 0'):
+        viewed(steps=0)
+
+
+def test_statistics_of_norms_are_made_anew_through_a_view():
+    model, view, x = viewed(steps=3)
+    opened = model.masks(0)
+    torch.optim.swa_utils.update_bn([x, x + 1], view)
+    inputs = torch.cat([x, x + 1])
+    hidden = F.conv2d(inputs, *(model.tensors(0, opened)[f'0.{name}'] for name in ('weight', 'bias')))
+    own = model.tasks[0].own.get_submodule('1')
+    torch.testing.assert_close(own.running_mean, hidden.mean((0, 2, 3)))
+    assert own.num_batches_tracked == 2 and view.batches == 0
+
+
+def test_a_view_follows_its_network_to_another_type_and_after_forget():
+    model, view, x = viewed(steps=3)
+    model.double()
+    assert view.eval()(x.double()).dtype == torch.float64 and view.net[1].running_mean.dtype == torch.float64
+    view.float()
+    assert same(model.eval()(x, task=0), view(x))
+    hat.forget(model, 0)
+    assert same(model(x, task=0), view(x)) and view.embeddings is model.tasks[0].embeddings
+
+
+class WithLoss(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.net, self.answer = classifier(), answer
+
+    def forward(self, x, labels=None):
+        logits = self.net(x)
+        return self.answer(loss=F.cross_entropy(logits, labels), logits=logits)
+
+
+@pytest.mark.parametrize('answer', [dict, lambda **values: dataclasses.make_dataclass('Answer', values)(**values)])
+def test_a_view_adds_the_regularization_to_the_loss_of_training_batches(answer):
+    x, labels = images()[0], torch.zeros(4, dtype=torch.int64)
+    model = hat.convert(WithLoss(answer), 2, dict(x=x, labels=labels), check=0)
+    plain, regularized = model.view(0, steps=1), model.view(0, steps=1, c=2.0)
+
+    def loss(view):
+        output = view(x=x, labels=labels)
+        return output['loss'] if isinstance(output, dict) else output.loss
+
+    plain.train(), regularized.train()
+    torch.testing.assert_close(loss(regularized), loss(plain) + 2 * model.regularization(0, 1.0))
+    torch.testing.assert_close(loss(regularized.eval()), loss(plain.eval()))
+    _, bare, x = viewed(steps=1, c=1.0)
+    with pytest.raises(ValueError, match='c is added to the loss in the output of the network, but it has none'):
+        bare.train()(x)
+
+
+def test_weight_decay_is_for_weights_alone():
+    model, view, _ = viewed()
+    for one in model, view:
+        groups = hat.param_groups(one, 0.1, embeddings=dict(lr=0.5))
+        assert [g['weight_decay'] for g in groups] == [0.1, 0, 0] and groups[2]['lr'] == 0.5
+        assert all(p.ndim > 1 for p in groups[0]['params'])
+        gates = {id(e) for task in model.tasks for e in task.embeddings}
+        assert all((id(p) in gates) == (g is groups[2]) for g in groups for p in g['params'])
+        assert {id(p) for g in groups for p in g['params']} == {id(p) for p in one.parameters()}

@@ -168,6 +168,10 @@ CALLS = {  # name of a rule -> calls of it: what operation, and its arguments fo
     'mm': [(aten.mm.default, lambda d: (R(d.channels, 5), R(5, d.side)))],
     'einsum': [(aten.einsum.default, lambda d, e=e: (e, list(matrices(d)))) for e in ('bij,bjk->bik', 'bij,bjk->ki', 'bij,bjk->b')]
               + [(aten.einsum.default, lambda d: ('ij->ji', [R(d.channels, 5)]))],
+    'linear': [(aten.linear.default, lambda d: (square(d), R(7, d.side), R(7))), (aten.linear.default, lambda d: (square(d), R(7, d.side)))],
+    **{f'conv{n}d': [(getattr(aten, f'conv{n}d').default, lambda d, n=n: (R(2, 2 * d.channels, *[6] * n), R(4, d.channels, *[3] * n), None,
+                                                                         [1] * n, [0] * n, [1] * n, 2))] for n in (1, 2, 3)},
+    'reshape_as': [(aten.reshape_as.default, lambda d: (square(d), R(2, square(d)[0].numel())))],
     'glu': [(aten.glu.default, lambda d: (square(d), 2))],
 }  # fmt: skip
 ELEMENTWISE = ('relu', 'gelu', 'silu', 'tanh', 'hardswish', 'leaky_relu', 'elu', 'mish', 'hardtanh', 'abs', 'neg', 'sin',
