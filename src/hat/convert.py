@@ -36,7 +36,8 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
             keyword, or a pair of both. The network runs on it once, which shows how units are connected; prune() uses
             it again.
         n_classes: size of each task's head, a number or a list; None: as in `net`.
-        gates: the layers with gates: a function of a layer's name, or a list of names; None: all but the last layer.
+        gates: the layers with gates: a function of a layer's name, or a list of names; None: all but the last layer
+            and layers with a single unit.
         ignore: modules, layers or parameters that are left alone: a function of a name, or a list of names. They have
             no gates, every task uses them, and the first task that is learned fixes them.
         heads: True: each task has an output layer of its own. False: tasks share the last layer, which has no gate:
@@ -82,9 +83,9 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         raise ValueError(f'n_classes: {len(classes)} numbers for {n_tasks} tasks')
     chosen, left_alone = names('gates', gates), names('ignore', ignore)
 
-    def gated(layer: str, last: bool) -> bool:
+    def gated(layer: str, last: bool, n_units: int) -> bool:
         if chosen is None:
-            return not last
+            return not last and n_units > 1  # one that is closed would cut the network
         return chosen(layer) if callable(chosen) else layer in chosen
 
     def ignored(parameter: str) -> bool:

@@ -164,11 +164,9 @@ class Finder:
             self.calls[layer.node] = None
             self.fix(weight, layer.node, 'different units in different calls')
             return
-        if 'weight' not in layers.arguments(layer.node):
-            if size == 1:  # such as the weights of a sum over positions: data
-                return
-            if not layer.bias and (pair := layers.sum_after(layer.node, self.is_parameter)):
-                self.sums[pair[0]], layer = layer.node, layer._replace(bias=pair[1])
+        added = 'weight' not in layers.arguments(layer.node) and not layer.bias
+        if added and (pair := layers.sum_after(layer.node, self.is_parameter)):
+            self.sums[pair[0]], layer = layer.node, layer._replace(bias=pair[1])
         if not kind.axes:
             self.fix(weight, layer.node, 'each unit needs all of it')
         self.groups[kind] = group

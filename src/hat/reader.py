@@ -42,7 +42,7 @@ class Reader(Finder):
     """
 
     def __init__(self, net: nn.Module, inputs: Inputs, heads: bool = False,
-                 gated: Callable[[str, bool], bool] = lambda layer, last: True,
+                 gated: Callable[[str, bool, int], bool] = lambda layer, last, n_units: True,
                  ignored: Callable[[str], bool] = lambda name: False):  # fmt: skip
         """Make the plan of a network from one forward pass.
 
@@ -50,7 +50,8 @@ class Reader(Finder):
             net: the network.
             inputs: example inputs, positional and by keyword.
             heads: whether the output layers, which no other layer follows, are task-specific.
-            gated: whether a layer has a gate: a function of its name, and of whether it is an output layer.
+            gated: whether a layer has a gate: a function of its name, whether it is an output layer, and its number of
+            units.
             ignored: whether a parameter is left alone, and used by every task: a function of its name.
 
         Raises:
@@ -96,7 +97,7 @@ class Reader(Finder):
     def biases_of(self, group: Group) -> list[str]:
         return [name for name, owner in self.biases.items() if owner is group]
 
-    def choose_gates(self, gated: Callable[[str, bool], bool]) -> None:
+    def choose_gates(self, gated: Callable[[str, bool, int], bool]) -> None:
         plan, sizes = self.plan, []
         self.gate_of_norm: dict[Node, int] = {}  # node of a batch norm that takes over a gate -> the gate
         self.gate_of: dict[str, int] = {}  # name of a recurrent layer -> the gate
@@ -106,7 +107,7 @@ class Reader(Finder):
             if name in plan.layers:
                 return self.gate_of.get(name)
             plan.layers.append(name)
-            if not gated(name, last):
+            if not gated(name, last, size):
                 return None
             plan.gates.append(name)
             sizes.append(size)
