@@ -44,7 +44,7 @@ def computed(node: Node, values: Mapping[Node, Any]) -> Any:
     """What an operation on parameters, buffers and constants gives: a Weight, or a list of them for several outputs."""
     weights = [value for n in node.all_input_nodes if isinstance(value := values[n], Weight)]
     names = tuple(dict.fromkeys(name for weight in weights for name in weight.names))
-    moved = rules.name_of(operation(node)) in COPIES or rules.is_move(operation(node))
+    moved = rules.name_of(operation(node)) in COPIES or is_move(node)
     exact = moved and len(node.all_input_nodes) == 1 and weights[0].exact
     shape = node.meta.get('shape', torch.Size())
     shapes = [s or torch.Size() for s in shape] if isinstance(shape, list) else [shape]
@@ -71,7 +71,7 @@ def index_of(node: Node, values: Mapping[Node, Any], d: int, shapes: list[torch.
     result: Any = None
     if name in COPIES:
         result = call.tensors[0]
-    elif rules.is_move(target):
+    elif is_move(node):
         result = rules.move(call)
     elif rules.is_pointwise(target):
         result = functools.reduce(sets.union, call.tensors)
@@ -82,6 +82,12 @@ def index_of(node: Node, values: Mapping[Node, Any], d: int, shapes: list[torch.
     parts = [*result] if isinstance(result, (list, tuple)) else [result]
     parts += [None] * (len(shapes) - len(parts))
     return [rules.expanded(part, s, MIXED) for part, s in zip(parts, shapes, strict=True)]
+
+
+def is_move(node: Node) -> bool:
+    """Whether the elements of an operation's output are elements of its first argument."""
+    rule = rules.rule_of(operation(node))
+    return rule is not None and rule.ids is rules.move and rules.name_of(operation(node)) != 'im2col'  # which pads
 
 
 def normalized(name: str, sets: Indices, named: dict[str, Any]) -> Tensor:

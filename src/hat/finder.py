@@ -62,9 +62,8 @@ class Finder:
         written: names of parameters that forward() changes.
     """
 
-    def __init__(
-        self, nodes: list[Node], parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], ignored: set[str]
-    ):
+    def __init__(self, nodes: list[Node], parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor],
+                 ignored: set[str]):  # fmt: skip
         self.nodes, self.parameters, self.buffers, self.ignored = nodes, parameters, buffers, ignored
         self.values: dict[Node, Any] = {}
         self.fixed = dict.fromkeys(ignored, '')
@@ -115,9 +114,7 @@ class Finder:
             raise layers.refused(next(iter(node.users)), why)
         if not buffer and not node.meta['constant']:
             return None
-        if (
-            buffer and node.meta['dtype'].is_floating_point
-        ):  # training may change its floats; integers are mostly indices
+        if buffer and node.meta['dtype'].is_floating_point:  # training may change it; integers are mostly indices
             return Weight()
         return Constant(node.meta['value'], fixed=not buffer)
 
@@ -146,9 +143,7 @@ class Finder:
                 self.find_recurrent(node)
             elif layer := layers.find_layer(node, self.is_weight):
                 self.find_call(layer, biases)
-        self.biases = {
-            name: groups[0] for name, groups in biases.items() if all(group is groups[0] for group in groups)
-        }
+        self.biases = {name: owners[0] for name, owners in biases.items() if all(one is owners[0] for one in owners)}
         every = [group.kind.names for group in self.groups.values()]
         modules = {found[0].name: found for found in self.recurrent.values() if found}
         every += [tuple(str(part.target) for one in found for part in one.weights) for found in modules.values()]

@@ -152,9 +152,7 @@ def matrix_product(left: Node, right: Node) -> tuple[list[Factor], str]:
     shapes = [list(x.meta['shape'][:-2]) for x in (left, right)]
     n_batch = max(map(len, shapes))
     batches = []
-    for shape, ones in zip(
-        shapes, ('abcdefgh', 'opqrstuv'), strict=True
-    ):  # letters of dimensions of size 1 are their own
+    for shape, ones in zip(shapes, ('abcdefgh', 'opqrstuv'), strict=True):  # letters for dimensions of size 1
         offset = n_batch - len(shape)
         batches.append(''.join(BATCH[offset + d] if n > 1 else ones[d] for d, n in enumerate(shape)))
     rows, columns = 'm' if ndim(left) > 1 else '', 'n' if ndim(right) > 1 else ''
@@ -236,11 +234,8 @@ def kind_of(layer: Layer, weight: Weight, shape: torch.Size) -> tuple[Kind, Tens
     dims = layer.unit_dims
     sizes = [n if d in dims else 1 for d, n in enumerate(layer.weight.meta['shape'])]
     mixed = Kind(weight.names, (), 1, False), torch.arange(math.prod(sizes)).view(sizes)
-    axes = [
-        a
-        for a, index in enumerate(weight.indices)
-        if bool((compact(index) >= 0).all()) and (v := varies(index)) and v <= dims
-    ]
+    known = [a for a, index in enumerate(weight.indices) if bool((compact(index) >= 0).all())]
+    axes = [a for a in known if varies(weight.indices[a]) and varies(weight.indices[a]) <= dims]
     if weight.exact:
         rest = set(range(len(weight.indices))) - set(axes)
         if any(varies(weight.indices[a]) & dims for a in rest):

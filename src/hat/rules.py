@@ -301,12 +301,6 @@ def rule_of(operation: torch._ops.OpOverload) -> Rule | None:
     return ELEMENT_BY_ELEMENT if is_pointwise(operation) else None
 
 
-def is_move(operation: torch._ops.OpOverload) -> bool:
-    """Whether the elements of an operation's output are elements of its first argument."""
-    rule = rule_of(operation)
-    return rule is not None and rule.ids is move
-
-
 def is_pointwise(operation: torch._ops.OpOverload) -> bool:
     """Whether an operation works element by element, without random numbers."""
     random = torch.Tag.nondeterministic_seeded in operation.tags

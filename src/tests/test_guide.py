@@ -1,5 +1,6 @@
 """The Python blocks of the guide run as they stand, in the order of the page, and do what the page says."""
 
+import importlib.util
 import re
 import warnings
 from pathlib import Path
@@ -14,10 +15,12 @@ GUIDE = Path(hat.__file__).parent / 'README.md'
 
 def blocks(path):
     """The blocks of a page that are fenced as ```python, in order: (number of the first line, code) each. Blocks that
-    need data or a GPU are fenced as ```python no-run and are left out."""
+    need data or a GPU are fenced as ```python no-run and are left out, and so are ```python needs NAME, if there is no
+    such package."""
     text = Path(path).read_text(encoding='utf-8')
-    found = re.finditer(r'^```python\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
-    return [(text.count('\n', 0, block.start(1)) + 1, block[1]) for block in found]
+    found = re.finditer(r'^```python(?: needs (\w+))?\n(.*?)^```$', text, re.DOTALL | re.MULTILINE)
+    return [(text.count('\n', 0, block.start(2)) + 1, block[2])
+            for block in found if not block[1] or importlib.util.find_spec(block[1])]  # fmt: skip
 
 
 def run(path):
@@ -41,6 +44,8 @@ def test_blocks_are_found_with_their_lines_and_no_run_is_left_out(tmp_path):
         'a\n```python\nx = 1\n```\n```python no-run\n1 / 0\n```\n```sh\nls\n```\n\n```python\ny = x + 1\n```\n'
     )
     assert blocks(page) == [(3, 'x = 1\n'), (13, 'y = x + 1\n')] and run(page)['y'] == 2
+    page.write_text('```python needs torch\nx = 1\n```\n```python needs no_such_package\nx = 2\n```\n')
+    assert run(page)['x'] == 1
     page.write_text('\n\n```python\n1 / 0\n```\n')
     with pytest.raises(ZeroDivisionError) as error:
         run(page)
@@ -58,7 +63,8 @@ def test_the_first_block_is_short_and_shows_that_nothing_is_forgotten(names):
 def test_what_the_guide_says_of_gates_and_of_the_guarantee_is_so(names):
     assert set(names['mask'].tolist()) == {0, 1} and len(names['mask']) == 64
     assert names['identical']
-    assert names['refusal'].startswith('aten.linear.default in 1 (') and 'its weight is computed' in names['refusal']
+    assert '0.parametrizations.weight.original: aten.linear.default in 0 (' in names['warned']
+    assert 'each unit needs all of it' in names['warned'] and set(names['ignoring'].plan.fixed.values()) == {''}
 
 
 def test_what_the_guide_says_of_heads_pretrained_weights_and_copies_is_so(names):
@@ -70,4 +76,4 @@ def test_what_the_guide_says_of_heads_pretrained_weights_and_copies_is_so(names)
 
 
 def test_the_guide_is_no_longer_than_a_guide():
-    assert len(GUIDE.read_text(encoding='utf-8').splitlines()) <= 250
+    assert len(GUIDE.read_text(encoding='utf-8').splitlines()) <= 330

@@ -482,7 +482,9 @@ def test_a_task_can_be_chosen_for_all_calls_or_inside_a_block():
     with model.task(0):
         assert same(model(x), expected[0]) and same(model(x, task=1), expected[1])
     assert same(model(x), expected[1])
-    with pytest.raises(TypeError, match=r'task must be a number, as in model\(x, task=0\), or model.use\(0\), not None'):
+    with pytest.raises(
+        TypeError, match=r'task must be a number, as in model\(x, task=0\), or model.use\(0\), not None'
+    ):
         model.use(None)(x)
 
 
