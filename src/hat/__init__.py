@@ -20,7 +20,7 @@ from hat.saving import load, save
 from hat.schedules import annealed
 from hat.view import View
 
-__version__ = '1.0.0'
+__version__ = '1.1.0'
 __all__ = [
     'CannotConvert',
     'Network',
