@@ -131,7 +131,7 @@ class Gate(Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, a: Tensor) -> Tensor:
         ctx.h, ctx.a = h, a
-        if not torch.compiler.is_compiling():
+        if not (torch.compiler.is_compiling() or h.is_inference()):
             ctx.version = h._version
         a = a.to(h.dtype)
         return (h * a).masked_fill_(a == 0, 0) if h.dtype in HALF else h * a

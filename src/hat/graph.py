@@ -85,6 +85,7 @@ def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, An
     replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tensors_in((inputs, named)))
     with torch.random.fork_rng(devices=[]), whole_operations(), no_attention_fast_path(), recorder:
         replica.network(*inputs, **named)
+    torch.clear_autocast_cache()  # of weights that were cast here, without gradients
     return recorder.operations()
 
 

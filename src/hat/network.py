@@ -11,7 +11,7 @@ from typing import Any, Self, SupportsIndex, cast
 import torch
 from torch import Tensor, distributed, nn
 
-from hat import saving, weights
+from hat import parallel, saving, weights
 from hat.errors import warn
 from hat.functional import E_MAX, CompensatedGate, attention, cumulate, gradient_factor, rounded
 from hat.graph import no_attention_fast_path
@@ -23,10 +23,11 @@ from hat.task import TaskParameters
 from hat.view import View
 from hat.watch import Watch, checked
 
+Progress = float | Tensor | None | Callable[[], float | Tensor | None]
 PRIME = 2**31 - 1  # fingerprints are multiples of it; an average of two fingerprints is not
 
 
-class Network(nn.Module):
+class Network(parallel.Whole, nn.Module):
     """A converted network. It learns tasks one after the other; what a learned task uses does not change any more.
 
     With hard masks a learned task computes with the kept values (hat.kept) of the weights between its open units, and
@@ -106,21 +107,29 @@ class Network(nn.Module):
         self.prepare(task)
         return self.run(inputs, task, self.masks(task), named, net)
 
-    def train_batch(self, task: int, progress: float | Tensor | None, inputs: tuple, named: dict[str, Any],
+    def train_batch(self, task: int, progress: Progress, inputs: tuple, named: dict[str, Any],
                     net: nn.Module | None = None) -> Any:  # fmt: skip
-        """The output of a task in training. net: as in run()."""
-        self.prepare(task, progress, inputs, named)
-        return self.run(inputs, task, self.masks(task, self.schedule(progress, self.s_max)), named, net)
+        """The output of a task in training. progress: may be a function that counts it. net: as in run()."""
+        position = self.prepare(task, torch.compiler.is_compiling(), progress, inputs, named)
+        return self.run(inputs, task, self.masks(task, self.schedule(position, self.s_max)), named, net)
 
     @torch.compiler.disable
-    def prepare(self, task: int, *batch: Any) -> None:
+    def prepare(self, task: int, compiled: bool = False, progress: Progress = None, *batch: Any) -> Any:
         """What a batch needs before its forward pass, which torch.compile can capture in one graph then.
 
-        batch: progress, inputs and named inputs of a training batch.
+        progress, batch: of a training batch: its progress, inputs and named inputs.
+
+        Returns:
+            The progress; in compiled code a tensor, as torch.compile would make a new graph for each new number.
         """
         self.refresh()
-        if batch:
-            self.watch.before_batch(self, task, *batch)
+        if not batch:
+            return None
+        progress = progress() if callable(progress) else progress
+        if compiled and isinstance(progress, (int, float)):
+            progress = torch.tensor(progress, dtype=torch.float64)
+        self.watch.before_batch(self, task, progress, *batch)
+        return progress
 
     def use(self, task: int | None) -> Self:
         """Make a task the one that forward() runs where none is passed; None: there is no such task."""
@@ -201,7 +210,9 @@ class Network(nn.Module):
         if task is None and self.watch.task is None:
             raise ValueError('regularization() needs a task: no batch was trained since the last end_task()')
         t = self.index(self.watch.task if task is None else task)
-        position = checked(self.watch.progress if progress is None else progress)
+        position: Any = self.watch.progress if progress is None else progress
+        if not torch.compiler.is_compiling():  # there before_batch() has checked it
+            checked(position)
         masks = self.masks(t, self.schedule(position, self.s_max))
         return self.regularizer(masks, self.cumulative, len(self.tasks))
 
@@ -240,6 +251,7 @@ class Network(nn.Module):
     def begin_task(self, task: int) -> None:
         """Start a task: warns of layers with fewer than 5 % of their units free. The first training batch calls it."""
         self.stamp = None
+        parallel.check(self)
         self.watch.begin_task(self, self.index(task))
 
     def end_task(self, task: int) -> None:

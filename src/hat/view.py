@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from hat.names import named_tensors
+from hat.parallel import Whole
 from hat.replica import Replica
 
 if TYPE_CHECKING:
     from hat.network import Network
 
 
-class View(nn.Module):
+class View(Whole, nn.Module):
     """One task of a converted network, as a module that takes the inputs of the original network and has its
     submodules: for trainers, torch.optim.swa_utils.update_bn, and all else that knows nothing of tasks.
 
@@ -47,7 +49,7 @@ class View(nn.Module):
         self.source: tuple = ()
         self.refresh()
         self.train(network.training)
-        self.register_state_dict_pre_hook(lambda *_: network.restore())
+        self.register_state_dict_pre_hook(View.restore)
 
     @property
     def network(self) -> 'Network':
@@ -56,28 +58,48 @@ class View(nn.Module):
     def refresh(self) -> None:
         """Take over the network's tensors, if it has others now: after .to() or hat.forget()."""
         source = self.network.tasks[self.task], self.network.conversions
-        if source != self.source:
+        if source == self.source:
+            self.check()
+        else:
             self.source = source
             self.net = Replica(self.network.net, self.network.stored(self.task)).network
             self.embeddings = source[0].embeddings
             self.train(self.training)
 
+    def check(self) -> None:
+        """Raises RuntimeError: a tensor of the view is not the network's any more, and training it would be in vain."""
+        if torch.compiler.is_compiling():
+            return
+        stored = self.network.stored(self.task)
+        for name, tensor in named_tensors(self.net):
+            if tensor is not stored.get(name):
+                raise RuntimeError(
+                    f'net.{name} of the view has been replaced (by functional_call, fully_shard or load_state_dict('
+                    'assign=True), for example): it must stay the tensor of the network'
+                )
+
+    def restore(self, *_: Any) -> None:
+        """Write the kept values to the parameters, before state_dict() reads them."""
+        self.network.restore()
+
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """The output of the task. A training batch without gradients, as of update_bn, is one of an epoch's end."""
+        """The output of the task."""
         self.refresh()
         if not self.training:
             return self.network.evaluate(self.task, inputs, named, self.net)
-        if not torch.is_grad_enabled():
-            progress: float | Tensor | None = 1.0
-        elif self.steps is None:
-            progress = self.progress
-        else:
-            progress = (self.batches % self.steps) / (self.steps - 1) if self.steps > 1 else 1.0
-            self.batches += 1
-        output = self.network.train_batch(self.task, progress, inputs, named, self.net)
+        output = self.network.train_batch(self.task, self.position, inputs, named, self.net)
         if self.c is not None and torch.is_grad_enabled():
             add_to_loss(output, self.c * self.network.regularization())
         return output
+
+    def position(self) -> float | Tensor | None:
+        """The progress of a training batch. One without gradients, as of update_bn, is one of an epoch's end."""
+        if not torch.is_grad_enabled():
+            return 1.0
+        if self.steps is None:
+            return self.progress
+        self.batches += 1
+        return ((self.batches - 1) % self.steps) / (self.steps - 1) if self.steps > 1 else 1.0
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self.network._apply(fn, recurse)

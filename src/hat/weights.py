@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hat import recurrent
-from hat.functional import Conditioned, Gate, Protected
+from hat.functional import Conditioned, Gate, Protected, Replayed
 from hat.names import get_tensor
 from hat.plan import OutputGate, Plan
 
@@ -42,11 +42,16 @@ def tensors(network: 'Network', task: int, masks: list[Tensor], outputs: bool = 
     large = plan.shared.keys() | plan.frozen
     for name, (gate, units) in gating.items():
         if name in large and not (kept_only and zero_if_closed(plan, name)):
-            a = values[units] if gate is None else masks[gate].view(units.shape)
+            a = at(values, units) if gate is None else masks[gate].view(units.shape)
             result[name] = Gate.apply(result[name], a)
     norms = {name: units for name, (_, units) in plan.gating.items() if name not in large}
-    result |= in_groups(lambda p, units: Gate.apply(p, values[units]), result, norms)
+    result |= in_groups(lambda p, units: Gate.apply(p, at(values, units)), result, norms)
     return result | {name: result[name].clone() for name in plan.written}
+
+
+def at(values: Tensor, units: Tensor) -> Tensor:
+    """values[units]; its backward pass can run several times, as reentrant activation checkpointing does."""
+    return values[units] if torch.compiler.is_compiling() else Replayed.apply(lambda v: v[units], values)
 
 
 def zero_if_closed(plan: Plan, name: str) -> bool:

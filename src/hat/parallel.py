@@ -1,0 +1,26 @@
+"""Ways to train on several devices that do not work with kept values: refused."""
+
+from typing import Any, Self
+
+from torch import nn
+
+INSTEAD = 'hat needs whole parameters in every process: DistributedDataParallel'
+
+
+class Whole:
+    """For modules whose parameters cannot be cut up, or copied to other devices in each batch."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if any(base.__name__ == 'FSDPModule' for base in cls.__mro__):  # fully_shard() makes such a class
+            raise TypeError(f'fully_shard() cuts up parameters: {INSTEAD}')
+
+    def _replicate_for_data_parallel(self) -> Self:
+        raise TypeError(f'DataParallel trains copies that forget what they count: {INSTEAD}')
+
+
+def check(module: nn.Module) -> None:
+    """Raises TypeError: a parameter is sharded, a DTensor."""
+    for name, p in module.named_parameters():
+        if hasattr(p, 'placements'):
+            raise TypeError(f'{name} is sharded: {INSTEAD}')
