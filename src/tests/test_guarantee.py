@@ -6,11 +6,8 @@ import io
 import pickle
 import random
 import re
-import subprocess
-import sys
 import threading
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -742,51 +739,6 @@ def test_inputs_by_keyword():
         model.end_task(0)
         assert same(model(x=x, scale=1.0, task=torch.tensor(0)), model(x, task=0))
         torch.testing.assert_close(hat.prune(model, 0)(x=x), model(x, task=0))
-
-
-RANK = """
-import sys, torch, torch.distributed as dist, torch.nn.functional as F, warnings
-sys.path[:0] = sys.argv[3:]
-import hat
-from nets import NETS
-from torch.nn.parallel import DistributedDataParallel
-warnings.simplefilter('ignore')
-rank = int(sys.argv[1])
-dist.init_process_group('gloo', init_method=f'file://{sys.argv[2]}', rank=rank, world_size=2)
-torch.manual_seed(0)
-model = hat.convert(NETS['concatenated'](), 2, torch.randn(2, 3, 8, 8))
-parallel = DistributedDataParallel(model, find_unused_parameters=True)
-one = torch.optim.AdamW(model.parameters(), 0.01, weight_decay=0.1)
-x, learned = torch.randn(9, 3, 8, 8, generator=torch.Generator().manual_seed(1)), []
-def answers():
-    with torch.no_grad():
-        return model.eval()(x, task=0)
-for task in 0, 1:
-    torch.manual_seed(10 * task + rank)  # each rank has batches of its own
-    for b in range(4):
-        out = parallel.train()(torch.randn(8, 3, 8, 8), task=task, progress=b / 3)
-        one.zero_grad()
-        F.cross_entropy(out, torch.arange(8) % 4).backward()
-        one.step()
-        if task:
-            learned.append(answers())
-    model.end_task(task)
-    learned.append(answers())
-both = [torch.empty_like(learned[0]) for _ in range(2)]
-dist.all_gather(both, learned[0])
-print(all(torch.equal(a, learned[0]) for a in learned), torch.equal(*both), model.fingerprints.tolist())
-"""
-
-
-@pytest.mark.slow
-def test_processes_that_train_together_agree_and_none_forgets(tmp_path):
-    """DistributedDataParallel with batch norm: the statistics of the ranks are not the same before a task ends."""
-    tests = Path(__file__).parent
-    command = [sys.executable, '-c', RANK]
-    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path / 'meet'), str(tests.parent), str(tests)],
-                              stdout=subprocess.PIPE, text=True) for rank in range(2)]  # fmt: skip
-    said = [process.communicate(timeout=120)[0] for process in ranks]
-    assert said[0] == said[1] and said[0].startswith('True True [')
 
 
 # What a review found: each was silent
