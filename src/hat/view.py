@@ -96,6 +96,8 @@ class View(Whole, nn.Module):
         """The progress of a training batch. One without gradients, as of update_bn, is one of an epoch's end."""
         if not torch.is_grad_enabled():
             return 1.0
+        if torch._C._current_graph_task_id() >= 0:  # checkpointed, and repeated in the backward pass
+            return self.network.watch.progress
         if self.steps is None:
             return self.progress
         self.batches += 1

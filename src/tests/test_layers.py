@@ -269,28 +269,29 @@ def test_a_normed_last_layer_is_a_head():
 # Recurrent layers
 
 
-def by_hand(kind, cell, x, masks, w_ih, w_hh, b_ih, b_hh):
+def row_sums(row, x, h, w_ih, w_hh, b_ih, b_hh):
+    """What a row of both weights makes of the inputs and of the units below."""
+    return (sum(w_ih[row, i] * x[:, i] for i in range(x.shape[1])) + b_ih[row],
+            sum(w_hh[row, i] * h[:, i] for i in range(h.shape[1])) + b_hh[row])  # fmt: skip
+
+
+def by_hand(kind, x, masks, *weights):
     """One layer of gated units, a unit and a time step at a time: what leaves unit j is masks[j] times its state."""
     n = len(masks)
     h, c, outputs = torch.zeros(len(x), n), torch.zeros(len(x), n), []
     for step in x.unbind(1):
         new_h, new_c = [], []
         for j in range(n):
-
-            def block(k):
-                row = k * n + j
-                a = sum(w_ih[row, i] * step[:, i] for i in range(step.shape[1])) + b_ih[row]
-                return a, sum(w_hh[row, i] * masks[i] * h[:, i] for i in range(n)) + b_hh[row]
-
+            sums = [row_sums(k * n + j, step, masks * h, *weights) for k in range(len(weights[0]) // n)]
             if kind is nn.LSTM:
-                i, f, g, o = (sum(block(k)) for k in range(4))
+                i, f, g, o = map(sum, sums)
                 new_c.append(torch.sigmoid(f) * c[:, j] + torch.sigmoid(i) * torch.tanh(g))
                 new_h.append(torch.sigmoid(o) * torch.tanh(new_c[-1]))
             elif kind is nn.GRU:
-                (r, z), (a, b) = (torch.sigmoid(sum(block(k))) for k in range(2)), block(2)
+                (r, z), (a, b) = (torch.sigmoid(sum(s)) for s in sums[:2]), sums[2]
                 new_h.append((1 - z) * torch.tanh(a + r * b) + z * h[:, j])
             else:
-                new_h.append(torch.relu(sum(block(0))))
+                new_h.append(torch.relu(sum(sums[0])))
         h, c = torch.stack(new_h, 1), torch.stack(new_c, 1) if new_c else c
         outputs.append(h * masks)
     return torch.stack(outputs, 1)
@@ -308,7 +309,7 @@ def test_gates_of_a_recurrent_layer_are_those_of_a_loop_over_units(kind):
     masks = [torch.rand(6), torch.rand(6)]
     h = x
     for layer in range(2):
-        h = by_hand(kind, None, h, masks[layer], *(getattr(rnn, f'{name}_l{layer}') for name in (
+        h = by_hand(kind, h, masks[layer], *(getattr(rnn, f'{name}_l{layer}') for name in (
             'weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')))  # fmt: skip
     torch.testing.assert_close(model.train().run((x,), 0, masks), h)
 

@@ -549,3 +549,12 @@ def test_fully_sharded_parameters_are_refused(mesh):
     ):
         with pytest.raises(error, match=message):
             shard(build('concatenated', 2)[1])
+
+
+def test_a_checkpointed_view_counts_each_batch_once():
+    _, model = build('mlp')
+    view, seen = view_of(model, 0, steps=3), []
+    for x in batches(3):
+        checkpoint(view, x, use_reentrant=False).sum().backward()
+        seen.append(model.watch.progress)
+    assert seen == [0, 0.5, 1]
