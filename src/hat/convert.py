@@ -138,8 +138,10 @@ def names(argument: str, value: Names | None) -> Callable[[str], bool] | list[st
 
 def copied(net: nn.Module) -> nn.Module:
     """A copy of a network; of computed tensors in its attributes, which cannot be copied, the values."""
-    tensors = [value for module in net.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
-    return deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in tensors if not tensor.is_leaf})
+    values = [value for module in net.modules() for value in vars(module).values()]
+    values += [part for value in values if isinstance(value, (list, tuple)) for part in value]
+    tensors = [value for value in values if isinstance(value, torch.Tensor) and not value.is_leaf]
+    return deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in tensors})
 
 
 def check_network(net: Any) -> None:

@@ -56,7 +56,7 @@ class Finder:
         sums: node of the sum of a layer's output and its bias -> node of the layer.
         recurrent: for each node of a recurrent operation its layers; none of them, if it is used by every task.
         biases: name of a parameter that is the bias of a group -> the group.
-        ways: name of a parameter that is a weight -> in how many groups and recurrent modules.
+        ways: name of a parameter -> in how many groups it is a weight, and in how many recurrent modules.
         fixed: name of a parameter that every task uses -> why; '' if it is ignored.
         data: names of parameters that are used as data, in order.
         written: names of parameters that forward() changes.
@@ -146,7 +146,8 @@ class Finder:
         self.biases = {name: owners[0] for name, owners in biases.items() if all(one is owners[0] for one in owners)}
         every = [group.kind.names for group in self.groups.values()]
         modules = {found[0].name: found for found in self.recurrent.values() if found}
-        every += [tuple(str(part.target) for one in found for part in one.weights) for found in modules.values()]
+        every += [tuple(str(part.target) for one in found for part in (*one.weights, *one.biases))
+                  for found in modules.values()]  # fmt: skip
         self.ways = Counter(name for names in every for name in names)
         self.name_groups()
 
@@ -159,8 +160,8 @@ class Finder:
             self.calls[layer.node] = None
             self.fix(weight, layer.node, 'different units in different calls')
             return
-        added = 'weight' not in layers.arguments(layer.node) and not layer.bias
-        if added and (pair := layers.sum_after(layer.node, self.is_parameter)):
+        bare = 'weight' not in layers.arguments(layer.node) and not layer.bias and 'module' not in layer.node.meta
+        if bare and (pair := layers.sum_after(layer.node, self.is_parameter)):
             self.sums[pair[0]], layer = layer.node, layer._replace(bias=pair[1])
         if not kind.axes:
             self.fix(weight, layer.node, 'each unit needs all of it')

@@ -155,19 +155,20 @@ class Protected(Function):
 
     bits: the kept values as integers, in the parameter's shape; 0 where it is free (hat.kept).
     no_zero: no kept value is 0, so that a value of 0 means free.
+    aliased: the gradient may also be that of another tensor, so it must not be changed in place.
     """
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, bits: Tensor, no_zero: bool) -> Tensor:
-        ctx.bits, ctx.no_zero = bits, no_zero
+    def forward(ctx: Any, p: Tensor, bits: Tensor, no_zero: bool, aliased: bool) -> Tensor:
+        ctx.bits, ctx.no_zero, ctx.aliased = bits, no_zero, aliased
         return where_free(p, bits, no_zero, torch.empty_like(p)).add_(bits.view(p.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad.to_dense() if grad.is_sparse else grad
-        if torch.is_grad_enabled() or 0 in grad.stride():
-            return grad.masked_fill(ctx.bits.bool(), 0), None, None
-        return where_free(grad, ctx.bits, ctx.no_zero, grad), None, None  # in place: nothing else uses grad
+        if ctx.aliased or torch.is_grad_enabled() or 0 in grad.stride():
+            return grad.masked_fill(ctx.bits.bool(), 0), None, None, None
+        return where_free(grad, ctx.bits, ctx.no_zero, grad), None, None, None
 
 
 def where_free(x: Tensor, bits: Tensor, no_zero: bool, out: Tensor) -> Tensor:
@@ -179,18 +180,19 @@ def where_free(x: Tensor, bits: Tensor, no_zero: bool, out: Tensor) -> Tensor:
 
 
 class Conditioned(Function):
-    """Forward: the weight. Backward: its gradient times its factor (Eq. 2), for masks between 0 and 1."""
+    """Forward: the weight. Backward: its gradient times its factor (Eq. 2), for masks between 0 and 1. aliased: as for
+    Protected."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, factor: Tensor) -> Tensor:
-        ctx.factor = factor
+    def forward(ctx: Any, weight: Tensor, factor: Tensor, aliased: bool) -> Tensor:
+        ctx.factor, ctx.aliased = factor, aliased
         return weight.view_as(weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() or 0 in grad.stride():
-            return grad * ctx.factor, None
-        return grad.mul_(ctx.factor), None
+        if ctx.aliased or torch.is_grad_enabled() or 0 in grad.stride():
+            return grad * ctx.factor, None, None
+        return grad.mul_(ctx.factor), None, None
 
 
 class Replayed(Function):

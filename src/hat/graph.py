@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hat.network import Network
 
 STANDARD = nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.modules.conv._ConvNd
+FORWARD = [kind.forward for kind in RECURRENT]
 CONTAINERS = list, dict, set
 PASSED_ON = {'alias', 'clone', 'contiguous', 'copy', 'detach', 'lift_fresh', 'to', '_to_copy'}
 SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that give Python the values of a tensor
@@ -125,7 +126,13 @@ def changed_attributes(net: nn.Module, inputs: Inputs) -> list[str]:
 
     return [f'{name}.{key}'.lstrip('.') for name, module in replica.network.named_modules()
             for key, old in before[id(module)].items()
-            if not key.startswith('_') and changed(old, vars(module).get(key))]  # fmt: skip
+            if not (key.startswith('_') or is_computed(module, key))
+            and changed(old, vars(module).get(key))]  # fmt: skip
+
+
+def is_computed(module: nn.Module, name: str) -> bool:
+    """Whether an attribute is computed from parameters, as torch.nn.utils.weight_norm, spectral_norm and prune do."""
+    return any(f'{name}_{suffix}' in module._parameters for suffix in ('v', 'orig'))
 
 
 def copied(net: nn.Module, inputs: Inputs, training: bool = False,
@@ -216,7 +223,7 @@ class Recorder(TorchDispatchMode):
         node = self.graph.call_function(func, node_args, node_kwargs)
         name, module = self.path[-1]
         node.meta |= {'place': self.place(), 'path': name}
-        if isinstance(module, RECURRENT) and is_recurrent(node):
+        if isinstance(module, RECURRENT) and type(module).forward in FORWARD and is_recurrent(node):
             node.meta['recurrent'] = name
         for changed in written:
             self.overwrite(changed, node)
@@ -270,8 +277,9 @@ class Recorder(TorchDispatchMode):
             self.path.pop()
             if isinstance(module, STANDARD) and id(output) in self.known:
                 node = self.known[id(output)][1]
-                node = node.all_input_nodes[0] if node.target is item else node
-                node.meta.setdefault('module', name)
+                layer = node.all_input_nodes[0] if node.target is item else node
+                if not node.users:  # the module itself has not used it
+                    layer.meta.setdefault('module', name)
 
         module._forward_hooks, module._forward_pre_hooks = (OrderedDict(hooks) for hooks in (
             module._forward_hooks, module._forward_pre_hooks))  # copies: these are the network's  # fmt: skip

@@ -55,6 +55,11 @@ class Layer(NamedTuple):
     groups: int = 1
 
     @property
+    def is_channel(self) -> bool:
+        """Whether the second dimension of the output counts the units, and no other."""
+        return [d for d, letter in enumerate(self.output) if letter in self.letters] == [1]
+
+    @property
     def dims_after_units(self) -> int:
         """How many dimensions of the output follow the last one that counts units."""
         return len(self.output) - 1 - max(d for d, letter in enumerate(self.output) if letter in self.letters)
@@ -113,7 +118,8 @@ def find_layer(node: Node, is_weight: Callable[[Node], bool]) -> Layer | None:
     factors, output, bias = product(name, named)
     candidates = factors[-1:] if 'weight' in named else factors
     weights = [factor for factor in candidates if is_weight(factor[0])]
-    if len(weights) != 1 or not set(weights[0][1]) & set(output):  # a sum over all of a weight has no units
+    units = set(weights[0][1]) & set(output) if len(weights) == 1 else set()
+    if not units or units == set(weights[0][1]):  # a sum over all of a weight has no units, a scale reads nothing
         return None
     return Layer(node, *weights[0], [factor for factor in factors if factor is not weights[0]], output, bias)
 
@@ -247,7 +253,7 @@ def kind_of(layer: Layer, weight: Weight, shape: torch.Size) -> tuple[Kind, Tens
     else:
         axes = axes[:1]
     if weight.exact and not axes and math.prod(sizes) == 1 and len(shape) == len(sizes):
-        axes = [min(dims)]  # a single unit
+        axes = [a for a in range(len(shape)) if not varies(weight.indices[a])][:1]  # a single unit
     if not axes:
         return mixed
     kind = Kind(weight.names, tuple(axes), 1, weight.exact)
@@ -328,7 +334,7 @@ def onto_parameter(weight: Weight, ids: Tensor, shape: torch.Size, sets: UnitSet
     ids = squeezed(ids, lying)[tuple(None if d is None else slice(None) for d in dims)]
     rows, sizes = [], []
     for a, (d, index) in enumerate(zip(dims, weight.indices, strict=True)):
-        row = index.movedim(d, 0).flatten(1)[:, 0] if d is not None else index.reshape(-1)[:1]
+        row = index.reshape(-1)[:1] if d is None else index.movedim(d, 0).reshape(index.shape[d], -1)[:, 0]
         if len(row.unique()) < len(row):
             return torch.tensor(ALWAYS_USED)
         all_the_same = ids.shape[a] == 1 and len(row) == shape[a]

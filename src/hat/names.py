@@ -1,5 +1,7 @@
 """Parameters and buffers of a network, by their names."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -49,12 +51,22 @@ def register_tensor(root: nn.Module, name: str, tensor: Tensor, parameter: bool,
         root.register_buffer(leaf, tensor)
 
 
+FROZEN = 'hat_frozen'  # attribute of a module: keys of its buffers that were parameters
+
+
 def as_buffer(net: nn.Module, name: str) -> None:
     """Make a parameter a buffer: the same tensor, under the same name, that no optimizer gets."""
     tensor = get_tensor(net, name)
     for module in net.modules():
         for key in [key for key, p in module._parameters.items() if p is tensor]:
             module._buffers[key] = module._parameters.pop(key)
+            setattr(module, FROZEN, (*getattr(module, FROZEN, ()), key))
+
+
+def frozen_again(state: dict[str, Any]) -> None:
+    """Make the buffers of a module that were parameters, parameters again. state: its attributes."""
+    for key in state.pop(FROZEN, ()):
+        state['_parameters'][key] = state['_buffers'].pop(key)
 
 
 def set_tensor(net: nn.Module, name: str, tensor: Tensor) -> None:

@@ -69,7 +69,7 @@ class Network(parallel.Whole, nn.Module):
             as_buffer(net, name)
         for name in plan.task_specific:
             get_tensor(net, name).requires_grad_(False)
-        device = next(net.parameters()).device
+        device = named_tensors(net)[0][1].device
         tasks = [TaskParameters(net, plan, n, init, self.frozen, generator) for n in classes]
         self.tasks = cast('list[TaskParameters]', nn.ModuleList(tasks))
         self.kept = Kept(self.shared.items())

@@ -39,14 +39,12 @@ class OutputGate(NamedTuple):
 
     gates: of a recurrent module one for each layer and direction, or None; else one.
     folded: whether plan.folded has the same factors for the parameters of the module.
-    always: whether the output is multiplied even if the kept weights are zero where the gate is closed.
     n_dims: how many dimensions of the output follow that of the units.
     directions: of a recurrent module (hat.recurrent.masked); None for others.
     """
 
     gates: list[int | None]
     folded: bool = False
-    always: bool = True
     n_dims: int = 0
     directions: int | None = None
 
@@ -77,6 +75,7 @@ class Plan:
     outputs: dict[str, OutputGate] = field(default_factory=dict)  # modules whose output masks multiply
     folded: dict[str, Gating] = field(default_factory=dict)  # the same as factors of parameters, where there are such
     tied: set[str] = field(default_factory=set)  # shared parameters with several uses
+    computed: set[str] = field(default_factory=set)  # shared parameters that other tensors are computed from
     written: set[str] = field(default_factory=set)  # parameters that forward() changes
     fixed: dict[str, str] = field(default_factory=dict)  # parameters that every task uses, and why
     frozen: list[str] = field(default_factory=list)  # parameters that are not trained: tasks share them
@@ -96,9 +95,6 @@ class Plan:
         """These parameters are not trained: no task can change them."""
         heads = {name for head in self.heads for name, _ in head.tensors}
         self.frozen = [name for name in (*self.shared, *self.task_specific) if name in names - heads]
-        for module, gate in self.outputs.items():
-            if any(name.rpartition('.')[0] == module for name in self.frozen):
-                self.outputs[module] = gate._replace(always=True)
         self.shared = {name: shared for name, shared in self.shared.items() if name not in self.frozen}
         self.task_specific = [name for name in self.task_specific if name not in self.frozen]
 

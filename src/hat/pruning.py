@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hat.errors import warn
-from hat.names import get_tensor, named_tensors, set_tensor
+from hat.names import frozen_again, get_tensor, named_tensors, set_tensor
 from hat.nested import mapped, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
@@ -52,6 +52,8 @@ def difference(net: nn.Module, small: nn.Module, inputs: Inputs) -> str:
         pairs = list(zip(tensors_in(small(*args, **kwargs)), expected, strict=True))
     except Exception as error:
         return f'{type(error).__name__}: {str(error).splitlines()[0]}'
+    if any(a.shape != b.shape for a, b in pairs):
+        return 'its outputs would have another shape'
     tolerance = 1e-5 if torch.finfo(like.dtype).bits > 16 else 1e-2
     largest = [float((a - b).abs().max()) / (float(b.abs().max()) or 1) for a, b in pairs if b.is_floating_point()]
     return '' if all(d <= tolerance for d in largest) else f'its outputs would differ by {max(largest):.1g}'
@@ -65,6 +67,8 @@ def plain(network: Network, task: int) -> nn.Module:
     net = copy.deepcopy(network.net, {id(network): network})
     net._load_state_dict_post_hooks.clear()
     names = {id(get_tensor(net, name)): name for name in tensors}
+    for module in net.modules():
+        frozen_again(vars(module))
     for name, tensor in named_tensors(net, remove_duplicate=False):
         set_tensor(net, name, tensors[names[id(tensor)]].clone())
     for head, n in zip(network.plan.heads, sizes_of_heads(network, net), strict=True):
@@ -88,6 +92,8 @@ def remove_zero_channels(net: nn.Module, inputs: Inputs) -> nn.Module:
     net = copy.deepcopy(net).eval()
     with torch.device('cpu'):  # whatever the default device is
         structure = Structure(net, inputs)
+        if not structure.plan.gates:
+            return net
         keep = structure.kept_units()
     for name, (ins, outs, depthwise) in structure.layers.items():
         weight = get_tensor(net, name)[keep[outs]]

@@ -63,13 +63,13 @@ class Reader(Finder):
                          {name for name in parameters if ignored(name)})  # fmt: skip
         self.plan = Plan(inputs, operations=recorder.operations())
         self.reads: dict[str, list[Tensor]] = {}  # of the weights of recurrent layers, as Group.reads
-        self.outputs = recorder.outputs
+        self.outputs = set(recorder.outputs)
         self.find_heads(heads)
         self.choose_gates(gated)
         for node in self.nodes:
             if node not in self.values:
                 self.values[node] = self.read(node)
-        for node in self.outputs:
+        for node in recorder.outputs:
             self.ids(node)
         self.fill_plan()
 
@@ -133,13 +133,15 @@ class Reader(Finder):
     def place_of(self, group: Group) -> str:
         """Where a layer can have a gate: see Group."""
         kind, calls = group.kind, [layer.node for layer, _ in group.calls]
+        every = torch.arange(group.size)
+        in_order = all(torch.equal(numbers.reshape(-1), every) for _, numbers in group.calls)
         norms = [norm for node in calls if (norm := layers.norm_after(node, self.is_parameter))]
         scales = [layers.arguments(norm)['weight'] for norm in norms]
-        if len(norms) == len(calls) and all(user in norms for scale in scales for user in scale.users):
+        if (kind.exact and in_order and len(norms) == len(calls) and self.outputs.isdisjoint(calls)
+                and all(layer.is_channel for layer, _ in group.calls)
+                and all(user in norms for scale in scales for user in scale.users)):  # fmt: skip
             return 'norm'
-        every = torch.arange(group.size)
-        is_output = all('module' in layer.node.meta and torch.equal(numbers.reshape(-1), every)
-                        for layer, numbers in group.calls)  # fmt: skip
+        is_output = in_order and all('module' in node.meta for node in calls)
         if is_output and not (self.is_alone(group) and calls[0].target in layers.CONVOLUTIONS | layers.TRANSPOSED):
             return 'output'
         return 'weight' if kind.exact else ''
@@ -147,6 +149,12 @@ class Reader(Finder):
     def is_alone(self, group: Group) -> bool:
         """Whether the weight is a parameter that nothing else uses."""
         return group.kind.exact and all(self.ways[name] == 1 and name not in self.fixed for name in group.kind.names)
+
+    def has_own_biases(self, group: Group) -> bool:
+        """Whether the biases of all calls, if there are any, are parameters that nothing else uses."""
+        names = [self.bias_of(layer, numbers, group.size) for layer, numbers in group.calls if layer.bias is not None]
+        return all(self.biases.get(name or '') is group and name not in self.ways and name not in self.fixed
+                   for name in names)  # fmt: skip
 
     def making_weights(self) -> set[Node]:
         """Nodes whose output becomes, without another layer in between, the weight of a layer."""
@@ -182,6 +190,9 @@ class Reader(Finder):
             return always_used(node)
         (layer, numbers, group), sets = call, self.plan.units
         weight, ids = self.values[layer.weight], [self.ids(n) for n, _ in layer.inputs]
+        for n in node.all_input_nodes:  # such as the weights of the rows of a bag
+            if n not in (layer.weight, layer.bias):
+                self.ids(n)
         if weight.names[0] in self.plan.task_specific:
             if layer.bias is not None:
                 self.ids(layer.bias)
@@ -230,6 +241,10 @@ class Reader(Finder):
         names = [str(part.target) for part in affine if self.is_parameter(part)]
         if not affine or all(part in self.values and not self.is_weight(part) for part in affine):
             return self.other(node)
+        if named['weight'] is None:  # nothing multiplies what is normalized: it is zero in no task
+            for n in node.all_input_nodes:
+                self.ids(n)
+            return always_used(node)
         x, gate = self.ids(named['input']), self.gate_of_norm.get(node)
         for part in affine:
             self.ids(part)
@@ -283,7 +298,7 @@ class Reader(Finder):
         for name in self.data:
             if name in plan.task_specific:
                 continue
-            if name in self.ways or name in self.biases or name in self.reads:
+            if name in self.ways or name in self.biases:
                 self.fixed.setdefault(name, 'it is a weight and is also used as data')
             elif name not in self.fixed:
                 self.mark_task_specific(name)
@@ -305,6 +320,11 @@ class Reader(Finder):
             one = ALWAYS.view([1] * self.parameters[name].ndim)
             uses.setdefault(name, []).append(Use(one, one))
         plan.written = self.written
+        kinds = [group.kind for group in self.groups.values()]
+        exact, others = (
+            {name for kind in kinds if kind.exact == part for name in kind.names} for part in (True, False)
+        )
+        plan.computed = uses.keys() - exact - self.biases.keys() | others | plan.fixed.keys()
         plan.tied = {name for name, several in uses.items() if len(several) > 1}
         plan.shared = {name: Shared(layer_of.get(name), tuple(several)) for name, several in uses.items()}
         for name in plan.tied & plan.gating.keys():  # a factor of the weight is one in all of its uses
@@ -336,14 +356,18 @@ class Reader(Finder):
             return
         gating = {name: Gating(group.gate if ids.numel() == len(units) else None, ids) for name, ids in outs.items()}
         if group.place == 'output':
-            layer, folded = group.calls[0][0], self.is_alone(group)
-            gate = OutputGate([group.gate], folded, not folded, layer.dims_after_units)
+            folded = self.is_alone(group) and self.has_own_biases(group)
+            gate = OutputGate([group.gate], folded, group.calls[0][0].dims_after_units)
             plan.outputs |= {call.node.meta['module']: gate for call, _ in group.calls}
             plan.folded |= gating if folded else {}
         for name, factor in gating.items() if group.place == 'weight' else ():
-            if name in plan.gating:
-                factor = Gating(None, plan.units.intersection(factor.units, plan.gating[name].units))
-            plan.gating[name] = factor
+            self.multiply(name, factor)
+
+    def multiply(self, name: str, factor: Gating) -> None:
+        """Add a factor of a parameter to the plan; it may have one already."""
+        if before := self.plan.gating.get(name):
+            factor = Gating(None, self.plan.units.intersection(factor.units, before.units))
+        self.plan.gating[name] = factor
 
     def share_recurrent(self, node: Node, found: list[Recurrent], add: Callable) -> None:
         """Add the weights and biases of recurrent layers to the plan."""
@@ -361,7 +385,7 @@ class Reader(Finder):
             columns = [torch.cat([units[j] for j in below]) if i >= directions else ALWAYS, units[i]]
             for weight, ids in zip(one.weights, columns, strict=True):
                 if not cell and bool((ids != ALWAYS_USED).any()):
-                    plan.gating[str(weight.target)] = Gating(None, ids.view(1, -1))
+                    self.multiply(str(weight.target), Gating(None, ids.view(1, -1)))
         gates = [self.gate_of.get(one.name) for one in found]
         if any(gate is not None for gate in gates):
             plan.outputs[node.meta['recurrent']] = OutputGate(gates, directions=0 if cell else directions)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hat.names import frozen_again
+
 STANDARD = vars(nn.Module()).keys()  # attributes of every module: used as they are, except for these:
 TENSORS, HOOKS = ('_parameters', '_buffers'), ('_forward_hooks', '_forward_pre_hooks')
 UNREGISTERED = '?.'  # prefix for modules in attributes or containers that are not submodules
@@ -62,12 +64,13 @@ class Replica:
         state.update(old)
         for key in TENSORS:
             state[key] = {name: self.tensor(tensor, prefix, name) for name, tensor in old[key].items()}
+        frozen_again(state)
         state['_modules'] = {name: self.value(child, f'{prefix}{name}.') for name, child in old['_modules'].items()}
         if self.training is not None:
             state['training'] = self.training
         self.buffers += [(state['_buffers'], name, tensor, prefix + name) for name, tensor in state['_buffers'].items()]
-        self.references += [(state, key) for key, value in old.items()
-                          if key in HOOKS and value or key not in STANDARD and type(value) not in SIMPLE]  # fmt: skip
+        own = [(key, value) for key, value in old.items() if key in state and type(value) not in SIMPLE]
+        self.references += [(state, key) for key, value in own if key in HOOKS and value or key not in STANDARD]
         return copied
 
     def tensor(self, tensor: Tensor | None, prefix: str, name: str) -> Tensor | None:

@@ -270,6 +270,8 @@ def apply(
 
     arguments, index: as in Call. shapes: of the outputs.
     """
+    if not shapes:
+        return []
     rule = rule_of(operation)
     ids = rule.ids(Call(operation, units, arguments, index, shapes[0])) if rule else None
     parts: list[Tensor | None] = [*ids] if isinstance(ids, (list, tuple)) else [ids]

@@ -28,6 +28,7 @@ def settings(network: 'Network') -> bytes:
         'gradient': network.gradient,
         'schedule': name_of(network.schedule),
     }
+    names |= {'ignore': [name for name, why in network.plan.fixed.items() if not why]}
     return json.dumps(names | {'gates': network.plan.gates, 'classes': sizes}).encode()
 
 
@@ -102,7 +103,7 @@ def save(network: 'Network', file: File) -> None:
         network: a converted network.
         file: a path, or a binary file open for writing.
     """
-    content = {'settings': settings(network).decode(), 'heads': bool(network.plan.heads), 'inputs': network.plan.inputs}
+    content = {'settings': settings(network).decode(), 'heads': len(network.plan.heads), 'inputs': network.plan.inputs}
     torch.save(content | {'state': network.state_dict()}, file)
 
 
@@ -139,9 +140,10 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, **functio
         net,
         len(classes),
         content['inputs'],
-        classes if content['heads'] and classes[0] is not None else None,
-        heads=content['heads'],
+        classes if content['heads'] == 1 else None,
+        heads=bool(content['heads']),
         gates=saved['gates'],
+        ignore=saved.get('ignore'),
         s_max=saved['s_max'],
         hard=saved['hard'],
         gradient=saved.get('gradient', 'released'),

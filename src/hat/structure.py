@@ -83,11 +83,10 @@ class Structure:
     def layer(self, node: Node, inputs: list[Tensor]) -> Tensor:
         """The units of a layer can be removed if it is an nn.Linear or a convolution with a weight of its own."""
         named, call = arguments(node), self.reader.calls[node]
-        group = call[2] if call else None
-        if group is None or group.gate is None:
+        if call is None or (gate := call[2].gate) is None:
             self.pin(*inputs)
             return always_used(node)
-        outs, name = self.plan.units.of_gate[group.gate], group.kind.names[0]
+        outs, name, output = self.plan.units.of_gate[gate], call[2].kind.names[0], call[0].output
         if node.target not in LAYERS or named['weight'].target != name or name in self.plan.tied:
             self.pin(outs, *inputs)
             return always_used(node)
@@ -95,7 +94,7 @@ class Structure:
         if node.target is aten.linear.default:
             ins, depthwise = self.units_at(x, -1), False
         else:
-            ins, groups = self.units_at(x, 1), named['groups']
+            ins, groups = self.units_at(x, output.index('n')), named['groups']
             depthwise = groups > 1 and groups == len(ins) == len(outs)
             if depthwise:
                 self.couple(ins, outs)
@@ -112,7 +111,7 @@ class Structure:
         elif bias is not None:
             self.pin(outs)
         shape = node.meta['shape']
-        return along(1 if node.target in CONVOLUTIONS else len(shape) - 1, len(shape), outs).expand(shape)
+        return along(output.index('n'), len(shape), outs).expand(shape)
 
     def norm(self, node: Node) -> Tensor:
         named = arguments(node)
@@ -194,7 +193,7 @@ class Structure:
         for name, gate, units in scales:
             others = [d for d, n in enumerate(units.shape) if n == 1]
             nonzero = get_tensor(self.net, name) != 0
-            on[gate].append(nonzero.any(dim=others).view(-1) if others else nonzero)
+            on[gate].append((nonzero.any(dim=others) if others else nonzero).reshape(-1))
         return [
             torch.stack(parts).any(0).cpu() if parts else torch.ones(len(units), dtype=torch.bool)
             for parts, units in zip(on, plan.units.of_gate, strict=True)

@@ -38,7 +38,7 @@ class TaskParameters(nn.Module):
             generator: for the initial values.
         """
         super().__init__()
-        like = next(net.parameters())
+        like = next(tensor for _, tensor in named_tensors(net) if tensor.is_floating_point())
         self.n_classes, self.own = n_classes, nn.Module()
         self.embeddings = nn.ParameterList(torch.empty(len(units), device='cpu') for units in plan.units.of_gate)
         for e in self.embeddings:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from hat.names import named_tensors
+from hat.names import as_buffer, named_tensors
 from hat.parallel import Whole
 from hat.replica import Replica
 
@@ -63,6 +63,8 @@ class View(Whole, nn.Module):
         else:
             self.source = source
             self.net = Replica(self.network.net, self.network.stored(self.task)).network
+            for name in self.network.plan.frozen:
+                as_buffer(self.net, name)
             self.embeddings = source[0].embeddings
             self.train(self.training)
 

@@ -61,8 +61,7 @@ def zero_if_closed(plan: Plan, name: str) -> bool:
 
 def output_masks(network: 'Network', masks: list[Tensor], learned: bool) -> dict[str, 'OutputMask']:
     """Forward hooks that multiply the output of modules with masks, by name. learned: the masks are 0 and 1."""
-    return {name: OutputMask(gate, masks, learned) for name, gate in network.plan.outputs.items()
-            if gate.always or not learned}  # fmt: skip
+    return {name: OutputMask(gate, masks, learned) for name, gate in network.plan.outputs.items()}
 
 
 class OutputMask:
@@ -106,13 +105,13 @@ def kept_weight(network: 'Network', name: str, is_open: Tensor) -> Tensor:
 
 def unlearned_weights(network: 'Network') -> dict[str, Tensor]:
     """The shared parameters for a task that is not learned, by name: protected elements get no gradient."""
-    shared, kept = network.shared, network.kept
+    shared, kept, computed = network.shared, network.kept, network.plan.computed
     if network.factors:
-        return {name: Conditioned.apply(p, network.factors[name]) for name, p in shared.items()}
+        return {name: Conditioned.apply(p, network.factors[name], name in computed) for name, p in shared.items()}
     small = {name: kept.bits(name) for name in network.no_zeros if shared[name].numel() <= SMALL}
-    large = {name: Protected.apply(shared[name], kept.bits(name), no_zero)
+    large = {name: Protected.apply(shared[name], kept.bits(name), no_zero, name in computed)
              for name, no_zero in network.no_zeros.items() if name not in small}  # fmt: skip
-    return shared | large | in_groups(lambda p, bits: Protected.apply(p, bits, False), shared, small)
+    return shared | large | in_groups(lambda p, bits: Protected.apply(p, bits, False, False), shared, small)
 
 
 def in_groups(function: Callable[[Tensor, Tensor], Tensor], tensors: Mapping[str, Tensor],

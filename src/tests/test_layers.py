@@ -162,6 +162,111 @@ NETS = EXACT | {
 }  # fmt: skip
 
 
+class Outside(nn.Linear):
+    """Its bias is added by others."""
+
+    def forward(self, x):
+        return x @ self.weight.t()
+
+
+class Inside(nn.Linear):
+    """Uses its output itself."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.side = torch.relu(y)
+        return y
+
+
+class Added(nn.Linear):
+    """A sum gives one gradient to two parameters."""
+
+    def __init__(self, n, m):
+        super().__init__(n, m)
+        self.delta = weight(m, n)
+
+    def forward(self, x):
+        return F.linear(x, self.weight + self.delta, self.bias)
+
+
+def sharing(forward, name='weight', of='bias', **parts):
+    """A network in which b has a parameter of a."""
+
+    def build():
+        net = Net(forward, **{key: part() for key, part in parts.items()})
+        setattr(net.b, name, getattr(net.a, of))
+        return net
+
+    return build
+
+
+def two(n=6, m=8):
+    return lambda: linear(n, m)
+
+
+NETS |= {  # a batch norm that only seems to follow a layer
+    'a computed weight before a norm': (lambda: nn.Sequential(
+        parametrizations.weight_norm(linear(6, 8)), nn.BatchNorm1d(8), nn.ReLU(), linear(8, 3)), vectors),
+    'an output before its norm': (lambda: Net(
+        lambda n, x: torch.cat([(y := n.conv(x)).mean((2, 3)), n.fc(torch.relu(n.norm(y)).mean((2, 3)))], 1),
+        conv=nn.Conv2d(3, 8, 3), norm=nn.BatchNorm2d(8), fc=linear(8, 3)), images),
+    'a norm of another dimension': (lambda: Net(lambda n, x: n.fc(n.norm(n.one(x)).mean(1)), one=linear(6, 5),
+                                                norm=nn.BatchNorm1d(5), fc=linear(5, 3)), sequences),
+    'a norm of another dimension and size': (lambda: Net(lambda n, x: n.fc(n.norm(n.one(x)).mean(1)), one=linear(6, 8),
+                                                         norm=nn.BatchNorm1d(5), fc=linear(8, 3)), sequences),
+    'a norm of units in another order': (lambda: Net(lambda n, x: n.fc(n.norm(F.linear(x, n.w.flip(0)))), w=weight(8, 6),
+                                                     norm=nn.BatchNorm1d(8), fc=linear(8, 3)), vectors),
+    'a norm of a part': (lambda: Net(lambda n, x: n.fc(n.norm(F.linear(x, n.w[4:]))), w=weight(8, 6),
+                                     norm=nn.BatchNorm1d(4), fc=linear(4, 3)), vectors),
+    'a norm with a bias alone': (lambda: Net(lambda n, x: n.fc(n.mid(F.layer_norm(n.one(x), (8,), None, n.b))), b=weight(8),
+                                             one=linear(6, 8), mid=linear(8, 7), fc=linear(7, 3)), vectors),
+    # parameters that others use, too
+    'a bias of two layers': (sharing(lambda n, x: n.fc(n.b(n.a(x))), 'bias', a=two(), b=two(8), fc=two(8, 3)), vectors),
+    'a bias that is data': (lambda: Net(lambda n, x: n.fc(n.a(x) + n.a.bias), a=linear(6, 8), fc=linear(8, 3)), vectors),
+    'a bias that scales': (lambda: Net(lambda n, x: n.fc(n.a(x)) * n.a.bias.sum(), a=linear(6, 8), fc=linear(8, 3)), vectors),
+    'a bias that is returned': (lambda: Net(lambda n, x: torch.cat([n.fc(n.a(x)), n.a.bias.expand(4, 8)], 1), a=linear(6, 8),
+                                            fc=linear(8, 3)), vectors),
+    'a bias of a layer and a norm': (sharing(lambda n, x: n.fc(n.a(n.b(n.one(x)))), 'bias', a=two(8), b=lambda: nn.LayerNorm(8),
+                                             one=two(), fc=two(8, 3)), vectors),
+    'two frozen layers with one weight': (sharing(
+        lambda n, x: n.fc(n.b(torch.relu(n.a(n.one(x))))), of='weight', a=lambda: linear(8, 8).requires_grad_(False),
+        b=lambda: linear(8, 8).requires_grad_(False), one=two(), fc=two(8, 3)), vectors),
+    'a recurrent weight in another layer': (lambda: Net(
+        lambda n, x: n.fc(n.rnn(F.linear(x, n.rnn.weight_hh_l0))[0].mean(1)), rnn=nn.RNN(6, 6, batch_first=True),
+        fc=linear(6, 3)), sequences),
+    'a recurrent bias that is data': (lambda: Net(
+        lambda n, x: n.fc(n.rnn(x)[0].mean(1)) + n.rnn.bias_ih_l0.sum(), rnn=nn.RNN(6, 5, batch_first=True), fc=linear(5, 3)), sequences),
+    'one recurrent weight in two modules': (sharing(
+        lambda n, x: n.fc(n.b(n.a(x)[0])[0].mean(1)), 'weight_hh_l0', 'weight_hh_l0', a=lambda: nn.GRU(6, 6, batch_first=True),
+        b=lambda: nn.GRU(6, 6, batch_first=True), fc=two(6, 3)), sequences),
+    'a row of a transpose': (lambda: Net(lambda n, x: n.fc(F.linear(F.linear(n.one(x), n.w.t()[:1]), n.q)), one=linear(6, 8),
+                                         w=weight(8, 5), q=weight(7, 1), fc=linear(7, 3)), vectors),
+    # modules whose output is not all that leaves them
+    'a bias outside of its module': (lambda: Net(lambda n, x: n.fc(n.one(x) + n.b), one=Outside(6, 8), b=weight(8),
+                                                 fc=linear(8, 3)), vectors),
+    'an output used inside its module': (lambda: Net(lambda n, x: n.fc(n.one(x) + n.one.side), one=Inside(6, 8),
+                                                     fc=linear(8, 3)), vectors),
+    'a weighted bag': (lambda: Net(
+        lambda n, i: n.fc(F.embedding_bag(i, n.table, mode='sum', per_sample_weights=n.o.weight[:4, :5])) + n.o(n.x),
+        table=weight(9, 8), o=linear(6, 8), x=nn.Buffer(torch.randn(4, 6)), fc=linear(8, 8)), words),
+    'a scale by einsum': (lambda: Net(lambda n, x: n.fc(torch.einsum('bi,i->bi', n.one(x), n.scale)), one=linear(6, 8),
+                                      scale=weight(8), fc=linear(8, 3)), vectors),
+    'an outer product': (lambda: Net(lambda n, x: n.fc(torch.einsum('bi,n->bin', n.one(x), n.w).flatten(1)), one=linear(6, 8),
+                                     w=weight(4), fc=linear(32, 3)), vectors),
+    'experts with biases': (lambda: Net(
+        lambda n, x: n.fc(torch.baddbmm(n.b[:, None], n.one(x).expand(2, -1, -1), n.w).sum(0)), one=linear(6, 8), b=weight(2, 7),
+        w=weight(2, 8, 7), fc=linear(7, 3)), vectors),
+    'the diagonal of a weight': (lambda: Net(lambda n, x: n.fc(F.linear(n.one(x), n.w.diagonal()[:, None].expand(8, 8))),
+                                             one=linear(6, 8), w=weight(8, 8), fc=linear(8, 3)), vectors),
+    'no gate in the small network': (lambda: Net(
+        lambda n, x: F.linear(torch.relu(n.one(x)), F.normalize(n.w)), one=parametrizations.weight_norm(linear(6, 8)), w=weight(3, 8)),
+        vectors),
+    'an unbatched convolution': (lambda: Net(lambda n, x: n.fc(n.two(torch.relu(n.one(x.mT[0]))).mean(1)), one=nn.Conv1d(6, 8, 3),
+                                             two=nn.Conv1d(8, 7, 3), fc=linear(7, 3)), sequences),
+    'a sum of two parameters': (lambda: nn.Sequential(Added(6, 8), nn.ReLU(), linear(8, 3)), vectors),
+}  # fmt: skip
+
+
 def converted(name, n_tasks=3, **options):
     build, inputs = NETS[name]
     torch.manual_seed(0)
@@ -376,6 +481,46 @@ def test_a_projection_of_an_lstm_is_ignored_in_silence_where_that_is_said():
         assert hat.convert(build(), 2, inputs(), ignore=['rnn']).plan.gates == ['stem']
 
 
+def test_eq_2_is_applied_once_where_two_parameters_have_one_gradient():
+    torch.manual_seed(0)
+    x, net = torch.randn(4, 6), nn.Sequential(Added(6, 8), linear(8, 3))
+    gradients = []
+    for factor in False, True:
+        model = hat.convert(net, 2, x, hard=False, s_max=2.0, check=0, generator=torch.Generator().manual_seed(0))
+        if factor:
+            model.end_task(0)
+        model.run((x,), 1, model.masks(1, 1.0)).square().sum().backward()
+        gradients.append({name: p.grad for name, p in model.shared.items()})
+    for name in '0.weight', '0.delta':
+        torch.testing.assert_close(gradients[1][name], gradients[0][name] * model.factors[name])
+
+
+@pytest.mark.parametrize('ignore', [['0.bias', '2.bias'], ['2'], ['1']])
+def test_a_saved_network_is_loaded_with_what_is_ignored(ignore):
+    torch.manual_seed(0)
+    net, x = nn.Sequential(linear(6, 8), nn.LayerNorm(8), linear(8, 8), nn.ReLU(), linear(8, 3)), vectors()
+    model, file = hat.convert(net, 2, x, ignore=ignore), io.BytesIO()
+    model.end_task(0)
+    hat.save(model, file)
+    file.seek(0)
+    loaded = hat.load(file, net)
+    assert same(outputs(loaded, x), outputs(model, x)) and same(loaded.protected(), model.protected())
+
+
+def test_a_network_with_two_output_layers_is_saved_and_loaded():
+    build, x = (
+        lambda: Net(
+            lambda n, x: torch.cat([n.a(h := n.one(x)), n.b(h)], 1), one=linear(6, 8), a=linear(8, 3), b=linear(8, 2)
+        ),
+        vectors(),
+    )
+    model, file = hat.convert(build(), 2, x), io.BytesIO()
+    model.end_task(0)
+    hat.save(model, file)
+    file.seek(0)
+    assert same(outputs(hat.load(file, build()), x), outputs(model, x))
+
+
 # Frozen parameters
 
 
@@ -393,6 +538,19 @@ def test_frozen_parameters_are_shared_without_a_copy_and_no_optimizer_gets_them(
     model.requires_grad_(True)
     learn(model, 0, x)
     assert same(model.net.base.weight, net.base.weight)
+
+
+def test_a_network_may_look_for_its_frozen_parameters():
+    net = Net(lambda n, x: n.fc(torch.relu(n.base(x.to(next(n.base.parameters()).dtype)))), base=linear(6, 8).requires_grad_(False),
+              fc=linear(8, 3))  # fmt: skip
+    x = vectors()
+    for heads in True, False:
+        model = hat.convert(net, 2, x, heads=heads).double()
+        assert outputs(model, x).dtype == torch.float64
+        assert not any(p.requires_grad for p in hat.plain(model, 0).base.parameters())
+        assert model.view(0)(*x).dtype == torch.float64
+    frozen = hat.convert(copy.deepcopy(net).requires_grad_(False), 2, x, heads=False)
+    assert not frozen.shared and outputs(frozen, x).shape == (4, 3)
 
 
 # Memory
