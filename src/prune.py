@@ -101,7 +101,9 @@ def load(path, data, device):
         args.data, accuracies = data or ROOT / record['folder'], record['accuracy'][-1]
         tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
         tasks = [task.to(device) for task in tasks]
-        approach = build('hat', args.experiment, tasks, Protocol.of(args), args.width, args.parameter)
+        approach = build(
+            'hat', args.experiment, tasks, Protocol.of(args), args.width, args.parameter, arguments.get('network')
+        )
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f'{path}: not the record of a run of this version: {one_line(error)}') from error
     if differing := differences(record, record | {'tasks': [task.sizes() for task in tasks]}):

@@ -38,6 +38,8 @@ def parse(argv):
     what = parser.add_argument_group('what to run')
     what.add_argument('--approach', required=True, choices=APPROACHES, type=canonical)
     what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS)
+    what.add_argument('--network', metavar='NAME', help='another network: of torchvision (resnet18) or timm '
+                      '(timm:vit_tiny_patch16_224,img_size=32,patch_size=4); not for pathnet, pnn')  # fmt: skip
     what.add_argument('--parameter', default='', metavar='VALUES', help=_parameter_help())
     what.add_argument(
         '--seed', type=seed, default=0, help='of task order, data split, batches, weights, dropout (default 0)'
@@ -76,6 +78,10 @@ def parse(argv):
                         'checkpoint)')  # fmt: skip
     args = parser.parse_args(argv)
     args.parameter = parse_parameters(args.parameter, APPROACHES[args.approach].parameters)
+    if args.network and args.width is not None:
+        raise UserError('--width is for the networks of the paper: leave it out with --network')
+    if args.network:
+        args.width = 1.0
     for name, value in dataloaders.defaults(args.experiment).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -128,7 +134,7 @@ def learn(args, device, output, checkpoint, identity):
     start = time.perf_counter()
     tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
     tasks = [task.to(device) for task in tasks]
-    approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter)
+    approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter, args.network)
     head = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
             'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'versions': versions()}  # fmt: skip
     print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '

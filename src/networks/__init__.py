@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from core import seeds
+from networks import external
 from networks.alexnet import AlexNet
 from networks.gated import GatedAlexNet, GatedMLP
 from networks.mlp import MLP
@@ -17,15 +18,20 @@ NETWORKS = {
 }
 
 
-def build(family, variant, shape, classes, width, seed):
+def build(family, variant, shape, classes, width, seed, name=None):
     """A network with its initial weights.
 
+    name     of a network of another library (networks.external); None: that of the family
     family   of the experiment: alexnet or mlp
     variant  of the approach: '' is the plain network
     shape    of an input (channels, height, width)
     classes  number of classes of each task, one head each
     width    multiplies the size of all hidden layers
     """
+    if name:
+        net = external.build(name, variant, shape, classes, seed)
+        initialize(net.heads, seed, 'weights', 'heads')
+        return net
     net = NETWORKS[family][variant](shape, classes, width)
     initialize(net, seed, 'weights')
     return net

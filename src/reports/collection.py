@@ -148,7 +148,8 @@ class Collection:
     def stale(self, result):
         """Was a result with a record computed by other, or unknown, code?"""
         codes = result.record.get('code'), *result.record.get('verified', [])
-        return result.record and identity.code(result.approach, self.experiment) not in codes
+        network = result.record.get('arguments', {}).get('network')
+        return result.record and identity.code(result.approach, self.experiment, network) not in codes
 
     def marks(self, results):
         """The marks of Results, after the name of their row; the notes explain them."""

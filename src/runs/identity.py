@@ -37,7 +37,7 @@ class Identity:
 
     @property
     def code(self):
-        return code(self.approach, self.experiment)
+        return code(self.approach, self.experiment, self.arguments.get('network'))
 
     def differences(self, record):
         """In what the run of a record differs from this one, except in the code: a list of texts."""
@@ -67,14 +67,15 @@ def facts(record):
 
 
 @functools.cache
-def code(approach, experiment):
+def code(approach, experiment, network=None):
     """A fingerprint of the code that computes the runs of an approach on an experiment: the syntax trees of statements.
     Comments, docstrings, annotations of arguments, formatting, error messages, and which file a statement is in do not
     count.
     """
     method, data = APPROACHES[approach], dataloaders.EXPERIMENTS[experiment]
-    network = networks.NETWORKS[data.FAMILY][method.variant]
-    queue, seen, fingerprints = [method.__module__, network.__module__, data.__name__, *REGISTRIES], set(), set()
+    family = networks.external if network else networks.NETWORKS[data.FAMILY][method.variant]
+    module = family.__name__ if network else family.__module__
+    queue, seen, fingerprints = [method.__module__, module, data.__name__, *REGISTRIES], set(), set()
     while queue:
         if (path := find_file(module := queue.pop())) and module not in seen:
             seen.add(module)

@@ -1,0 +1,127 @@
+"""Networks of torchvision and timm as hidden layers, with a linear head for each task.
+
+    resnet18                                              of torchvision.models
+    timm:vit_tiny_patch16_224,img_size=32,patch_size=4    of timm, with settings of its constructor
+
+Initial weights are the library's own, drawn by the seed. Optimizer, learning rates and epochs stay the paper's.
+"""
+
+import ast
+
+import torch
+from torch import nn
+
+import hat
+from core import seeds
+from core.errors import UserError, one_line, require
+from networks.gated import Gated
+
+N_CLASSES = 997  # of the classifier that is taken off: a number that no hidden layer has
+
+
+class External(nn.Module):
+    """Input (B, *shape) float, output (B, classes[t]) logits of task t; without a task, the features."""
+
+    def __init__(self, hidden, n_features, classes):
+        super().__init__()
+        self.blocks = nn.ModuleList([hidden])
+        self.heads = nn.ModuleList(nn.Linear(n_features, n) for n in classes)
+
+    def features(self, x):
+        return self.blocks[0](x)
+
+    def forward(self, x, t=None):
+        features = self.features(x)
+        return features if t is None else self.heads[t](features)
+
+    def train(self, mode=True):
+        """Of frozen layers nothing changes, statistics of norms included."""
+        super().train(mode)
+        if not any(p.requires_grad for p in self.blocks.parameters()):
+            self.blocks.eval()
+        return self
+
+
+class GatedExternal(Gated):
+    def __init__(self, hidden, n_features, classes, shape):
+        nn.Module.__init__(self)
+        self.hidden = hat.convert(hidden, len(classes), torch.zeros(2, *shape), gates=lambda layer: True, heads=False)
+        self.units = self.hidden.plan.units.sizes
+        self.heads = nn.ModuleList(nn.Linear(n_features, n) for n in classes)
+
+
+VARIANTS = {'': External, 'hat': GatedExternal}
+
+
+def build(name, variant, shape, classes, seed):
+    """A network for the tasks, with its initial weights. Raises UserError."""
+    if variant not in VARIANTS:
+        raise UserError(f'--network: {variant} makes networks of its own; leave out --network')
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(seed, 'weights', name))
+        hidden = without_classifier(*parse(name), shape)
+    with torch.no_grad():
+        n_features = run(name, hidden, shape)
+    more = (shape,) if variant == 'hat' else ()
+    return VARIANTS[variant](hidden, n_features, classes, *more)
+
+
+def parse(name):
+    """'timm:NAME,key=value' -> 'timm', NAME, {key: value}. Raises UserError."""
+    text, *pairs = name.split(',')
+    package, colon, model = text.rpartition(':')
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition('=')
+        if not equals or not key.isidentifier():
+            raise UserError(f'--network: {pair!r} is not like name=value')
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key] = value
+    if colon and package not in ('timm', 'torchvision'):
+        raise UserError(f'--network: {name!r}: networks are of torchvision (resnet18) or timm (timm:resnet10t)')
+    return package or 'torchvision', model, settings
+
+
+def without_classifier(package, model, settings, shape):
+    """The network up to its features. Raises UserError."""
+    require(f'--network {package}:{model} needs {package}', package)
+    if package == 'timm':
+        import timm
+
+        known, make = timm.is_model(model), timm.create_model
+        fixed, size = {'num_classes': 0, 'in_chans': shape[0]}, {'img_size': shape[1]}
+    else:
+        from torchvision import models
+
+        known, make = model in models.list_models(module=models), models.get_model
+        fixed, size = {'num_classes': N_CLASSES}, {'image_size': shape[1]}
+    if not known:
+        raise UserError(f'--network: {package} has no classifier {model!r}')
+    try:
+        try:
+            net = make(model, **fixed | size | settings)
+        except TypeError:  # most convolutional networks take images of any size
+            net = make(model, **fixed | settings)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UserError(f'--network: {model}: {one_line(error)}') from error
+    if package == 'torchvision':
+        last = [name for name, m in net.named_modules() if isinstance(m, nn.Linear) and m.out_features == N_CLASSES]
+        if len(last) != 1:
+            raise UserError(f'--network: {model} does not end with one linear layer')
+        net.set_submodule(last[0], nn.Identity())
+    return net
+
+
+def run(name, net, shape):
+    """The number of features. Raises UserError: the network cannot run on such images."""
+    try:
+        features = net.eval()(torch.zeros(2, *shape))
+    except Exception as error:
+        raise UserError(
+            f'--network: {name} does not run on images of {shape[1]}x{shape[2]}: {one_line(error)}'
+        ) from error
+    if not isinstance(features, torch.Tensor) or features.ndim != 2:
+        raise UserError(f'--network: {name} is not a classifier with one output')
+    return features.shape[1]
