@@ -110,12 +110,19 @@ class Network(parallel.Whole, nn.Module):
     def train_batch(self, task: int, progress: Progress, inputs: tuple, named: dict[str, Any],
                     net: nn.Module | None = None) -> Any:  # fmt: skip
         """The output of a task in training. progress: may be a function that counts it. net: as in run()."""
-        position = self.prepare(task, torch.compiler.is_compiling(), progress, inputs, named)
+        position = self.prepare(task, progress, inputs, named)
         return self.run(inputs, task, self.masks(task, self.schedule(position, self.s_max)), named, net)
 
-    @torch.compiler.disable
-    def prepare(self, task: int, compiled: bool = False, progress: Progress = None, *batch: Any) -> Any:
-        """What a batch needs before its forward pass, which torch.compile can capture in one graph then.
+    def prepare(self, task: int, *batch: Any) -> Any:
+        """What a batch needs before its forward pass. torch.compile does not capture it: one graph holds the rest.
+
+        batch: as in prepare_now().
+        """
+        compiling = torch.compiler.is_compiling()
+        return (outside_of_graphs if compiling else Network.prepare_now)(self, task, compiling, *batch)
+
+    def prepare_now(self, task: int, compiled: bool, progress: Progress = None, *batch: Any) -> Any:
+        """Refresh, and check a training batch.
 
         progress, batch: of a training batch: its progress, inputs and named inputs.
 
@@ -423,6 +430,10 @@ class Network(parallel.Whole, nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to do: before_loading() has compared the settings."""
+
+
+# As torch.compiler.disable(), which would import the compiler, for seconds, with this module
+outside_of_graphs = torch._disable_dynamo(Network.prepare_now)
 
 
 def forget(network: Network, task: int, generator: torch.Generator | None = None) -> None:
