@@ -139,7 +139,8 @@ def test_random_networks_do_not_forget(optimizer, maps, flat, seed, share):
             one.step()
         before = answers(model, task)
         model.end_task(task)
-        assert same(answers(model, task), before)
+        # of a layer with one unit PyTorch rounds differently where a weight lies elsewhere in memory
+        torch.testing.assert_close(answers(model, task), before, rtol=1e-5, atol=1e-6)
         learned.append(answers(model, task))
         assert all(same(answers(model, u), learned[u]) for u in range(task + 1))
     with torch.no_grad():  # whatever else happens to weights

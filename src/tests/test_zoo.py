@@ -38,12 +38,11 @@ def test_networks_of_torchvision(capsys):
 
 
 @pytest.mark.slow
-def test_networks_of_timm_and_one_that_cannot_be_converted(capsys):
+def test_networks_of_timm(capsys):
     pytest.importorskip('timm', reason='timm is not installed')
-    table = rows(capsys, 'regnety_002,vit_tiny_patch16_224,resnetv2_50x1_bit')
+    table = rows(capsys, 'regnety_002,vit_tiny_patch16_224')
     check(table['regnety_002'])
     check(table['vit_tiny_patch16_224'])
-    assert table['resnetv2_50x1_bit']['converts'].startswith('no: aten.conv2d.default in stem.conv (')
 
 
 def test_an_unknown_network_is_one_line(capsys):
