@@ -26,6 +26,7 @@ from core.device import describe, setup_device, versions
 from core.errors import UserError, complain, exit_code, one_line, out_of_memory, require
 from core.files import ROOT, atomic, digest, serialize
 from core.text_tables import text
+from dataloaders import options
 from hat.capacity import active, count_weights
 from reports.tables import PRUNED, pruned_row
 from runs.identity import differences
@@ -99,6 +100,7 @@ def load(path, data, device):
     args = SimpleNamespace(**arguments)
     try:
         args.data, accuracies = data or ROOT / record['folder'], record['accuracy'][-1]
+        options.apply(args)
         tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
         tasks = [task.to(device) for task in tasks]
         approach = build(

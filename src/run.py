@@ -19,6 +19,7 @@ from core.files import ROOT
 from core.hyperparameters import parse as parse_parameters
 from core.hyperparameters import show
 from core.text_tables import accuracy_matrix
+from dataloaders import options
 from runs.checkpoints import Checkpoint
 from runs.identity import Identity
 from runs.progress import TaskProgress
@@ -50,6 +51,7 @@ def parse(argv):
     tasks.add_argument('--ntasks', type=few, metavar='N', help='the first N only')
     tasks.add_argument('--ntrain', type=count, metavar='N', help='at most N training images a task, 15 %% of them for '
                        'validation; stratified (default: all)')  # fmt: skip
+    options.add(parser)
     protocol = parser.add_argument_group('training (defaults: the paper)')
     protocol.add_argument('--nepochs', type=count, metavar='N', help=f'at most, a task ({_defaults("nepochs")})')
     protocol.add_argument('--lr', type=positive, default=Protocol.lr, help='at the start of a task (default 0.05)')
@@ -62,7 +64,7 @@ def parse(argv):
     places.add_argument('--threads', type=parallel, metavar='N', help="CPU threads (default: PyTorch's choice, demo 1) "
                         'unless OMP_NUM_THREADS is set')  # fmt: skip
     places.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR',
-                        help='folder of <task>.npz or the archives (default dat)')  # fmt: skip
+                        help='folder of <task>.npz, of the archives, or of your own tasks (default dat)')  # fmt: skip
     places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; the record goes to '
                         'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
     places.add_argument('--tmp', type=Path, metavar='DIR', help='for checkpoints (default $HAT_TMP, else tmp, or '
@@ -87,6 +89,7 @@ def parse(argv):
             setattr(args, name, value)
     if args.tensorboard:
         require('--tensorboard needs TensorBoard', 'tensorboard')
+    options.apply(args)
     args.output = args.output or ROOT / 'res' / f'{args.experiment}_{args.approach}_{args.seed}.txt'
     return args
 

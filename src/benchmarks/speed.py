@@ -38,7 +38,8 @@ def parse(argv):
     parser = Parser(__doc__, EXAMPLES, prog='benchmark.py speed')
     parser.add_argument('--approaches', type=names(trained, canonical), default=['hat', 'sgd'], metavar='A,B,...',
                         help='or all (default hat,sgd)')  # fmt: skip
-    parser.add_argument('--experiment', choices=dataloaders.EXPERIMENTS, default='demo', help='(default demo)')
+    fixed = [name for name, module in dataloaders.EXPERIMENTS.items() if not hasattr(module, 'use')]
+    parser.add_argument('--experiment', choices=fixed, default='demo', help='(default demo)')
     parser.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR', help='(default dat)')
     parser.add_argument('--ntrain', type=count, default=1500, metavar='N', help='images of an epoch, 15 %% of them for '
                         'validation (default 1500)')  # fmt: skip

@@ -34,6 +34,10 @@ def parallel(text):
     return _number(text, int, 1, 1024)  # processes or threads at a time
 
 
+def side(text):
+    return _number(text, int, 20, 256)  # of an image: a smaller one vanishes in the convolutions
+
+
 def seed(text):
     return _number(text, int, 0, 2**32 - 1)  # what numpy.random.RandomState accepts
 

@@ -36,6 +36,7 @@ class Output:
         base = str(path).removesuffix('.txt')
         self.txt, self.json = Path(f'{base}.txt'), Path(f'{base}.json')
         self.model = Path(f'{base}.pt') if save else None
+        self.identity = None  # of the run that writes them
 
     @property
     def files(self):
@@ -51,6 +52,7 @@ class Output:
 
     def finished(self, identity, stale=None):
         """Do the files hold the result of this run (identity.Identity)? With stale='redo': computed by this code?"""
+        self.identity = identity
         record = read_record(self.json)
         n = len(record.get('tasks', []))
         complete = n and 'times' in record and [len(row) for row in record.get('accuracy', [])] == [n] * n
@@ -93,6 +95,7 @@ class Output:
         return {'model': digest(content).hex()}
 
     def save_record(self, record):
+        record = record | (self.identity.notes(record) if self.identity else {})
         with atomic(self.json) as part:
             part.write_text(json_text(record), encoding='utf-8')
 
@@ -155,7 +158,8 @@ def command(record):
     words = ['python src/run.py']
     for name, value in (record.get('arguments', {}) | {'data': record.get('folder')}).items():
         value = show(value) if name == 'parameter' else ','.join(value) if isinstance(value, list) else value
-        words += [f'--{name.replace("_", "-")} {shlex.quote(str(value))}'] if value not in (None, '') else []
+        option = f'--{name.replace("_", "-")}'
+        words += [] if value in (None, '') else [option] if value is True else [f'{option} {shlex.quote(str(value))}']
     return ' '.join(words)
 
 

@@ -49,11 +49,12 @@ PRUNING_REPORT = {  # of prune.py
 
 
 def record_shape(record, n, names, parameters):
-    """The shape of the record of a run of n tasks, with names from `names`; parameters: those its approach declares.
+    """The shape of the record of a run of n tasks, with names from `names`, or any if that is None; parameters: those
+    its approach declares.
 
     A number that is not finite is null.
     """
-    name = Kind(f'the name of one of the {len(names)} tasks', lambda v: v in names)
+    name = Kind(f'the name of one of the {len(names)} tasks', lambda v: v in names) if names else TEXT
     declared = {f'{key}?': TEXT if isinstance(p.default, str) else NUMBER for key, p in parameters.items()}
     monitor = record.get('monitor')
     weights = monitor.get('weights') if isinstance(monitor, dict) else None
@@ -81,6 +82,8 @@ def record_shape(record, n, names, parameters):
         'epochs' if monitor else 'epochs?': [[epoch], n],
         'monitor?': monitor_shape if monitor else {},
         'times?': {'total': AMOUNT, 'epochs': [[AMOUNT], n]},
+        'classes?': {...: TEXTS},
+        'skipped?': {...: TEXTS},
         'diverged?': [{'task': TEXT, 'epoch': WHOLE, ...: PLAIN}],
     }
 

@@ -12,13 +12,16 @@ and, where it applies,
 SHUFFLED       False: the tasks keep their order
 SETS           data sets that sources.py does not know: name -> number of classes
 more_names(n)  the names of n tasks, where there can be more than NAMES
+OPTIONS        the options of run.py that it alone takes (options.py), and
+use(folder, **options)  called when they are known: then NAMES and SHAPE may depend on the folder and on them
+notes(names)   more entries for the record, of these tasks
 
 A new experiment is a file and an entry here (README.md).
 """
 
 from pathlib import Path
 
-from dataloaders import cifar, demo, mixture, mnist2, npz, pmnist, task
+from dataloaders import cifar, demo, folder, mixture, mnist2, npz, pmnist, task
 
 EXPERIMENTS = {
     'mixture': mixture,
@@ -26,6 +29,7 @@ EXPERIMENTS = {
     'pmnist': pmnist,
     'mnist2': mnist2,
     'demo': demo,
+    'folder': folder,
 }
 
 

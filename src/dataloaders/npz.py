@@ -22,9 +22,10 @@ class Content(NamedTuple):
     fingerprint: str
 
 
-def write(path, arrays):
+def write(path, arrays, **more):
+    """more: other arrays, which the fingerprint leaves out."""
     with atomic(path) as part, open(part, 'wb') as file:
-        np.savez(file, **dict(zip(ARRAYS, arrays, strict=True)))
+        np.savez(file, **dict(zip(ARRAYS, arrays, strict=True)), **more)
 
 
 def fingerprint(path):
@@ -47,6 +48,13 @@ def _fingerprint(archive):
 
 def read(path, n_classes, advice=''):
     """The Content. Raises UserError, which ends with the advice, where the file is damaged or holds something else."""
+    content = load(path, advice)
+    check(content[:4], n_classes, path)
+    return content
+
+
+def load(path, advice=''):
+    """The Content, whatever its arrays are. Raises UserError."""
     try:
         with zipfile.ZipFile(path) as archive:
             arrays = [_array(path, archive, f'{name}.npy') for name in ARRAYS]
@@ -57,8 +65,14 @@ def read(path, n_classes, advice=''):
         raise UserError(f'{path}: an array is missing; it needs {", ".join(ARRAYS)}') from error
     except Exception as error:  # a damaged or malicious file may raise anything
         raise UserError(f'{path}: cannot be read: {one_line(error)}{advice}') from error
-    check(arrays, n_classes, path)
     return Content(*arrays, mark)
+
+
+def shape(path, name):
+    """Of an array, which is not read. May raise anything if the file is damaged."""
+    with zipfile.ZipFile(path) as archive, archive.open(f'{name}.npy') as file:
+        np.lib.format.read_magic(file)
+        return np.lib.format.read_array_header_1_0(file)[0]
 
 
 def _array(path, archive, name):

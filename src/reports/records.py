@@ -84,8 +84,10 @@ def load(txt, experiment, approach, seed):
 
 
 def task_names(experiment, n, txt):
-    """The names from which a run may have learned n tasks. Raises UserError."""
+    """The names from which a run may have learned n tasks; None: any names. Raises UserError."""
     module = EXPERIMENTS[experiment]
+    if hasattr(module, 'use'):
+        return None
     if n <= len(module.NAMES):
         return module.NAMES
     if not hasattr(module, 'more_names'):

@@ -39,6 +39,11 @@ class Identity:
     def code(self):
         return code(self.approach, self.experiment, self.arguments.get('network'))
 
+    def notes(self, record):
+        """What the experiment adds to the record of this run."""
+        module = dataloaders.EXPERIMENTS[self.experiment]
+        return module.notes([task['name'] for task in record['tasks']]) if hasattr(module, 'notes') else {}
+
     def differences(self, record):
         """In what the run of a record differs from this one, except in the code: a list of texts."""
         tasks = record.get('tasks', [])

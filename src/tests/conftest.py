@@ -10,7 +10,7 @@ from approaches import build
 from approaches.base import Protocol
 from core import results
 from core.files import ROOT
-from dataloaders import EXPERIMENTS, mixture, npz, sources, task
+from dataloaders import EXPERIMENTS, cache, folder, mixture, npz, sources, task
 from runs.checkpoints import Checkpoint
 
 torch.set_num_threads(1)  # the networks are tiny: more threads only wait for each other
@@ -49,6 +49,20 @@ def small_data(tmp_path_factory):
     for seed, name in enumerate(data_sets()):
         npz.write(folder / f'{name}.npz', dataset(name, seed=10 * seed))
     return folder
+
+
+@pytest.fixture(autouse=True, scope='session')
+def caches(tmp_path_factory):
+    """Those of tasks of your own are not in dat/."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, 'PLACES', [tmp_path_factory.mktemp('caches')])
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_folder(monkeypatch):
+    """Each test uses a folder of its own, or none."""
+    monkeypatch.setattr(folder, '_used', folder.Used())
 
 
 @pytest.fixture

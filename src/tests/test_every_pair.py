@@ -41,7 +41,10 @@ def pair_data(tmp_path_factory):
 
 def learn(approach, experiment, data, out, *more):
     """Run it on the first and the last task of the experiment; returns accuracy matrix and record."""
-    first, *_, last = EXPERIMENTS[experiment].NAMES
+    module = EXPERIMENTS[experiment]
+    if hasattr(module, 'use'):
+        module.use(data)
+    first, *_, last = module.NAMES
     arguments = ['--approach', approach, '--experiment', experiment, '--tasks', f'{first},{last}', '--width', 0.2,
                  '--device', 'cpu', '--data', data, '--output', out, *more]  # fmt: skip
     assert run.cli(map(str, arguments)) == 0
