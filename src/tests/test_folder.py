@@ -564,7 +564,7 @@ def npz_of(rng, shape, kind):
 
 
 @pytest.mark.parametrize(
-    'first', [pytest.param(k, marks=pytest.mark.slow if k >= 60 else (), id=str(k)) for k in range(0, 300, 20)]
+    'first', [pytest.param(k, marks=pytest.mark.slow if k >= 20 else (), id=str(k)) for k in range(0, 300, 20)]
 )
 def test_a_damaged_folder_is_used_or_refused_in_one_line_and_leaves_nothing_behind(
     first, data, tmp_path, kept, capfd, monkeypatch

@@ -32,6 +32,7 @@ def test_an_approach_trains_a_network_of_torchvision(approach, tmp_path):
     assert record['n_parameters'] > 11e6
 
 
+@pytest.mark.slow
 def test_hat_forgets_nothing_and_the_network_is_pruned(tmp_path, capsys):
     code, txt = start(tmp_path, 'hat', '--parameter', 'hard=1', '--save')
     accuracy = np.loadtxt(txt)

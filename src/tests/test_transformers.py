@@ -36,6 +36,8 @@ MODELS = {  # name -> class, settings, inputs, weights of the heads, tied weight
     'Whisper': ('WhisperEncoder', SPEECH, dict(input_features=torch.randn(2, 16, 40)), ['layers.1.fc2.weight'], set()),
 }  # fmt: skip
 
+FAST = 'BERT', 'Llama, tied'
+
 
 def build(kind, settings):
     torch.manual_seed(0)
@@ -50,7 +52,9 @@ def first(output):
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize(
+    'name', [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_a_model_learns_tasks_with_inputs_by_keyword_and_forgets_nothing(name):
     kind, settings, inputs, heads, tied = MODELS[name]
     net = build(kind, settings)
