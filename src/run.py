@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import dataloaders
+import networks
 from approaches import APPROACHES, build, canonical
 from approaches.base import Protocol
 from core import metrics, results
@@ -139,7 +140,8 @@ def learn(args, device, output, checkpoint, identity):
     tasks = [task.to(device) for task in tasks]
     approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter, args.network)
     head = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
-            'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'versions': versions()}  # fmt: skip
+            'n_parameters': sum(p.numel() for p in approach.net.parameters()),
+            'versions': versions(*networks.external.packages(args.network))}  # fmt: skip
     print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
           f'{head["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
     if hint := crowded(device):

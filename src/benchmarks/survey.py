@@ -1,7 +1,7 @@
 """A survey of hard attention in all networks of networks.py: a record of each, and tables.
 
 A network is converted for three tasks, which it learns in sequence, in three steps each, with one AdamW for all of
-them. Then another optimizer trains the third task further, and noise is added to all shared weights. Are the outputs of
+them. Then another optimizer trains the third task further, and noise is added to every parameter. Are the outputs of
 the first task still bit-identical to those when it ended? And are those of the pruned network the same?
 """
 
@@ -153,7 +153,7 @@ class Study:
         protected = model.protected().values()
         self.record['protected'] = sum(int(p.sum()) for p in protected) / sum(p.numel() for p in protected)
         with torch.no_grad():
-            for p in model.shared.values():
+            for p in model.parameters():
                 p.add_(NOISE * torch.randn_like(p))
         identical &= same(self.outputs(), learned)
         self.learn(2, momentum)

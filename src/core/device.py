@@ -83,9 +83,10 @@ def describe(device):
     return f'cpu ({platform.machine()}, {torch.get_num_threads()} threads)'
 
 
-def versions():
+def versions(*others):
+    """Of Python and of packages that a result depends on; others: names of further ones."""
     packages = {'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}
-    for name in 'torchvision', 'scipy':  # not imported: that takes seconds
+    for name in ('torchvision', 'scipy', *others):  # not imported: that takes seconds
         with contextlib.suppress(metadata.PackageNotFoundError):
             packages[name] = metadata.version(name)
     return packages

@@ -31,8 +31,7 @@ class Group:
         name: of the layer.
         calls: the node of each, and the unit of each element of its output, in the dimensions of its weight.
         gate: number of its gate; None: its units are used by every task.
-        place: where the gate is: 'norm', the batch norm after it; 'weight'; 'output', of modules; '': there is no
-        place.
+        place: where the gate is: 'norm', the batch norm after it; 'weight'; 'output', of modules; '': it can have none.
         reads: for each call, the ids that the elements of the parameter read, in a shape that broadcasts to its own.
     """
 

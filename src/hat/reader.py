@@ -50,8 +50,7 @@ class Reader(Finder):
             net: the network.
             inputs: example inputs, positional and by keyword.
             heads: whether the output layers, which no other layer follows, are task-specific.
-            gated: whether a layer has a gate: a function of its name, whether it is an output layer, and its number of
-            units.
+            gated: whether a layer has a gate: a function of its name, whether it is an output layer, and its size.
             ignored: whether a parameter is left alone, and used by every task: a function of its name.
 
         Raises:
@@ -321,9 +320,8 @@ class Reader(Finder):
             uses.setdefault(name, []).append(Use(one, one))
         plan.written = self.written
         kinds = [group.kind for group in self.groups.values()]
-        exact, others = (
-            {name for kind in kinds if kind.exact == part for name in kind.names} for part in (True, False)
-        )
+        exact, others = ({name for kind in kinds if kind.exact == is_exact for name in kind.names}
+                         for is_exact in (True, False))  # fmt: skip
         plan.computed = uses.keys() - exact - self.biases.keys() | others | plan.fixed.keys()
         plan.tied = {name for name, several in uses.items() if len(several) > 1}
         plan.shared = {name: Shared(layer_of.get(name), tuple(several)) for name, several in uses.items()}

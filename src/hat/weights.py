@@ -21,7 +21,7 @@ def tensors(network: 'Network', task: int, masks: list[Tensor], outputs: bool = 
     """The tensors of a task, by the names of the parameters and buffers that they replace.
 
     h' = a * h (section 2.2): the mask of a layer multiplies its weight and bias, or those of the batch norm after it.
-    An nn.Linear often has fewer outputs than weights: there the output is multiplied (output_hooks).
+    An nn.Linear often has fewer outputs than weights: there the output is multiplied (output_masks).
 
     Args:
         network: a hat.Network.

@@ -84,6 +84,11 @@ def parse(name):
     return package or 'torchvision', model, settings
 
 
+def packages(name):
+    """The libraries that a network is of, for the record of a run: a list of one name, or none."""
+    return [parse(name)[0]] if name else []
+
+
 def without_classifier(package, model, settings, shape):
     """The network up to its features. Raises UserError."""
     require(f'--network {package}:{model} needs {package}', package)

@@ -87,6 +87,14 @@ def test_approaches_with_networks_of_their_own_refuse_another(approach, tmp_path
     assert start(tmp_path, 'hat', '--width', '0.5')[0] == 2
 
 
+def test_the_record_has_the_version_of_the_library(tmp_path):
+    timm = pytest.importorskip('timm')
+    code, txt = start(tmp_path, 'sgd', '--network', 'timm:test_resnet', '--nepochs', '1')
+    assert code == 0 and json.loads(txt.with_suffix('.json').read_text())['versions']['timm'] == timm.__version__
+    assert start(tmp_path, 'sgd')[0] == 0
+    assert 'timm' not in json.loads(txt.with_suffix('.json').read_text())['versions']
+
+
 def test_a_transformer_of_timm_takes_settings_of_its_constructor():
     pytest.importorskip('timm')
     name = 'timm:vit_tiny_patch16_224,patch_size=8,depth=2'
