@@ -19,7 +19,7 @@ import torch
 
 import dataloaders
 from approaches import build
-from approaches.base import Protocol
+from approaches.training import Protocol
 from core import results
 from core.arguments import Parser, few, words
 from core.device import describe, setup_device, versions

@@ -11,7 +11,8 @@ import numpy as np
 import dataloaders
 import networks
 from approaches import APPROACHES, build, canonical
-from approaches.base import Protocol
+from approaches.optimizers import LR
+from approaches.training import DEPARTURES, Protocol
 from core import metrics, results
 from core.arguments import Parser, count, few, parallel, positive, seed, width, words
 from core.device import crowded, describe, setup_device, use_threads, versions
@@ -55,10 +56,15 @@ def parse(argv):
     options.add(parser)
     protocol = parser.add_argument_group('training (defaults: the paper)')
     protocol.add_argument('--nepochs', type=count, metavar='N', help=f'at most, a task ({_defaults("nepochs")})')
-    protocol.add_argument('--lr', type=positive, default=Protocol.lr, help='at the start of a task (default 0.05)')
+    protocol.add_argument('--lr', type=positive, help='at the start of a task (default 0.05; momentum 0.005, adamw '
+                          '0.001)')  # fmt: skip
     protocol.add_argument('--batch-size', type=count, default=Protocol.batch_size, metavar='N', help='(default 64)')
     protocol.add_argument('--width', type=width, metavar='W', help='all hidden layers times W, for small machines '
                           f'({_defaults("width")})')  # fmt: skip
+    for name, values in DEPARTURES.items():
+        protocol.add_argument(
+            f'--{name}', choices=values, help=f'(default {values[0]}; all others depart from the paper)'
+        )
     places = parser.add_argument_group('where')
     places.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps (default auto: cuda '
                         'if there is one, else cpu)')  # fmt: skip
@@ -85,6 +91,11 @@ def parse(argv):
         raise UserError('--width is for the networks of the paper: leave it out with --network')
     if args.network:
         args.width = 1.0
+    for name, values in DEPARTURES.items():
+        if getattr(args, name) == values[0]:
+            setattr(args, name, None)  # as in records that are older than the choice
+    if args.lr is None:
+        args.lr = LR[args.optimizer or 'sgd']
     for name, value in dataloaders.defaults(args.experiment).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -218,6 +229,7 @@ def report(history, approach):
         **{name: getattr(history, name) for name in ('initial', 'before', 'epochs', 'devices')},
         'diverged': diverged(approach.tasks, history.epochs),
         'monitor': approach.report(),
+        'stored': approach.stored(),
         'times': {'total': history.seconds, 'epochs': seconds, 'testing': history.testing},
     }
 

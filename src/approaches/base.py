@@ -4,46 +4,16 @@ An approach contains only what differs: most override before_task, loss, after_b
 """
 
 import copy
-import math
 import time
 import warnings
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 
 from approaches.steps import Steps
+from approaches.training import Training, n_bytes
 from core import seeds
-
-
-@dataclass
-class Training:
-    """The state of a task's training between two epochs."""
-
-    lr: float
-    patience: int  # epochs left without a better validation loss
-    best: dict  # a snapshot of the model with the best validation loss
-    start_loss: float  # validation loss before the first epoch
-    best_loss: float = math.inf
-    log: list = field(default_factory=list)  # a record for each epoch
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """Plain SGD, without momentum or weight decay; learning rate, patience and optimizer start afresh for each task."""
-
-    seed: int = 0
-    nepochs: int = 200  # at most
-    lr: float = 0.05
-    batch_size: int = 64
-    lr_factor: float = 3  # the learning rate is divided by it
-    patience: int = 5  # after so many epochs without a better validation loss
-    lr_min: float = 1e-4  # training stops below
-
-    @classmethod
-    def of(cls, args):
-        """From the arguments of run.py."""
-        return cls(args.seed, args.nepochs, args.lr, args.batch_size)
+from dataloaders.augment import AUGMENTATIONS
 
 
 class Approach:
@@ -82,7 +52,13 @@ class Approach:
 
     def batch_loss(self, index, t, progress):
         """Loss of the training images `index` (LongTensor), out of n_train(t); a scalar."""
-        return self.loss(*self.tasks[t].batch(self.tasks[t].train, index), t, progress)[0]
+        return self.loss(*self.training_batch(index, t), t, progress)[0]
+
+    def training_batch(self, index, t):
+        """The training images `index` of task t, augmented if the protocol says so, and their labels."""
+        task = self.tasks[t]
+        x, y = task.batch(task.train, index)
+        return AUGMENTATIONS[self.protocol.augment](x, -task.mean / task.std), y
 
     def loss(self, x, y, t, progress):
         """Loss of a batch, a scalar, and the logits of task t, (B, classes). The same in training and evaluation.
@@ -128,6 +104,10 @@ class Approach:
         """Extra metrics for the record of the run, after all tasks: what JSON can hold."""
         return {}
 
+    def stored(self):
+        """What is kept of learned tasks besides the network, name -> bytes."""
+        return {name: size for name in self.kept if (size := n_bytes(getattr(self, name)))}
+
     # Protocol
 
     def state(self):
@@ -164,11 +144,9 @@ class Approach:
                             'valid_accuracy': valid_accuracy, 'seconds': seconds, **self.observe(t)})  # fmt: skip
             self.decide(t, valid_loss)
             after_epoch(now.log)
-        if not (now.best_loss < now.start_loss or any('diverged' in record for record in now.log)):
-            chance, best = 1 / self.tasks[t].n_classes, min(now.log, key=lambda record: record['valid_loss'])
-            if best['valid_accuracy'] < min(2 * chance, (1 + chance) / 2):  # a loss may be high for its penalty alone
-                now.log[-1]['diverged'] = 'no progress'
-                self.warn(t, 'is not learned: no epoch has a lower validation loss than before it')
+        if now.no_progress(self.tasks[t].n_classes):
+            now.log[-1]['diverged'] = 'no progress'
+            self.warn(t, 'is not learned: no epoch has a lower validation loss than before it')
         self.restore(now.best)
         self.training = self.steps = None
         self.after_task(t)
@@ -177,21 +155,21 @@ class Approach:
     def decide(self, t, valid_loss):
         """Keep the best model so far; lower the learning rate after `patience` epochs without a better one."""
         now, p = self.training, self.protocol
-        if valid_loss < now.best_loss:
-            now.best_loss, now.best, now.patience = valid_loss, self.snapshot(), p.patience
-            return
-        now.patience -= 1
-        if now.patience == 0:
+        better = valid_loss < now.best_loss
+        if better:
+            now.best_loss, now.best = valid_loss, self.snapshot()
+        now.patience = p.patience if better else now.patience - 1
+        if p.schedule == 'cosine':
+            now.lr = p.cosine(len(now.log) / self.n_rounds())
+        elif now.patience == 0:
             now.lr, now.patience = now.lr / p.lr_factor, p.patience
 
     def not_finite(self, t, train_loss, valid_loss):
         """For the record of the epoch: {'diverged': what was not finite}; warns once a task."""
-        endless = int(self.steps.endless) if self.steps else 0
-        losses = {'training loss': train_loss, 'validation loss': valid_loss, 'gradient': math.inf if endless else 0}
-        what = next((name for name, value in losses.items() if not math.isfinite(value)), None)
-        log = self.training.log
-        if what and not any('diverged' in record for record in log):
-            self.warn(t, f'epoch {len(log) + 1}: the {what} is not finite: training has diverged')
+        now = self.training
+        what = now.not_finite(train_loss, valid_loss, self.steps.endless if self.steps else 0)
+        if what and not now.diverged():
+            self.warn(t, f'epoch {len(now.log) + 1}: the {what} is not finite: training has diverged')
         return {'diverged': what} if what else {}
 
     def warn(self, t, what):

@@ -19,7 +19,7 @@ class Joint(SGDRestart):
         for u, task in enumerate(self.tasks[: t + 1]):  # the images are numbered task after task
             n = len(task.train.y)
             here = (index >= 0) & (index < n)
-            images, y = task.batch(task.train, index.clamp(0, n - 1))
+            images, y = self.training_batch(index.clamp(0, n - 1), u)
             x = images if x is None else torch.where(here.view(-1, 1, 1, 1), images, x)
             answers.append((self.net.heads[u], y, here))
             index = index - n

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 import networks
 from approaches.base import Approach
 from core import seeds
+from core.errors import UserError
 from core.hyperparameters import Parameter
 from networks.pathnet import MODULES
 
@@ -35,6 +36,8 @@ class PathNet(Approach):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.protocol.schedule != 'paper':
+            raise UserError('--schedule: pathnet sets the learning rates of its paths itself; leave it out')
         # task -> its path, the numbers of its modules, a list of ACTIVE for each layer
         self.paths = {t: self.draw(t)[0] for t in range(len(self.tasks))}
 
@@ -69,7 +72,7 @@ class PathNet(Approach):
         """An epoch of the path whose turn it is."""
         generation, which, epoch = self.turn
         if self.paths[t] != self.population[which]:
-            self.paths[t], self.steps = self.population[which], None
+            self.paths[t], self.steps, self.training.optimizer = self.population[which], None, []
         return super().train_epoch(t, generation * self.n_epochs() + epoch, lr)
 
     def loss(self, x, y, t, progress):

@@ -6,6 +6,8 @@ For the replays everything that changes from step to step is in tensors on the d
 import torch
 from tqdm import tqdm
 
+from approaches.optimizers import OPTIMIZERS
+
 EXACT = {'cpu': torch.float64, 'cuda': torch.float64, 'mps': torch.float32}  # the last has no float64
 WARM_UP = 3  # eager steps before the capture, in which libraries allocate what they cannot during one
 
@@ -33,6 +35,11 @@ class Steps:
         self.b = torch.zeros(1, dtype=torch.int64, device=device)
         self.total, self.lr = (torch.zeros((), **exact) for _ in range(2))
         self.endless = torch.zeros((), dtype=torch.int64, device=device)
+        self.optimizer = OPTIMIZERS[approach.protocol.optimizer](self.parameters, self.lr)
+        if training := approach.training:
+            for tensor, saved in zip(self.optimizer.state, training.optimizer, strict=bool(training.optimizer)):
+                tensor.copy_(saved)
+            training.optimizer = self.optimizer.state
         self.step = Graph(self.full_batch, lambda: held(approach)) if device.type == 'cuda' else self.full_batch
 
     def epoch(self, order, lr, description):
@@ -61,7 +68,7 @@ class Steps:
             p.grad = None
         loss.backward()
         approach.after_backward(t, progress)
-        norm = sgd_step(self.parameters, self.lr, approach.clip)
+        norm = self.optimizer.step(approach.clip)
         approach.after_step(t)
         self.total += loss.detach() * len(index)
         self.endless += ~norm.isfinite()
@@ -119,15 +126,3 @@ def check_held(before, after):
             f'a training step replaces the tensor {moved[0]}, which its replays on a GPU would not see: write into it '
             'instead (copy_, add_ ...)'
         )
-
-
-@torch.no_grad()
-def sgd_step(parameters, lr, clip):
-    """Plain SGD with the norm of the whole gradient clipped, as clip_grad_norm_ and torch.optim.SGD, in one pass less
-    (and torch.optim imports the compiler, which takes seconds). lr: a scalar tensor. Returns the norm."""
-    moving = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in moving])
-    step = (-lr * (clip / (norm + 1e-6)).clamp_max(1)).to(norm.dtype)
-    for p in moving:
-        p.addcmul_(p.grad, step)
-    return norm

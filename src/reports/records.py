@@ -13,7 +13,10 @@ from core.errors import UserError
 from core.shapes import check, record_shape
 from dataloaders import EXPERIMENTS
 
-PROTOCOL = 'nepochs', 'lr', 'batch_size', 'width', 'ntrain', 'tasks', 'ntasks'  # arguments in which runs must agree
+PROTOCOL = (  # arguments in which runs must agree
+    'nepochs', 'lr', 'batch_size', 'optimizer', 'schedule', 'augment', 'network', 'width', 'size', 'ntrain', 'tasks',
+    'ntasks',
+)  # fmt: skip
 TASK = 'n_classes', 'train', 'valid', 'test', 'data'  # entries of a task in a record
 ROUNDING = 0.51e-4  # the largest difference between a .txt and its .json
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from approaches import build
-from approaches.base import Protocol
+from approaches.training import Protocol
 from core import results
 from core.files import ROOT
 from dataloaders import EXPERIMENTS, cache, folder, mixture, npz, sources, task

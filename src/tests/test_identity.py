@@ -196,8 +196,8 @@ def fingerprints():
     ('hat/functional.py', 'SE_MAX = 50.0', 'SE_MAX = 40.0', 'hat'),
     ('networks/pnn.py', 'uniform_(self.alpha, 0, 0.1', 'uniform_(self.alpha, 0, 0.2', 'pnn'),
     ('networks/plain.py', 'self.drop(x)', 'self.drop(self.drop(x))', 'not'),
-    ('approaches/base.py', 'lr_factor: float = 3', 'lr_factor: float = 4', 'not'),
-    ('approaches/steps.py', '-lr * (clip', '-2 * lr * (clip', 'not'),
+    ('approaches/training.py', 'lr_factor: float = 3', 'lr_factor: float = 4', 'not'),
+    ('approaches/optimizers.py', '-self.lr * factor', '-2 * self.lr * factor', 'not'),
     ('dataloaders/task.py', 'VALID_PERCENT = 15', 'VALID_PERCENT = 10', 'not'),
     ('dataloaders/normalization.py', '0.2752', '0.2753', 'not'),
     ('networks/__init__.py', 'nn.init.zeros_(module.bias)', 'nn.init.ones_(module.bias)', 'not'),
@@ -243,7 +243,7 @@ def test_a_result_of_other_code_stays_finished_with_a_note_unless_stale_is_redo(
 ):
     assert run.cli(command('sgd')) == 0
     before = (tmp_path / 'out.json').read_bytes()
-    edit(monkeypatch, 'approaches/base.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
+    edit(monkeypatch, 'approaches/training.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
     for more in [], ['--stale', 'keep']:
         capsys.readouterr()
         assert not trains(command('sgd', 'out.txt', *more))
@@ -259,7 +259,7 @@ def test_a_result_of_other_code_stays_finished_with_a_note_unless_stale_is_redo(
 
 def test_a_checkpoint_of_other_code_resumes_only_if_asked(command, tmp_path, capsys, monkeypatch, stopped):
     before = identity.code('sgd', 'mixture')
-    edit(monkeypatch, 'approaches/base.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
+    edit(monkeypatch, 'approaches/training.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
     assert run.cli(command('sgd')) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert 'checkpoint of other code' in line and '--stale keep' in line and '--stale redo' in line

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,8 +18,9 @@ import dataloaders
 import hat
 import networks
 from approaches import APPROACHES, build
-from approaches.base import Protocol
+from approaches.optimizers import OPTIMIZERS
 from approaches.steps import Graph, Steps
+from approaches.training import Protocol
 from benchmarks import eager_loop, scaling, speed, workers
 from core import seeds
 from core.device import setup_device
@@ -219,6 +221,27 @@ def test_no_technique_of_hat_waits_for_the_device(pair, taped, schedule, regular
     steps.step = Graph(steps.full_batch)
     steps.epoch(torch.arange(approach.n_train(1)), 0.05, '')
     assert steps.step.graph.operations
+
+
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+def test_no_optimizer_and_no_augmentation_waits_for_the_device(pair, taped, optimizer):
+    approach, _ = pair('hat', torch.float32)
+    approach.protocol = replace(approach.protocol, optimizer=optimizer, augment='flip-crop')
+    approach.net.train()
+    ends = []
+    for captured in False, True:
+        torch.manual_seed(0)
+        steps = Steps(approach, 1)
+        if captured:
+            steps.step = Graph(steps.full_batch)
+        before = {k: p.detach().clone() for k, p in of(approach).items()}
+        steps.epoch(torch.arange(approach.n_train(1)), 0.001, '')
+        ends.append({k: p.detach().clone() for k, p in of(approach).items()})
+        assert not captured or len(steps.step.graph.operations) > 50
+        with torch.no_grad():
+            for k, p in of(approach).items():
+                p.copy_(before[k])
+    assert ends[0].keys() == ends[1].keys() and not same(ends[0], before)
 
 
 def test_a_schedule_of_tensors_is_that_of_numbers():

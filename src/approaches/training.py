@@ -1,0 +1,81 @@
+"""The numbers of the training protocol (paper, section 4, "Training"), and the state of a task between two epochs."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from approaches.optimizers import OPTIMIZERS
+from dataloaders.augment import AUGMENTATIONS
+
+LR_RANGE = 500  # from the first learning rate of a task to the last: 0.05 to 1e-4
+DEPARTURES = {  # from the paper's protocol: argument of run.py -> its values, the paper's first
+    'optimizer': tuple(OPTIMIZERS),
+    'schedule': ('paper', 'cosine'),
+    'augment': tuple(AUGMENTATIONS),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """By default plain SGD, without momentum or weight decay; learning rate, patience and optimizer start afresh for
+    each task. optimizer, schedule and augment are departures from the paper."""
+
+    seed: int = 0
+    nepochs: int = 200  # at most
+    lr: float = 0.05
+    batch_size: int = 64
+    optimizer: str = 'sgd'
+    schedule: str = 'paper'  # or cosine: from lr to 0 in nepochs epochs, a cosine
+    augment: str = 'none'
+    lr_factor: float = 3  # the learning rate is divided by it
+    patience: int = 5  # after so many epochs without a better validation loss
+    lr_min: float = 1e-4  # training stops below
+
+    @classmethod
+    def of(cls, args):
+        """From the arguments of run.py."""
+        chosen = {name: getattr(args, name) or choices[0] for name, choices in DEPARTURES.items()}
+        lr_min = 0.0 if args.schedule == 'cosine' else args.lr / LR_RANGE if args.optimizer else cls.lr_min
+        return cls(args.seed, args.nepochs, args.lr, args.batch_size, **chosen, lr_min=lr_min)
+
+    def cosine(self, part):
+        """The learning rate after that part of the epochs, 0 to 1."""
+        return self.lr * (1 + math.cos(math.pi * part)) / 2
+
+
+@dataclass
+class Training:
+    """The state of a task's training between two epochs."""
+
+    lr: float
+    patience: int  # epochs left without a better validation loss
+    best: dict  # a snapshot of the model with the best validation loss
+    start_loss: float  # validation loss before the first epoch
+    best_loss: float = math.inf
+    log: list = field(default_factory=list)  # a record for each epoch
+    optimizer: list = field(default_factory=list)  # its state, tensors; [] before the first step
+
+    def diverged(self):
+        return any('diverged' in record for record in self.log)
+
+    def no_progress(self, n_classes):
+        """Was the task not learned, though all was finite? A loss may be high for its penalty alone."""
+        if self.best_loss < self.start_loss or self.diverged():
+            return False
+        chance, best = 1 / n_classes, min(self.log, key=lambda record: record['valid_loss'])
+        return best['valid_accuracy'] < min(2 * chance, (1 + chance) / 2)
+
+    @staticmethod
+    def not_finite(train_loss, valid_loss, n_endless):
+        """What was not finite in an epoch with so many endless gradients, or None."""
+        losses = {'training loss': train_loss, 'validation loss': valid_loss, 'gradient': math.inf if n_endless else 0}
+        return next((name for name, value in losses.items() if not math.isfinite(value)), None)
+
+
+def n_bytes(value):
+    """Of the tensors in it; a bool is a bit."""
+    if isinstance(value, torch.Tensor):
+        return -(-value.numel() // 8) if value.dtype == torch.bool else value.nbytes
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return sum(map(n_bytes, inner))
