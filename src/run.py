@@ -32,6 +32,7 @@ examples:
   python src/run.py --approach hat --experiment demo
   python src/run.py --approach hat --experiment mixture --parameter c=0.75,smax=400
   python src/run.py --approach sgd --experiment mixture --tasks mnist,cifar10 --width 0.25 --nepochs 20
+  python src/run.py --selftest
 """
 
 
@@ -267,6 +268,10 @@ def _parameter_help():
 
 
 def cli(argv=None):
+    if '--selftest' in (sys.argv if argv is None else argv):
+        from benchmarks import selftest
+
+        return exit_code('run.py', selftest.main, sys.argv[1:] if argv is None else argv)
     return exit_code('run.py', main, argv)
 
 

@@ -1,0 +1,39 @@
+"""run.py --selftest finds what is wrong with a machine, and nothing where all is right."""
+
+import random
+
+import pytest
+import torch
+
+import run
+from approaches.sgd import SGD
+from benchmarks import selftest
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(selftest, 'IMAGES', 120)
+    monkeypatch.setattr(selftest, 'WIDTH', 0.05)
+    monkeypatch.setattr(selftest, 'speed', lambda approaches, device: [])
+
+
+def test_all_is_right_here(capsys):
+    assert run.cli(['--selftest', '--device', 'cpu', '--approaches', 'sgd,random']) == 0
+    assert capsys.readouterr().out.endswith('\nall right\n')
+
+
+def wander(self, t):
+    """Another step in each run."""
+    with torch.no_grad():
+        self.net.heads[t].bias += random.random() / 1000
+
+
+def fail(self, t):
+    raise RuntimeError('no kernel')
+
+
+@pytest.mark.parametrize('fault, said', [(wander, 'sgd: two runs differ'), (fail, 'sgd: RuntimeError: no kernel')])
+def test_a_fault_is_named_and_the_exit_code_is_1(monkeypatch, capsys, fault, said):
+    monkeypatch.setattr(SGD, 'after_step', fault)
+    assert run.cli(['--selftest', '--device', 'cpu', '--approaches', 'sgd']) == 1
+    assert f'FAULTS: {said}' in capsys.readouterr().out
