@@ -104,6 +104,7 @@ class PathNet(Approach):
     def mutate_loser(self, t, generation):
         """The loser starts from the winner's weights, mutated path and learning rate."""
         self.restore(self.training.best)
+        self.steps, self.training.optimizer = None, []  # restore() may have set the path without them
         loser = 1 - self.winner
         self.population[loser] = mutate(self.population[self.winner], self.rng(t, generation))
         self.rates[loser] = self.rates[self.winner]

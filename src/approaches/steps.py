@@ -3,6 +3,8 @@
 For the replays everything that changes from step to step is in tensors on the device.
 """
 
+import functools
+
 import torch
 from tqdm import tqdm
 
@@ -40,7 +42,7 @@ class Steps:
             for tensor, saved in zip(self.optimizer.state, training.optimizer, strict=bool(training.optimizer)):
                 tensor.copy_(saved)
             training.optimizer = self.optimizer.state
-        self.step = Graph(self.full_batch, lambda: held(approach)) if device.type == 'cuda' else self.full_batch
+        self.run = runner(approach, device)
 
     def epoch(self, order, lr, description):
         """Train on the images `order`, (n,); returns the mean loss."""
@@ -51,7 +53,7 @@ class Steps:
         self.endless.zero_()
         full, rest = divmod(len(order), self.size)
         for _ in tqdm(range(full), desc=description, leave=False, disable=None, delay=2):
-            self.step()
+            self.run(self.full_batch)
         if rest:
             self.batch(self.places[:rest])
         return float(self.total) / len(order)
@@ -75,29 +77,44 @@ class Steps:
         self.b += 1
 
 
-class Graph:
-    """A function as a CUDA graph: the first calls run it eagerly, one captures it, all others replay it.
+def runner(approach, device):
+    """What calls the step of a full batch again and again."""
+    return Graph(lambda: held(approach)) if device.type == 'cuda' else eagerly
 
-    where: returns the addresses of the tensors that the function may not replace, as held() does.
+
+def eagerly(step):
+    step()
+
+
+@functools.cache
+def side_stream():
+    """One for all captures: cuBLAS keeps a workspace for each stream."""
+    return torch.cuda.Stream()
+
+
+class Graph:
+    """Calls a function, always the same: the first times eagerly, then it is captured as a CUDA graph and replayed. It
+    does not hold the function, so that the memory of a graph is free once its Steps are dropped.
+
+    where: returns the addresses of the tensors that the function may not replace, as held() does
     """
 
-    def __init__(self, function, where=dict):
-        self.function, self.where, self.calls, self.graph = function, where, 0, None
-        self.stream = torch.cuda.Stream()
+    def __init__(self, where=dict):
+        self.where, self.calls, self.graph = where, 0, None
 
-    def __call__(self):
+    def __call__(self, function):
         if self.calls < WARM_UP:
-            current = torch.cuda.current_stream()
-            self.stream.wait_stream(current)
-            with torch.cuda.stream(self.stream):
-                self.function()
-            current.wait_stream(self.stream)
+            current, stream = torch.cuda.current_stream(), side_stream()
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                function()
+            current.wait_stream(stream)
             self.calls += 1
             return
         if self.graph is None:
             self.graph, before = torch.cuda.CUDAGraph(), self.where()
-            with torch.cuda.graph(self.graph, stream=self.stream):
-                self.function()
+            with torch.cuda.graph(self.graph, stream=side_stream()):
+                function()
             check_held(before, self.where())
         self.graph.replay()
 

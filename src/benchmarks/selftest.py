@@ -14,7 +14,7 @@ import torch
 import dataloaders
 from approaches import APPROACHES, build, canonical
 from approaches import base as protocol
-from approaches.steps import Steps
+from approaches.steps import Steps, eagerly
 from approaches.training import Protocol
 from benchmarks.workers import MachinePeak, TrainingSetup
 from core.arguments import Parser, names
@@ -73,7 +73,7 @@ def check(name, tasks, device):
 class Eager(Steps):
     def __init__(self, *args):
         super().__init__(*args)
-        self.step = self.full_batch
+        self.run = eagerly
 
 
 def learned(name, tasks, steps=Steps):

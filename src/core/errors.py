@@ -115,6 +115,9 @@ def _exit_code(name, main, argv):
             return UserError.code
         elif out_of_memory(error):
             complain(name, 'error: out of memory; reduce --batch-size, --width or, of many runs at a time, --nproc')
+        elif 'deterministic implementation' in str(error):
+            complain(name, f'error: {one_line(error).split(",")[0]}; use another --network or --device cpu')
+            return UserError.code
         else:
             raise
         return 1

@@ -1,6 +1,7 @@
 """Small data and small networks for all tests."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from core.files import ROOT
 from dataloaders import EXPERIMENTS, cache, folder, mixture, npz, sources, task
 from runs.checkpoints import Checkpoint
 
+os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # read once, at the first product on a GPU
 torch.set_num_threads(1)  # the networks are tiny: more threads only wait for each other
 
 

@@ -150,7 +150,7 @@ def test_cuda_where_there_is_none_from_a_shell_in_another_folder(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 @pytest.mark.parametrize('approach', ['hat', 'sgd'])
 def test_cuda_runs_are_identical_too(start, approach):
-    first, second = (start(approach, '--device', 'cuda', name=name) for name in ('a.txt', 'b.txt'))
+    first, second = (start(approach, '--device', 'cuda', '--batch-size', '8', name=name) for name in ('a.txt', 'b.txt'))
     assert first[0].read_bytes() == second[0].read_bytes()
     assert record(first[1]) == record(second[1])
 

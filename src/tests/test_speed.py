@@ -14,12 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+import approaches.steps
 import dataloaders
 import hat
 import networks
 from approaches import APPROACHES, build
 from approaches.optimizers import OPTIMIZERS
-from approaches.steps import Graph, Steps
+from approaches.steps import Graph, Steps, eagerly, held
 from approaches.training import Protocol
 from benchmarks import eager_loop, scaling, speed, workers
 from core import seeds
@@ -178,7 +179,7 @@ def taped(monkeypatch):
     """torch.cuda, as far as Graph uses it, with a Tape as the graph; layers as on a GPU."""
     monkeypatch.setattr(Linear, 'forward', torch.nn.Linear.forward)
     stream = SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(torch.cuda, 'Stream', lambda: stream)
+    monkeypatch.setattr(approaches.steps, 'side_stream', lambda: stream)
     monkeypatch.setattr(torch.cuda, 'current_stream', lambda: stream)
     monkeypatch.setattr(torch.cuda, 'stream', lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, 'CUDAGraph', Tape)
@@ -193,23 +194,39 @@ def test_a_captured_step_replays_to_the_same_bits(pair, taped, name):
         approach.net.train()
         steps = Steps(approach, 1)
         if captured:
-            steps.step = Graph(steps.full_batch)
+            steps.run = Graph()
         losses = []
         for epoch, lr in enumerate((0.05, 0.02)):
             order = torch.randperm(approach.n_train(1), generator=torch.Generator().manual_seed(epoch))
             losses.append(steps.epoch(order, lr, ''))
-        assert not captured or len(steps.step.graph.operations) > 50
+        assert not captured or len(steps.run.graph.operations) > 50
         ends.append((losses, of(approach)))
+    assert ends[0][0] == ends[1][0]
+    assert same(ends[0][1], ends[1][1])
+
+
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+@pytest.mark.parametrize('name', [pytest.param(name, marks=marks(name)) for name in TRAINED])
+def test_a_run_of_captured_steps_ends_with_the_same_bits(make_approach, monkeypatch, taped, name, optimizer):
+    """All of learn(): what changes between epochs is seen by the replays, too."""
+    more, ends = {'generations': 4} if 'generations' in APPROACHES[name].parameters else {}, []
+    for captured in False, True:
+        if captured:
+            monkeypatch.setattr(approaches.steps, 'runner', lambda approach, device: Graph(lambda: held(approach)))
+        approach = make_approach(name, width=0.05, batch_size=16, nepochs=4, seed=1, optimizer=optimizer, **more)
+        without_dropout(approach.net)
+        losses = [[(e['train_loss'], e['valid_loss']) for e in approach.learn(t)] for t in range(2)]
+        ends.append((losses, approach.net.state_dict()))
     assert ends[0][0] == ends[1][0]
     assert same(ends[0][1], ends[1][1])
 
 
 def test_a_step_that_waits_for_a_value_is_detected(taped):
     total = torch.zeros(())
-    step = Graph(lambda: total.add_(total.item()))
+    graph = Graph()
     with pytest.raises(AssertionError, match='waits'):
         for _ in range(5):
-            step()
+            graph(lambda: total.add_(total.item()))
 
 
 @pytest.mark.parametrize('schedule', hat.schedules.SCHEDULES)
@@ -218,9 +235,9 @@ def test_no_technique_of_hat_waits_for_the_device(pair, taped, schedule, regular
     approach, _ = pair('hat', torch.float32, anneal=schedule, reg=regularizer, init='dense')
     approach.net.train()
     steps = Steps(approach, 1)
-    steps.step = Graph(steps.full_batch)
+    steps.run = Graph()
     steps.epoch(torch.arange(approach.n_train(1)), 0.05, '')
-    assert steps.step.graph.operations
+    assert steps.run.graph.operations
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
@@ -233,11 +250,11 @@ def test_no_optimizer_and_no_augmentation_waits_for_the_device(pair, taped, opti
         torch.manual_seed(0)
         steps = Steps(approach, 1)
         if captured:
-            steps.step = Graph(steps.full_batch)
+            steps.run = Graph()
         before = {k: p.detach().clone() for k, p in of(approach).items()}
         steps.epoch(torch.arange(approach.n_train(1)), 0.001, '')
         ends.append({k: p.detach().clone() for k, p in of(approach).items()})
-        assert not captured or len(steps.step.graph.operations) > 50
+        assert not captured or len(steps.run.graph.operations) > 50
         with torch.no_grad():
             for k, p in of(approach).items():
                 p.copy_(before[k])
@@ -260,9 +277,9 @@ def test_a_graph_ends_where_eager_steps_do_on_a_gpu(pair, name):
         approach, _ = pair(name, torch.float32, setup_device('cuda'))
         approach.net.train()
         steps = Steps(approach, 1)
-        assert isinstance(steps.step, Graph)
+        assert isinstance(steps.run, Graph)
         if not captured:
-            steps.step = steps.full_batch
+            steps.run = eagerly
         losses = [steps.epoch(torch.arange(approach.n_train(1)).cuda(), 0.05, '') for _ in range(3)]
         ends.append((losses, of(approach)))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-4)
@@ -275,18 +292,22 @@ def test_a_graph_ends_where_eager_steps_do_on_a_gpu(pair, name):
 def test_replays_draw_new_dropout_and_follow_the_seed_on_a_gpu():
     net, x = Activation(0.5, pool=False).cuda(), torch.ones(100, 100, device='cuda')
     out = torch.empty_like(x)
-    step = Graph(lambda: out.copy_(net(x.clone())))
+    graph = Graph()
     drawn = []
+
+    def step():
+        out.copy_(net(x.clone()))
+
     for _ in range(2):
         torch.manual_seed(3)
         drawn.append([])
         for _ in range(6):
-            step()
+            graph(step)
             drawn[-1].append(out.clone())
     assert not same(drawn[1][4], drawn[1][5])
     torch.manual_seed(3)
     for value in drawn[1]:
-        step()
+        graph(step)
         assert same(out, value)
 
 
