@@ -44,6 +44,9 @@ def parse(argv):
     what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS)
     what.add_argument('--network', metavar='NAME', help='another network: of torchvision (resnet18) or timm '
                       '(timm:vit_tiny_patch16_224,img_size=32,patch_size=4); not for pathnet, pnn')  # fmt: skip
+    what.add_argument('--pretrained', type=Path, metavar='FILE', help='its initial weights: a state_dict of torch.save '
+                      'or safetensors, without a tensor too few or too many but for the classifier and a new stem '
+                      '(default: drawn by the seed)')  # fmt: skip
     what.add_argument('--parameter', default='', metavar='VALUES', help=_parameter_help())
     what.add_argument(
         '--seed', type=seed, default=0, help='of task order, data split, batches, weights, dropout (default 0)'
@@ -90,6 +93,8 @@ def parse(argv):
     args.parameter = parse_parameters(args.parameter, APPROACHES[args.approach].parameters)
     if args.network and args.width is not None:
         raise UserError('--width is for the networks of the paper: leave it out with --network')
+    if args.pretrained and not args.network:
+        raise UserError('--pretrained is for a --network of torchvision or timm')
     if args.network:
         args.width = 1.0
     for name, values in DEPARTURES.items():
@@ -150,9 +155,10 @@ def learn(args, device, output, checkpoint, identity):
     start = time.perf_counter()
     tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
     tasks = [task.to(device) for task in tasks]
-    approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter, args.network)
+    approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter, args.network,
+                     args.pretrained)  # fmt: skip
     head = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
-            'n_parameters': sum(p.numel() for p in approach.net.parameters()),
+            'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'weights': identity.weights,
             'versions': versions(*networks.external.packages(args.network))}  # fmt: skip
     print(f'{args.approach} on {args.experiment}, seed {args.seed}: {len(tasks)} tasks, '
           f'{head["n_parameters"]:,} parameters, {describe(device)}', flush=True)  # fmt: skip
@@ -211,8 +217,10 @@ def learn(args, device, output, checkpoint, identity):
               f'{len(log)} epochs, {sum(epoch["seconds"] for epoch in log):.1f} s', flush=True)  # fmt: skip
     if differ := identity.differences(head):
         raise UserError(f'--data: {args.data} is not what it was when the run began: {"; ".join(differ)}')
-    output.save_record(head | report(history, approach) | output.save_model(approach.state())
-                       | {'folder': os.path.relpath(args.data, ROOT)})  # fmt: skip
+    places = {'folder': os.path.relpath(args.data, ROOT)}
+    if args.pretrained:
+        places['pretrained'] = str(args.pretrained)
+    output.save_record(head | report(history, approach) | output.save_model(approach.state()) | places)
 
 
 def test(approach, t, split='test'):

@@ -37,13 +37,15 @@ def canonical(name):
     return ALIASES.get(name, name)
 
 
-def build(name, experiment, tasks, protocol, width=1.0, parameters=None, network=None):
+def build(name, experiment, tasks, protocol, width=1.0, parameters=None, network=None, weights=None):
     """An approach with its network, on the device of the tasks.
 
     network: of another library; None: the experiment's
+    weights: path of its initial weights
     parameters: hyper-parameters, name -> value; the others have their defaults
     """
     approach, module = APPROACHES[name], dataloaders.EXPERIMENTS[experiment]
     classes, device = [task.n_classes for task in tasks], tasks[0].train.y.device
-    net = networks.build(module.FAMILY, approach.variant, tasks[0].shape, classes, width, protocol.seed, network)
+    shape, seed = tasks[0].shape, protocol.seed
+    net = networks.build(module.FAMILY, approach.variant, shape, classes, width, seed, network, weights)
     return approach(net.to(device), tasks, protocol, **approach.defaults() | (parameters or {}))

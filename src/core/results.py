@@ -156,7 +156,8 @@ def read_text(path):
 def command(record):
     """The command of a run, from its record."""
     words = ['python src/run.py']
-    for name, value in (record.get('arguments', {}) | {'data': record.get('folder')}).items():
+    places = {'data': record.get('folder'), 'pretrained': record.get('pretrained')}
+    for name, value in (record.get('arguments', {}) | places).items():
         value = show(value) if name == 'parameter' else ','.join(value) if isinstance(value, list) else value
         option = f'--{name.replace("_", "-")}'
         words += [] if value in (None, '') else [option] if value is True else [f'{option} {shlex.quote(str(value))}']

@@ -18,7 +18,7 @@ NETWORKS = {
 }
 
 
-def build(family, variant, shape, classes, width, seed, name=None):
+def build(family, variant, shape, classes, width, seed, name=None, weights=None):
     """A network with its initial weights.
 
     name     of a network of another library (networks.external); None: that of the family
@@ -26,10 +26,11 @@ def build(family, variant, shape, classes, width, seed, name=None):
     variant  of the approach: '' is the plain network
     shape    of an input (channels, height, width)
     classes  number of classes of each task, one head each
+    weights  path of its initial weights (networks.pretrained); None: drawn by the seed
     width    multiplies the size of all hidden layers
     """
     if name:
-        net = external.build(name, variant, shape, classes, seed)
+        net = external.build(name, variant, shape, classes, seed, weights)
         initialize(net.heads, seed, 'weights', 'heads')
         return net
     net = NETWORKS[family][variant](shape, classes, width)

@@ -2,8 +2,9 @@
 
     resnet18                                              of torchvision.models
     timm:vit_tiny_patch16_224,img_size=32,patch_size=4    of timm, with settings of its constructor
+    resnet18,stem=small                                   with a first layer for small images (stem.py)
 
-Initial weights are the library's own, drawn by the seed. Optimizer, learning rates and epochs stay the paper's.
+Initial weights are the library's own, drawn by the seed, or those of a file (pretrained.py). Nothing is downloaded.
 """
 
 import ast
@@ -14,6 +15,7 @@ from torch import nn
 import hat
 from core import seeds
 from core.errors import UserError, one_line, require
+from networks import pretrained, stem
 from networks.gated import Gated
 
 N_CLASSES = 997  # of the classifier that is taken off: a number that no hidden layer has
@@ -53,13 +55,13 @@ class GatedExternal(Gated):
 VARIANTS = {'': External, 'hat': GatedExternal}
 
 
-def build(name, variant, shape, classes, seed):
-    """A network for the tasks, with its initial weights. Raises UserError."""
+def build(name, variant, shape, classes, seed, weights=None):
+    """A network for the tasks; its initial weights are drawn by the seed, or in a file. Raises UserError."""
     if variant not in VARIANTS:
         raise UserError(f'--network: {variant} makes networks of its own; leave out --network')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(seed, 'weights', name))
-        hidden = without_classifier(*parse(name), shape)
+        hidden = without_classifier(*parse(name), shape, weights)
     with torch.no_grad():
         n_features = run(name, hidden, shape)
     more = (shape,) if variant == 'hat' else ()
@@ -89,26 +91,34 @@ def packages(name):
     return [parse(name)[0]] if name else []
 
 
-def without_classifier(package, model, settings, shape):
+def without_classifier(package, model, settings, shape, weights=None):
     """The network up to its features. Raises UserError."""
     require(f'--network {package}:{model} needs {package}', package)
+    settings, size = dict(settings), {'img_size': shape[1]}
+    small = settings.pop('stem', None)
+    if small not in (None, 'small'):
+        raise UserError(f'--network: stem={small}: the only other stem is small')
     if package == 'timm':
         import timm
 
-        known, make = timm.is_model(model), timm.create_model
-        fixed, size = {'num_classes': 0, 'in_chans': shape[0]}, {'img_size': shape[1]}
+        known, make, fixed = timm.is_model(model), timm.create_model, {'in_chans': shape[0]}
     else:
         from torchvision import models
 
-        known, make = model in models.list_models(module=models), models.get_model
-        fixed, size = {'num_classes': N_CLASSES}, {'image_size': shape[1]}
+        known, make, fixed = model in models.list_models(module=models), models.get_model, {}
+        size = {'image_size': shape[1]}
     if not known:
         raise UserError(f'--network: {package} has no classifier {model!r}')
-    try:
+
+    def create(n_classes):
+        given = {'num_classes': n_classes, **fixed}
         try:
-            net = make(model, **fixed | size | settings)
+            return make(model, **given | size | settings)
         except TypeError:  # most convolutional networks take images of any size
-            net = make(model, **fixed | settings)
+            return make(model, **given | settings)
+
+    try:
+        net = create(0 if package == 'timm' else N_CLASSES)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f'--network: {model}: {one_line(error)}') from error
     if package == 'torchvision':
@@ -116,6 +126,10 @@ def without_classifier(package, model, settings, shape):
         if len(last) != 1:
             raise UserError(f'--network: {model} does not end with one linear layer')
         net.set_submodule(last[0], nn.Identity())
+    first = stem.shrink(net, model) if small else None
+    if weights:
+        classifier = create(N_CLASSES).state_dict().keys() - net.state_dict().keys()
+        pretrained.load(net, weights, lambda name: name in classifier or name.rpartition('.')[0] == first)
     return net
 
 

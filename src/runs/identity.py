@@ -9,12 +9,13 @@ import dataloaders
 import networks
 from approaches import APPROACHES
 from core import comparison
+from networks import pretrained
 
 SRC = Path(__file__).resolve().parents[1]
 # Read at import: later edits do not affect this process
 SOURCES = {path: path.read_bytes() for path in SRC.rglob('*.py') if not {'tests', 'benchmarks'} & set(path.parts)}
 NOT_PART_OF_IDENTITY = (  # arguments that change no more than the last bits of a result
-    'data', 'output', 'device', 'threads', 'tmp', 'save', 'verbose', 'tensorboard', 'fresh', 'stale',
+    'data', 'pretrained', 'output', 'device', 'threads', 'tmp', 'save', 'verbose', 'tensorboard', 'fresh', 'stale',
 )  # fmt: skip
 REGISTRIES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ imports all modules: not followed
 # Modules that print, write and download: not followed; the data have a fingerprint of their own
@@ -34,6 +35,9 @@ class Identity:
     def __init__(self, args):
         self.arguments = {name: value for name, value in vars(args).items() if name not in NOT_PART_OF_IDENTITY}
         self.approach, self.experiment, self.folder = args.approach, args.experiment, args.data
+        self.weights = (
+            pretrained.fingerprint(args.pretrained) if args.pretrained else None
+        )  # that the network starts with
 
     @property
     def code(self):
@@ -52,7 +56,7 @@ class Identity:
         arguments = record.get('arguments', {})
         recorded = record | {'arguments': arguments | {'parameter': defaults | arguments.get('parameter', {})}}
         tasks = [task | {'data': current[task['name']]} for task in tasks]
-        return differences(recorded, record | {'arguments': self.arguments, 'tasks': tasks})
+        return differences(recorded, record | {'arguments': self.arguments, 'tasks': tasks, 'weights': self.weights})
 
 
 def differences(record, other):
@@ -66,7 +70,7 @@ def differences(record, other):
 def facts(record):
     """What identifies the run of a record: name -> value or a dict of values."""
     arguments = {name: v for name, v in record.get('arguments', {}).items() if name not in NOT_PART_OF_IDENTITY}
-    others = {name: record.get(name) for name in ('n_parameters', 'versions', 'format')}
+    others = {name: record.get(name) for name in ('n_parameters', 'weights', 'versions', 'format')}
     tasks = {task['name']: {key: v for key, v in task.items() if key != 'name'} for task in record.get('tasks', [])}
     return arguments | others | tasks
 

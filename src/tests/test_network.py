@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import same
+from torchvision import models
 
 import networks
 import prune
 import run
 from approaches import APPROACHES
 from core.errors import UserError
+from core.results import command
 
 SMALL = ['--experiment', 'demo', '--network', 'resnet18', '--tasks', 'shapes,digits', '--ntrain', '80',
          '--nepochs', '2', '--batch-size', '32', '--device', 'cpu', '--threads', '1']  # fmt: skip
@@ -101,3 +103,63 @@ def test_a_transformer_of_timm_takes_settings_of_its_constructor():
     net = networks.build('alexnet', 'hat', (3, 32, 32), [3, 2], 1, 0, name)
     assert net.hidden.net.patch_embed.num_patches == 16 and len(net.hidden.net.blocks) == 2
     assert net(torch.randn(4, 3, 32, 32), 1, net.hidden.masks(1)).shape == (4, 2)
+
+
+def save_weights(tmp_path, name='resnet18', **settings):
+    torch.manual_seed(9)
+    net = models.get_model(name, **settings)
+    torch.save({'state_dict': net.state_dict()}, tmp_path / f'{name}.pth')
+    return net, tmp_path / f'{name}.pth'
+
+
+@pytest.mark.parametrize('variant', ['', 'hat'])
+def test_a_network_starts_from_the_weights_of_a_file(tmp_path, variant):
+    whole, path = save_weights(tmp_path)
+    net = networks.build('alexnet', variant, (3, 32, 32), [3, 2], 1, 0, 'resnet18', path)
+    hidden = net.hidden.net if variant else net.blocks[0]
+    if not variant:
+        x = torch.randn(2, 3, 32, 32)
+        assert same(whole.eval().fc(net.eval()(x)), whole(x))
+    small = networks.build('alexnet', variant, (3, 32, 32), [3, 2], 1, 0, 'resnet18,stem=small', path)
+    own = small.hidden.net if variant else small.blocks[0]
+    assert own.conv1.weight.shape == (64, 3, 3, 3) and own.conv1.stride == (1, 1)
+    assert same(own.layer4[1].conv2.weight, whole.layer4[1].conv2.weight)
+    assert same(hidden.conv1.weight, whole.conv1.weight) and isinstance(own.maxpool, torch.nn.Identity)
+
+
+@pytest.mark.parametrize(
+    'name, message',
+    [
+        ('resnet34', 'it also has layer1.2'),
+        ('resnet50', 'it also has layer1.0'),
+        ('shufflenet_v2_x0_5', 'it lacks conv1'),
+    ],
+)
+def test_weights_of_another_network_are_refused(tmp_path, name, message):
+    _, path = save_weights(tmp_path, name)
+    with pytest.raises(UserError, match=message):
+        networks.build('alexnet', '', (3, 32, 32), [3, 2], 1, 0, 'resnet18', path)
+
+
+@pytest.mark.parametrize('content', [b'', b'no weights', None])
+def test_a_file_without_weights_is_one_line(tmp_path, capsys, content):
+    path = tmp_path / 'x.pth'
+    if content is not None:
+        path.write_bytes(content)
+    assert start(tmp_path, 'sgd', '--pretrained', str(path))[0] == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and f'--pretrained: {path}' in err
+
+
+def test_other_weights_are_another_run(tmp_path, capsys):
+    _, path = save_weights(tmp_path)
+    code, txt = start(tmp_path, 'random', '--pretrained', str(path))
+    assert code == 0 and start(tmp_path, 'random', '--pretrained', str(path))[0] == 0
+    assert 'already finished' in capsys.readouterr().out
+    assert f'--pretrained {path}' in command(json.loads(txt.with_suffix('.json').read_text()))
+    assert start(tmp_path, 'random')[0] == 0 and 'weights is' in capsys.readouterr().out
+
+
+def test_a_stem_that_is_small_already_is_refused():
+    with pytest.raises(UserError, match='stem=small'):
+        networks.build('alexnet', '', (3, 32, 32), [3, 2], 1, 0, 'vgg11,stem=small')
