@@ -8,12 +8,14 @@ from approaches.imm import IMMMean, IMMMode
 from approaches.joint import Joint
 from approaches.lfl import LFL
 from approaches.lwf import LWF
+from approaches.mas import MAS
 from approaches.pathnet import PathNet
 from approaches.pnn import PNN
 from approaches.random import Random
 from approaches.sgd import SGD
 from approaches.sgd_frozen import SGDFrozen
 from approaches.sgd_restart import SGDRestart
+from approaches.si import SI
 
 APPROACHES = {
     'hat': HAT,
@@ -21,6 +23,8 @@ APPROACHES = {
     'sgd-frozen': SGDFrozen,
     'sgd-restart': SGDRestart,
     'ewc': EWC,
+    'si': SI,
+    'mas': MAS,
     'imm-mean': IMMMean,
     'imm-mode': IMMMode,
     'lwf': LWF,
