@@ -42,7 +42,7 @@ class Steps:
             for tensor, saved in zip(self.optimizer.state, training.optimizer, strict=bool(training.optimizer)):
                 tensor.copy_(saved)
             training.optimizer = self.optimizer.state
-        self.run = runner(approach, device)
+        self.run, self.run_rest = runner(approach, device), runner(approach, device)
 
     def epoch(self, order, lr, description):
         """Train on the images `order`, (n,); returns the mean loss."""
@@ -55,7 +55,7 @@ class Steps:
         for _ in tqdm(range(full), desc=description, leave=False, disable=None, delay=2):
             self.run(self.full_batch)
         if rest:
-            self.batch(self.places[:rest])
+            self.run_rest(lambda: self.batch(self.places[:rest]))
         return float(self.total) / len(order)
 
     def full_batch(self):

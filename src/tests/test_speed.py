@@ -194,7 +194,7 @@ def test_a_captured_step_replays_to_the_same_bits(pair, taped, name):
         approach.net.train()
         steps = Steps(approach, 1)
         if captured:
-            steps.run = Graph()
+            steps.run, steps.run_rest = Graph(), Graph()
         losses = []
         for epoch, lr in enumerate((0.05, 0.02)):
             order = torch.randperm(approach.n_train(1), generator=torch.Generator().manual_seed(epoch))
@@ -235,7 +235,7 @@ def test_no_technique_of_hat_waits_for_the_device(pair, taped, schedule, regular
     approach, _ = pair('hat', torch.float32, anneal=schedule, reg=regularizer, init='dense')
     approach.net.train()
     steps = Steps(approach, 1)
-    steps.run = Graph()
+    steps.run, steps.run_rest = Graph(), Graph()
     steps.epoch(torch.arange(approach.n_train(1)), 0.05, '')
     assert steps.run.graph.operations
 
@@ -250,7 +250,7 @@ def test_no_optimizer_and_no_augmentation_waits_for_the_device(pair, taped, opti
         torch.manual_seed(0)
         steps = Steps(approach, 1)
         if captured:
-            steps.run = Graph()
+            steps.run, steps.run_rest = Graph(), Graph()
         before = {k: p.detach().clone() for k, p in of(approach).items()}
         steps.epoch(torch.arange(approach.n_train(1)), 0.001, '')
         ends.append({k: p.detach().clone() for k, p in of(approach).items()})
@@ -279,7 +279,7 @@ def test_a_graph_ends_where_eager_steps_do_on_a_gpu(pair, name):
         steps = Steps(approach, 1)
         assert isinstance(steps.run, Graph)
         if not captured:
-            steps.run = eagerly
+            steps.run = steps.run_rest = eagerly
         losses = [steps.epoch(torch.arange(approach.n_train(1)).cuda(), 0.05, '') for _ in range(3)]
         ends.append((losses, of(approach)))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-4)
