@@ -5,9 +5,9 @@ comes once; the i-th image of all tasks so far takes a place in the memory with 
 drawn. So at any time each image seen so far is in the memory with the same probability, however many epochs its task
 had. The papers stream while they train, with one epoch, or with every epoch.
 
-What is kept are the images as the tasks hold them (uint8), their labels, and which task they are of; nothing else of an
-earlier task is read. Each passes through the head of its task. The best model is chosen by the new task's validation
-images alone, as those of earlier tasks are not kept.
+What is kept are the images as the tasks hold them (uint8), their labels, and which task they are of. Of the others
+only the number is known. Each passes through the head of its task. The best model is chosen by the
+new task's validation images alone, as those of earlier tasks are not kept.
 """
 
 import torch
