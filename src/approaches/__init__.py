@@ -2,8 +2,12 @@
 
 import dataloaders
 import networks
+from approaches.adahat import AdaHAT
+from approaches.der import DER
+from approaches.er import ER
 from approaches.ewc import EWC
 from approaches.hat import HAT
+from approaches.hat_cl import HATCL
 from approaches.imm import IMMMean, IMMMode
 from approaches.joint import Joint
 from approaches.lfl import LFL
@@ -31,6 +35,10 @@ APPROACHES = {
     'lfl': LFL,
     'pathnet': PathNet,
     'pnn': PNN,
+    'adahat': AdaHAT,
+    'hat-cl': HATCL,
+    'er': ER,
+    'der': DER,
     'joint': Joint,
     'random': Random,
 }

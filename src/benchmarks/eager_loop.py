@@ -6,11 +6,13 @@ the reference in a test that compares 50 steps of each approach.
 """
 
 import copy
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dataloaders.task import Images
 from networks.dropout import Activation
 from networks.layers import Convolution, Linear
 
@@ -109,22 +111,24 @@ class EagerHATTrainer(EagerTrainer):
         self.net = nn.ModuleDict({'hidden': hidden, 'heads': copy.deepcopy(approach.net.heads), 'e': embeddings})
         self.linear = [next(m for m in b if isinstance(m, (nn.Conv2d, nn.Linear))) for b in hidden.blocks]
         learned = [[a.detach() for a in approach.hidden.masks(u)] for u in range(t)]
-        self.before = [torch.stack(layer).amax(0) for layer in zip(*learned, strict=True)]  # a^{<t}, by layer
-        self.gradient_factors = [self.gradient_factor(l) for l in range(len(self.linear))] if learned else []
+        layers = [torch.stack(layer) for layer in zip(*learned, strict=True)]
+        self.before, self.uses = [a.amax(0) for a in layers], [a.sum(0) for a in layers]  # a^{<t}; number of tasks
+        self.gradient_factors = (
+            [self.gradient_factor(l, self.before) for l in range(len(self.linear))] if learned else []
+        )
 
-    def gradient_factor(self, l):
-        """Eq. 2, for the weight and the bias of a layer."""
-        weight, out = self.linear[l].weight, self.before[l]
+    def gradient_factor(self, l, before):
+        """Eq. 2, for the weight and the bias of a layer. before: a^{<t}, by layer."""
+        weight, out = self.linear[l].weight, before[l]
         ones = [1] * (weight.ndim - 2)
         factor = 1 - out.view(-1, 1, *ones).expand_as(weight)
         if l:
-            inputs = self.before[l - 1].repeat_interleave(weight.shape[1] // len(self.before[l - 1]))
+            inputs = before[l - 1].repeat_interleave(weight.shape[1] // len(before[l - 1]))
             factor = torch.max(factor, 1 - inputs.view(1, -1, *ones).expand_as(weight))
         return factor, 1 - out
 
     def loss(self, x, y, progress):
-        s_max = self.approach.smax
-        self.s = s = 1 / s_max + (s_max - 1 / s_max) * progress  # Eq. 3
+        self.s = s = self.scale(progress)
         h, masks = self.net['hidden'].drop(x), []
         for block, e in zip(self.net['hidden'].blocks, self.net['e'], strict=True):
             masks.append(torch.sigmoid(s * e))  # Eq. 1
@@ -133,17 +137,27 @@ class EagerHATTrainer(EagerTrainer):
             h = block(h)
             h = h * masks[-1].view(1, -1, *[1] * (h.ndim - 2)).expand_as(h)
         logits = [head(h) for head in self.net['heads']]
-        self.masks, numerator, denominator = masks, 0, 0
-        for l, a in enumerate(masks):  # Eq. 5
-            free = 1 - self.before[l] if self.before else torch.ones_like(a)
-            numerator, denominator = numerator + (a * free).sum(), denominator + free.sum()
-        return F.cross_entropy(logits[self.t], y) + self.approach.c * numerator / denominator, logits[self.t]  # Eq. 4
+        self.masks = masks
+        free = [1 - before for before in self.before] or [torch.ones_like(a) for a in masks]
+        return F.cross_entropy(logits[self.t], y) + self.approach.c * self.regularization(free), logits[self.t]  # Eq. 4
+
+    def scale(self, progress):
+        """Eq. 3."""
+        s_max = self.approach.smax
+        return 1 / s_max + (s_max - 1 / s_max) * progress
+
+    def regularization(self, free):
+        """Eq. 5. free: 1 - a^{<t}, by layer."""
+        return sum((a * f).sum() for a, f in zip(self.masks, free, strict=True)) / sum(f.sum() for f in free)
 
     @torch.no_grad()
     def edit_gradients(self, progress):
         for layer, (weight, bias) in zip(self.linear, self.gradient_factors, strict=False):
             layer.weight.grad *= weight
             layer.bias.grad *= bias
+        self.compensate()
+
+    def compensate(self):
         for e, mask in zip(self.net['e'], self.masks, strict=True):  # section 2.5
             if self.approach.gradient == 'exact':
                 slope = torch.sigmoid(e) * (1 - torch.sigmoid(e))
@@ -159,7 +173,72 @@ class EagerHATTrainer(EagerTrainer):
             e.clamp_(-E_MAX, E_MAX)
 
 
-EAGER_TRAINERS = {'hat': EagerHATTrainer, 'joint': EagerJointTrainer}
+class EagerHATCLTrainer(EagerHATTrainer):
+    """With the schedule and the regularization of HAT-CL."""
+
+    def scale(self, progress):
+        s_max = self.approach.smax
+        return 1 / s_max + (s_max - 1 / s_max) * (1 + math.cos(2 * math.pi * progress)) / 2
+
+    def regularization(self, free):
+        """What each layer uses beyond its share, over what is free of it; the mean of the layers."""
+        share = 1 / len(self.approach.tasks)
+        beyond = ((a * f).sum() - share * len(a) for a, f in zip(self.masks, free, strict=True))
+        return sum(F.relu(b) / f.sum() for b, f in zip(beyond, free, strict=True)) / len(free)
+
+
+class EagerAdaHATTrainer(EagerHATTrainer):
+    """Of the gradient that Eq. 2 of HAT blocks, r / (n + r) is let through."""
+
+    @torch.no_grad()
+    def edit_gradients(self, progress):
+        for l, (layer, factors) in enumerate(zip(self.linear, self.gradient_factors, strict=False)):
+            free = 1 - self.before[l]
+            r = self.approach.alpha / (self.approach.epsilon + (self.masks[l] * free).sum() / free.sum())
+            counts = (1 - factor for factor in self.gradient_factor(l, self.uses))  # the smaller of the two units'
+            for p, factor, n in zip((layer.weight, layer.bias), factors, counts, strict=True):
+                p.grad *= factor + (1 - factor) * r / (n.clamp_min(1) + r)
+        self.compensate()
+
+
+class EagerReplayTrainer(EagerTrainer):
+    """The stored images pass through the network task by task, as they are drawn."""
+
+    def replay(self, draw, index, loss):
+        """loss: loss(logits, what is kept of the images, by name), the sum over the images."""
+        approach, places, total = self.approach, self.approach.drawn[draw][index], 0
+        for u, labels in enumerate(approach.labels):
+            chosen = places[(places >= 0) & (places < len(labels))]
+            x, _ = approach.tasks[u].batch(Images(approach.images[u], chosen, labels), slice(None))
+            drawn = {name: getattr(approach, name)[u][chosen] for name in approach.kept}
+            total = total + loss(self.net.heads[u](self.net.features(x)), drawn)
+            places = places - len(labels)
+        return total / len(index)
+
+    def cross_entropy(self, logits, drawn):
+        return F.cross_entropy(logits, drawn['labels'], reduction='sum')
+
+
+class EagerERTrainer(EagerReplayTrainer):
+    def batch_loss(self, index, progress):
+        return (super().batch_loss(index, progress) + self.replay(0, index, self.cross_entropy)) / 2
+
+
+class EagerDERTrainer(EagerReplayTrainer):
+    def batch_loss(self, index, progress):
+        old = self.replay(0, index, lambda logits, drawn: ((logits - drawn['logits']) ** 2).mean(1).sum())
+        again = self.replay(1, index, self.cross_entropy)
+        return super().batch_loss(index, progress) + self.approach.alpha * old + self.approach.beta * again
+
+
+EAGER_TRAINERS = {
+    'hat': EagerHATTrainer,
+    'hat-cl': EagerHATCLTrainer,
+    'adahat': EagerAdaHATTrainer,
+    'er': EagerERTrainer,
+    'der': EagerDERTrainer,
+    'joint': EagerJointTrainer,
+}
 
 
 def eager_trainer(approach, name, t):

@@ -85,7 +85,8 @@ def test_no_test_image_is_seen_in_training_and_no_foreign_head_is_used(small_dat
     events, now, batch, learn, build = [], {}, task.Task.batch, Approach.learn, run.build
 
     def note_batch(self, images, index):
-        split = next(s for s in ('train', 'valid', 'test') if getattr(self, s) is images)
+        split = next((s for s in ('train', 'valid', 'test') if getattr(self, s) is images), 'stored')
+        assert split != 'stored' or images.x.data_ptr() != self.train.x.data_ptr()
         events.append((now.get('learns'), self.name, split))
         return batch(self, images, index)
 
@@ -125,8 +126,8 @@ def test_no_test_image_is_seen_in_training_and_no_foreign_head_is_used(small_dat
         if learns is None:
             assert split in ('valid', 'test')
         else:
-            allowed = names[: learns + 1] if approach == 'joint' else [names[learns]]
-            assert split in ('train', 'valid') and name in allowed
+            allowed = names[: learns + 1] if approach == 'joint' or split == 'stored' else [names[learns]]
+            assert split in ('train', 'valid', 'stored') and name in allowed
     tests = [name for _, name, split in events if split == 'test']
     before_and_after = [name for t in range(3) for name in [names[t], *names[: t + 1]]]
     assert tests == names + before_and_after or approach == 'random'
