@@ -1,4 +1,4 @@
-"""predict.py: what a saved network sees in pictures."""
+"""predict.py and the page of one run: what a saved network sees in pictures."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import pytest
 from conftest import pictures
 from PIL import Image
 
+import plot_results
 import predict
 import run
 from approaches import APPROACHES
@@ -231,3 +232,73 @@ def test_a_result_without_its_inputs_stays_finished(learned, data, tmp_path, cap
     where = ['--data', str(data), '--output', str(tmp_path / 'out.txt'), '--device', 'cpu']
     assert run.cli(['--approach', 'hat', '--experiment', 'folder', *settings, *where]) == 0
     assert 'already finished' in capsys.readouterr().out
+
+
+# The page of one run
+
+
+@pytest.fixture
+def page(learned, tmp_path, capsys):
+    """page(approach, ...): the page of a run, made beside a copy of its files."""
+
+    def page(approach, *words, change=lambda folder: None):
+        for suffix in '.txt', '.pt', '.json':
+            shutil.copy(learned(approach).with_suffix(suffix), tmp_path / f'mine{suffix}')
+        change(tmp_path)
+        command = ['--run', str(tmp_path / 'mine.json'), '--html', *map(str, words)]
+        assert exit_code('plot_results.py', plot_results.main, command) == 0
+        assert 'average accuracy' in capsys.readouterr().out
+        return (tmp_path / 'mine.html').read_text(encoding='utf-8')
+
+    return page
+
+
+def test_the_page_of_a_run_has_its_figures_and_pictures_it_gets_right_and_wrong(page, data, learned):
+    html = page('hat', '--data', data)
+    assert [name for name in re.findall(r'<figure id="(\w+)"', html)] == [
+        'matrices',
+        'learning',
+        'fig5',
+        'fig6',
+        'active',
+    ]
+    record = json.loads(learned('hat').read_text())
+    for task, accuracy in zip(record['tasks'], record['accuracy'][-1], strict=True):
+        part = html.split(f'<h3>{task["name"]}</h3>')[1].split('<h2>')[0].split('<h3>')[0]
+        right, wrong = (int(n) for n in re.findall(r'(?:right|wrong): (\d+) of 30', part))
+        assert right + wrong == 30 and right / 30 == pytest.approx(accuracy)
+        captions = re.findall(r'<figcaption>(\w+) \d+ %(?:; it is (\w+))?</figcaption>', part)
+        assert len(captions) == min(right, 8) + min(wrong, 8) and {name for name, _ in captions} <= set(CLASSES)
+        assert all(name != truth for name, truth in captions) and sum(bool(truth) for _, truth in captions) == min(
+            wrong, 8
+        )
+    assert 'weights used, %' in html and '&quot;cat&quot;' in html
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)  # everything is in the file
+
+
+def test_the_page_without_network_or_data_says_so_in_a_line(page, data):
+    for words, change, reason in (
+        ([], lambda folder: None, 'are not in'),
+        (['--data', data], lambda folder: (folder / 'mine.pt').unlink(), 'run.py --save writes it'),
+        (['--data', data], lambda folder: halve(folder), '% in its run'),
+    ):
+        html = page('sgd', *words, change=change)
+        assert re.search(rf'<p>Left out: [^\n]*{reason}[^\n]*</p>', html)
+        assert '<h3>' not in html and re.findall(r'<figure id="(\w+)"', html) == ['matrices', 'learning']
+
+
+def halve(folder):
+    """The accuracies, as if other code had computed them."""
+    record = json.loads((folder / 'mine.json').read_text())
+    record['accuracy'] = (np.array(record['accuracy']) / 2).tolist()
+    (folder / 'mine.json').write_text(json.dumps(record))
+    np.savetxt(folder / 'mine.txt', record['accuracy'], '%.4f')
+
+
+@pytest.mark.parametrize('name', ['none.json', 'mine.txt', ''])
+def test_a_page_of_nothing_is_one_line(name, tmp_path, capsys):
+    (tmp_path / 'mine.txt').write_text('0.5')
+    command = ['--run', str(tmp_path / name) if name else '', '--html']
+    assert exit_code('plot_results.py', plot_results.main, command) == 2
+    err = capsys.readouterr().err
+    assert err.startswith('plot_results.py: error: ') and err.count('\n') == 1 and not list(tmp_path.glob('*.html'))
