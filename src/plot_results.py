@@ -4,6 +4,7 @@ Table 1, Fig. 3 and the matrices need no .json beside the .txt, so results of th
 Runs that are missing, damaged, or differ from the others (in tasks, data, protocol or versions; within a row, in
 hyper-parameters) are listed and left out.
 
+--run shows a single run; its page has test pictures, too, if the run is saved (run.py --save) and its data are there.
 --reproduction updates the tables of README.md and .results/README.md from the result files in .results/.
 --fig2 draws Fig. 2, which needs no results.
 """
@@ -26,16 +27,21 @@ EXAMPLES = """\
 examples:
   python src/plot_results.py --experiment mixture
   python src/plot_results.py --experiment demo --seeds 0-2 --output res/figures --html res/demo.html
+  python src/plot_results.py --run res/demo_hat_0.json --html
   python src/plot_results.py --fig2 --output res/figures
   python src/plot_results.py --reproduction
   python src/plot_results.py --reproduction --add res --setup mixture-0.25 --commit 0123abc
 """
 
 
+BESIDE = Path()  # --html without a name: the page is beside the results
+
+
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--experiment', choices=EXPERIMENTS)
+    what.add_argument('--run', type=Path, metavar='RESULT.json', help='one run')
     what.add_argument('--reproduction', action='store_true', help='the tables of README.md and .results/README.md')
     what.add_argument('--fig2', action='store_true', help="Fig. 2: the gradient of HAT's embeddings")
     runs = parser.add_argument_group('with --experiment')
@@ -44,7 +50,8 @@ def parse(argv):
     runs.add_argument('--seeds', type=seeds, metavar='N,N-N', help='such as 0,2,5-7 (default: all that are there)')
     runs.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='the results (default res)')
     runs.add_argument('--mixed', action='store_true', help='keep runs that differ from the others, and mark their row')
-    runs.add_argument('--html', type=Path, metavar='FILE', help='everything on one page, readable offline')
+    parser.add_argument('--html', type=Path, nargs='?', const=BESIDE, metavar='FILE', help='everything on '
+                        'one page, readable offline (default RESULT.html, or <experiment>.html in --res)')  # fmt: skip
     parser.add_argument('--output', type=Path, metavar='DIR', help='folder for tables (.txt .md .tex), notes.txt and '
                         'figures (.png .pdf); default: only print the tables; Fig. 2: res/figures')  # fmt: skip
     fig2 = parser.add_argument_group('with --fig2')
@@ -56,7 +63,8 @@ def parse(argv):
     published.add_argument('--commit', metavar='HASH', help='of the code that computed them')
     published.add_argument('--verify', type=Path, metavar='CHECKOUT', help='first find out, by short runs, which '
                            'results of the code there hold for the code here')  # fmt: skip
-    published.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR', help='for these (default dat)')
+    parser.add_argument('--data', type=Path, metavar='DIR', help='folder of the images, for --verify (default dat) and '
+                        'the page of --run (default: that of the run)')  # fmt: skip
     args = parser.parse_args(argv)
     if args.add and not (args.setup and args.commit):
         raise UserError('--add needs --setup and --commit')
@@ -69,7 +77,7 @@ def main(argv=None):
         if args.add:
             reproduction.add(args.add, args.setup, args.commit)
         if args.verify:
-            reproduction.verify(args.verify, args.data)
+            reproduction.verify(args.verify, args.data or ROOT / 'dat')
         return int(bool(reproduction.rewrite(args.check)) and args.check)
     if args.fig2:
         from reports import gradient  # here, because it imports matplotlib
@@ -77,6 +85,8 @@ def main(argv=None):
         folder = args.output or ROOT / 'res' / 'figures'
         make_folder(folder)
         return gradient.draw(args.smax, folder)
+    if args.run:
+        return one_run(args.run, args.output, args.html, args.data)
     numbers = args.seeds or seeds_of(args.experiment, args.res)
     collection = Collection(args.experiment, args.res, args.approaches, numbers, args.mixed)
     makers = {'tasks': single_tasks} if collection.n_tasks == 1 else {'table1': table_1}
@@ -84,7 +94,25 @@ def main(argv=None):
     tables = {name: table for name, make in makers.items() if (table := make(collection))}
     print('\n\n'.join(['\n'.join(collection.notes), *(text(*table) for table in tables.values())]).lstrip('\n'))
     if args.output or args.html:
-        write(collection, tables, args.output, args.html)
+        page = args.res / f'{args.experiment}.html' if args.html == BESIDE else args.html
+        write(collection, tables, args.output, page)
+
+
+def one_run(path, folder, page, data):
+    """Print the accuracy matrix of the run whose record is `path`; write its figures to a folder, and its page."""
+    from reports import figures, single  # here, because they import matplotlib
+
+    result = single.load(path)
+    print(single.text(result))
+    if folder:
+        make_folder(folder)
+        figures.remove_old(folder)
+        figures.save(dict(single.draw(result)), folder)
+    if page:
+        page = path.with_suffix('.html') if page == BESIDE else page
+        make_folder(page.parent)
+        with atomic(page) as part:
+            part.write_text(single.page(result, path, data), encoding='utf-8', errors='substitute')  # in paths
 
 
 def write(collection, tables, folder, page):

@@ -13,26 +13,20 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
-import dataloaders
-from approaches import build
-from approaches.training import Protocol
 from core import results
 from core.arguments import Parser, few, words
 from core.device import describe, setup_device, versions
-from core.errors import UserError, complain, exit_code, one_line, out_of_memory, require
-from core.files import ROOT, atomic, digest, serialize
+from core.errors import UserError, complain, exit_code, require
+from core.files import atomic, serialize
 from core.text_tables import text
-from dataloaders import options
 from hat.capacity import active, count_weights
 from reports.tables import PRUNED, pruned_row
-from runs.identity import differences
+from runs import saved
 
 BATCHES = 1, 256  # images at a time, when times are measured
-ACCURACY_TOLERANCE = 0.005  # from that of the run, which may have used another device
 TOLERANCE = 1e-5  # of an output: absolute, or relative if it is above 1
 WARM_UP = 3  # rounds before times are measured
 SHAPES = ({0: torch.export.Dim('images')},)  # of the input of the exported network: any number of images
@@ -74,7 +68,9 @@ def main(argv=None):
 
 def prune_all(path, device, args):
     """Yield the reports of the tasks of one run, whose record `path` is."""
-    approach, origin, accuracies = load(path, args.data, device)
+    record = saved.read(path, 'hat')
+    approach = saved.with_data(path, record, args.data, device)
+    origin = {'run': record['arguments'], 'model': record['model']}
     names = [task.name for task in approach.tasks]
     chosen = args.tasks or names
     if unknown := [name for name in chosen if name not in names]:
@@ -85,43 +81,7 @@ def prune_all(path, device, args):
         for old in folder.glob(f'{glob.escape(name)}.*'):
             old.unlink()
         t = names.index(name)
-        yield prune(approach, t, accuracies[t], folder / name, origin, args)
-
-
-def load(path, data, device):
-    """From the record `path` of a run: the approach after its last task; what identifies the run, for a report; its
-    accuracy on each task. Raises UserError."""
-    if not path.exists():
-        raise UserError(f'{path}: no such file')
-    record, model = results.read_record(path), path.with_suffix('.pt')
-    arguments = record.get('arguments', {})
-    if arguments.get('approach') != 'hat':
-        raise UserError(f'{path}: not the record of a finished run of hat')
-    args = SimpleNamespace(**arguments)
-    try:
-        args.data, accuracies = data or ROOT / record['folder'], record['accuracy'][-1]
-        options.apply(args)
-        tasks = dataloaders.load(args.experiment, args.data, args.seed, args.tasks, args.ntasks, args.ntrain)
-        tasks = [task.to(device) for task in tasks]
-        approach = build(
-            'hat', args.experiment, tasks, Protocol.of(args), args.width, args.parameter, arguments.get('network')
-        )
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: not the record of a run of this version: {one_line(error)}') from error
-    if differing := differences(record, record | {'tasks': [task.sizes() for task in tasks]}):
-        raise UserError(f'{path}: {args.data} does not hold the data of the run: {"; ".join(differing)}')
-    try:
-        content = model.read_bytes()
-        if digest(content).hex() != record.get('model'):
-            raise ValueError('saved by another run')
-        approach.load_state(torch.load(io.BytesIO(content), map_location=device, weights_only=True))
-    except FileNotFoundError:
-        raise UserError(f'{model}: no such file; run.py --save writes it') from None
-    except Exception as error:  # whatever a damaged or hostile file may raise
-        if out_of_memory(error):
-            raise
-        raise UserError(f'{model}: not the network of {path.name}: {one_line(error)}') from error
-    return approach, {'run': arguments, 'model': record['model']}, accuracies
+        yield prune(approach, t, record['accuracy'][-1][t], folder / name, origin, args)
 
 
 @torch.no_grad()
@@ -142,15 +102,13 @@ def prune(approach, t, run_accuracy, base, origin, args):
         n_correct += int((after.argmax(1) == y).sum())
 
     accuracy = n_correct / len(task.test.y)
-    if abs(accuracy - run_accuracy) > ACCURACY_TOLERANCE:
-        here, there = f'{100 * accuracy:.1f} % here', f'{100 * run_accuracy:.1f} % in its run'
-        raise UserError(f'{task.name}: {here}, {there}: use the code that computed the run, or repeat the run')
+    saved.check_accuracy(task.name, accuracy, run_accuracy)
     kept = count_weights(net.hidden, active(masks))
     plain = torch.nn.ModuleList([net.hidden.net, net.heads[t]])
     report = origin | {
         'task': task.name,
         'classes': task.n_classes,
-        'input': {'shape': task.shape, 'mean': task.mean.flatten().tolist(), 'std': task.std.flatten().tolist()},
+        'input': saved.describe_input(task),
         'accuracy': accuracy,
         'images': len(task.test.y),
         'largest_difference': difference,

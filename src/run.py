@@ -22,6 +22,7 @@ from core.hyperparameters import parse as parse_parameters
 from core.hyperparameters import show
 from core.text_tables import accuracy_matrix
 from dataloaders import options
+from runs import saved
 from runs.checkpoints import Checkpoint
 from runs.identity import Identity
 from runs.progress import TaskProgress
@@ -80,7 +81,8 @@ def parse(argv):
                         'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
     places.add_argument('--tmp', type=Path, metavar='DIR', help='for checkpoints (default $HAT_TMP, else tmp, or '
                         'beside the output if that is read-only)')  # fmt: skip
-    places.add_argument('--save', action='store_true', help='also save the network, as FILE.pt (for prune.py)')
+    places.add_argument('--save', action='store_true', help='also save the network, as FILE.pt (for predict.py and '
+                        'prune.py)')  # fmt: skip
     places.add_argument('--verbose', action='store_true', help='print every epoch (default: one every 10 seconds)')
     places.add_argument('--tensorboard', action='store_true', help='log the metrics of each epoch to tensorboard/ '
                         'beside the checkpoint (needs: pip install tensorboard)')  # fmt: skip
@@ -236,6 +238,7 @@ def report(history, approach):
     return {
         **matrices,
         **{name: getattr(history, name) for name in ('initial', 'before', 'epochs', 'devices')},
+        'inputs': {task.name: saved.describe_input(task) for task in approach.tasks},
         'diverged': diverged(approach.tasks, history.epochs),
         'monitor': approach.report(),
         'stored': approach.stored(),

@@ -104,7 +104,7 @@ def _backup(path, n):
     return path.with_name(f'{path.stem}.old-{n}{path.suffix}')
 
 
-def json_text(content):
+def json_text(content, indent=1):
     """Strict JSON: numbers that are not finite are null."""
 
     def strict(value):
@@ -114,7 +114,7 @@ def json_text(content):
             return [strict(element) for element in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return json.dumps(strict(content), indent=1, allow_nan=False) + '\n'
+    return json.dumps(strict(content), indent=indent, allow_nan=False) + '\n'
 
 
 def read_record(path):

@@ -26,6 +26,7 @@ AMOUNT = Kind('a number of at least 0', lambda v: NUMBER.accepts(v) and v >= 0)
 POSITIVE = Kind('a number above 0', lambda v: NUMBER.accepts(v) and v > 0)
 SHARE = Kind('a number from 0 to 1', lambda v: NUMBER.accepts(v) and 0 <= v <= 1)
 WHOLE = Kind('a whole number', lambda v: type(v) is int and 0 <= v < 2**53)
+POSITIVE_WHOLE = Kind('a whole number from 1 to 10,000', lambda v: WHOLE.accepts(v) and 1 <= v <= 10_000)
 VALUE = Kind('a text or a number', lambda v: TEXT.accepts(v) or NUMBER.accepts(v))
 TEXTS = Kind('a list of texts', lambda v: isinstance(v, list) and all(map(TEXT.accepts, v)))
 PLAIN = Kind('a plain value', lambda v: v is None or isinstance(v, bool) or VALUE.accepts(v) or TEXTS.accepts(v))
@@ -41,6 +42,9 @@ VALIDATION = {  # for work.py
     'arguments': ARGUMENTS | {'parameter': {...: VALUE}},
     'valid_accuracy': [[SHARE.or_null()]],
 }
+INPUTS = {
+    ...: {'image': [POSITIVE_WHOLE, 3], 'shape': [POSITIVE_WHOLE, 3], 'mean': [NUMBER], 'std': [POSITIVE]}
+}  # by task
 PRUNING_REPORT = {  # of prune.py
     'run': ARGUMENTS, 'model?': TEXT, 'task': TEXT, 'accuracy': SHARE, 'weights': [POSITIVE, 2], 'bytes': [POSITIVE, 2],
     'milliseconds': {'1': [POSITIVE, 2], '256': [POSITIVE, 2], ...: Kind('absent', lambda v: False)},
@@ -63,6 +67,7 @@ def record_shape(record, n, names, parameters):
         'weights': [POSITIVE, *counts[1:]],
         'active': [counts, n],
         'reuse': [[WHOLE, n], n],
+        'capacity?': [counts, n],
         'closed?': [TEXTS, n],
     }
     epoch = {'valid_accuracy': SHARE.or_null()} | ({'active': counts, 'capacity': counts} if monitor else {})
@@ -85,6 +90,7 @@ def record_shape(record, n, names, parameters):
         'epochs' if monitor else 'epochs?': [[epoch], n],
         'monitor?': monitor_shape if monitor else {},
         'times?': {'total': AMOUNT, 'epochs': [[AMOUNT], n]},
+        'inputs?': INPUTS,
         'classes?': {...: TEXTS},
         'skipped?': {...: TEXTS},
         'diverged?': [{'task': TEXT, 'epoch': WHOLE, ...: PLAIN}],

@@ -14,7 +14,8 @@ SETS           data sets that sources.py does not know: name -> number of classe
 more_names(n)  the names of n tasks, where there can be more than NAMES
 OPTIONS        the options of run.py that it alone takes (options.py), and
 use(folder, **options)  called when they are known: then NAMES and SHAPE may depend on the folder and on them
-notes(names)   more entries for the record, of these tasks
+notes(names)   more entries for the record, of these tasks, such as `classes`, names by task
+pixels(name)   a permutation of the pixels of a task's images
 
 A new experiment is a file and an entry here (README.md).
 """

@@ -180,6 +180,13 @@ def read(names, folder, seed):
     return datasets
 
 
+def notes(names):
+    """For the record of a run: names of the classes."""
+    return {
+        'classes': {name: [' '.join(c) if isinstance(c, tuple) else str(c) for c in TASKS[name][1]] for name in names}
+    }
+
+
 def pictures(name, n, seed):
     """About `n` pictures of a task and their labels, equally many of each class."""
     draw, classes = TASKS[name]

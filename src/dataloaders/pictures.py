@@ -51,6 +51,13 @@ def fit(image, side):
     return np.asarray(canvas).reshape(side, side, -1)
 
 
+def with_channels(picture, channels):
+    """A picture of fit() as (side, side, channels): grey is repeated, of colours the luminance is taken."""
+    if channels == 1 and picture.shape[2] == 3:
+        picture = np.asarray(Image.fromarray(picture).convert('L'))[..., None]
+    return np.broadcast_to(picture, (*picture.shape[:2], channels))
+
+
 def plain(image):
     """In one of the modes RESIZED."""
     if image.mode == 'F':

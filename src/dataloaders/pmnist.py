@@ -24,10 +24,12 @@ def source(name):
     return 'mnist'
 
 
+def pixels(name):
+    """Permutation k is that of RandomState(k), whatever the seed. Original: it depends on the seed that ran first."""
+    return np.random.RandomState(int(name.removeprefix('pmnist-'))).permutation(28 * 28)
+
+
 def read(names, folder, seed):
-    """Permutation k is that of RandomState(k), whatever the seed; all share the images. Original: it depends on the
-    seed that ran first."""
+    """All share the images."""
     content = sources.load(['mnist'], folder)['mnist']
-    numbers = [int(name.removeprefix('pmnist-')) for name in names]
-    pixels = [np.random.RandomState(k).permutation(28 * 28) for k in numbers]
-    return [Dataset(name, 10, *MNIST_28, *content, p) for name, p in zip(names, pixels, strict=True)]
+    return [Dataset(name, 10, *MNIST_28, *content, pixels(name)) for name in names]

@@ -6,6 +6,7 @@ approach has the same marker and shade in all figures.
 
 import logging
 import os
+import warnings
 
 import numpy as np
 
@@ -16,10 +17,16 @@ import matplotlib  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # no message for each missing font
+warnings.filterwarnings('ignore', 'Glyph .* missing from')  # in the name of a task of your own
 
 MARKERS = 'osv^D<>pXP*hd8H1234+x|'
 MAX_LABELS = 30  # with more tasks, not each has a label and numbers
 LINES = '-', '--', '-.', ':'
+LEARNING = {
+    'valid_accuracy': 'validation accuracy, %',
+    'train_loss': 'training',
+    'valid_loss': 'validation',
+}  # learning()
 RATIO = 'forgetting ratio ρ≤{}\n(0: joint training, -1: chance)'
 
 
@@ -94,15 +101,46 @@ def capacity(names, epochs, weights):
     for l, colour in enumerate(shades(len(weights))):
         axes.plot(x, 100 * used[:, l] / weights[l], LINES[l % 4], color=colour, lw=1.2, label=f'layer {l + 1}')
     axes.plot(x, 100 * used.sum(1) / weights.sum(), color='black', lw=2.5, label='all layers')
+    starts(axes, names, epochs)
+    axes.set(xlabel='epoch', ylabel='weights in use by the tasks so far, %', ylim=(0, 102))
+    axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')
+    return figure
+
+
+def starts(axes, names, epochs, titles=True):
+    """A line, with its name, where the epochs of each task start."""
     start = 0.5
     for t, (name, task) in enumerate(zip(names, epochs, strict=True)):
         if t in labelled(len(names)):
-            axes.annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
-                          rotation=30, fontsize='small')  # fmt: skip
+            if titles:
+                axes.annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
+                              rotation=30, fontsize='small')  # fmt: skip
             axes.axvline(start, ls='--', lw=0.8, color='grey')
         start += len(task)
-    axes.set(xlabel='epoch', ylabel='weights in use by the tasks so far, %', ylim=(0, 102), xlim=(0.5, start))
-    axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')
+    axes.set_xlim(0.5, start)
+
+
+def learning(names, epochs):
+    """Validation accuracy (above) and losses (below) while the tasks (names) are learned.
+
+    epochs  for each task and epoch: its record
+    """
+    figure = Figure((8, 6), layout='constrained')
+    above, below = figure.subplots(2, 1, sharex=True)
+    whole = [epoch for task in epochs for epoch in task]
+    colours, cuts = shades(2), np.cumsum([len(task) for task in epochs])[:-1]  # a line ends where its task does
+    x = np.insert(np.arange(1.0, len(whole) + 1), cuts, np.nan)
+    values = {key: np.array([epoch.get(key) for epoch in whole], float) for key in LEARNING}  # None is nan
+    values = {key: np.insert(curve, cuts, np.nan) for key, curve in values.items()}
+    above.plot(x, 100 * values['valid_accuracy'], '.-', color='black', lw=1.2, ms=4)
+    for key, line, colour in ('train_loss', '-', colours[0]), ('valid_loss', '--', colours[1]):
+        below.plot(x, values[key], line, color=colour, lw=1.5, label=LEARNING[key])
+    above.set(ylabel=LEARNING['valid_accuracy'], ylim=(0, 102))
+    below.set(xlabel='epoch', ylabel='loss', yscale='log')
+    for axes in above, below:
+        starts(axes, names, epochs, titles=axes is above)
+        axes.grid(alpha=0.3)
+    below.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')
     return figure
 
 

@@ -43,7 +43,7 @@ def sweeps(collection):
                 yield f'fig4-{name}-{seed}', (caption, charts.sweep(panels, collection.n_tasks))
 
 
-NAMES = 'fig3', 'accuracy', 'matrices', 'fig5', 'fig6', 'fig7', 'active'  # that draw() may yield
+NAMES = 'fig3', 'accuracy', 'matrices', 'learning', 'fig5', 'fig6', 'fig7', 'active'  # that are drawn
 
 
 def remove_old(folder):
@@ -73,9 +73,17 @@ def matrices(collection):
     panels = {}
     for name, runs in selected.items():
         if seed in runs and runs[seed].tasks == first.tasks:
-            lower = np.where(np.tri(collection.n_tasks), runs[seed].accuracy, np.nan)
-            panels[name + collection.marks([runs[seed]])] = 100 * lower, first.tasks, first.tasks
-    caption = f'Accuracy matrices: tests on each task so far, after learning each; seed {seed}.'
+            panels[name + collection.marks([runs[seed]])] = runs[seed]
+    return accuracy_matrices(panels, f'seed {seed}')
+
+
+def accuracy_matrices(panels, title):
+    """panels: title -> Result, of the same tasks."""
+    panels = {name: (100 * np.where(np.tri(len(r.tasks)), r.accuracy, np.nan), r.tasks, r.tasks)
+              for name, r in panels.items()}  # fmt: skip
+    caption = (
+        f'Accuracy matri{"ces" if len(panels) > 1 else "x"}: tests on each task so far, after learning each; {title}.'
+    )
     return caption, charts.heat_maps(panels, 'test accuracy, %', 3, 'on task', 'after task')
 
 

@@ -11,10 +11,15 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto }
 th, td { padding: .25em .8em; text-align: left; border-bottom: 1px solid #ccc; white-space: nowrap }
-th button { font: inherit; font-weight: bold; background: none; border: 0; padding: 0; cursor: pointer }
+th { white-space: normal; vertical-align: bottom }
+th button { font: inherit; font-weight: bold; text-align: left; background: none; border: 0; padding: 0 }
+th button { cursor: pointer }
 th[aria-sort=ascending] button::after { content: ' ▲' }
 th[aria-sort=descending] button::after { content: ' ▼' }
 figure { margin: 2em 0 } img { max-width: 100% } figcaption { color: #555 }
+.examples { display: flex; flex-wrap: wrap; gap: .8em } .examples figure { margin: 0; width: 6.5em }
+.examples img { width: 100%; image-rendering: pixelated } .examples figcaption { font-size: .8em; line-height: 1.3;
+overflow-wrap: anywhere }
 pre { background: #f4f4f4; padding: 1em; overflow-x: auto; font-size: .85em }
 """
 SCRIPT = """
@@ -32,7 +37,9 @@ for (const button of document.querySelectorAll('th button')) button.onclick = ()
   body.append(...rows.sort(compare))
 }
 """
-RECORD_FIELDS = 'arguments', 'tasks', 'n_parameters', 'code', 'versions', 'devices', 'diverged'  # shown of a record
+RECORD_FIELDS = (  # shown of a record
+    'arguments', 'tasks', 'inputs', 'classes', 'skipped', 'n_parameters', 'code', 'versions', 'devices', 'diverged',
+)  # fmt: skip
 TITLES = {
     'table1': 'Table 1: mean (standard deviation) ± half of the 95 % interval',
     'times': 'Times: mean (standard deviation)',
@@ -52,9 +59,7 @@ def html(collection, tables, figures):
     for result in collection.all():
         runs.setdefault(result.approach, []).append(result)
     parts = [
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
-        f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>{STYLE}</style>',
-        f'<h1>{title}</h1><p>Click a column head to sort; <a href="#runs">the runs</a> are at the end.</p>',
+        '<p>Click a column head to sort; <a href="#runs">the runs</a> are at the end.</p>',
         *(f'<h2>{TITLES[name]}</h2>{table(*content, links)}' for name, content in tables.items()),
         *(f'<p>{escape(note)}</p>' for note in collection.notes),
         '<h2>Figures</h2>',
@@ -63,12 +68,20 @@ def html(collection, tables, figures):
         *(run_details(name, results) for name, results in runs.items()),
         '<h3>Pruned networks</h3>' if 'pruned' in tables else '',
         *(details(f'seed {seed}, {report["task"]}', report) for seed, _, report in collection.pruned),
-        f'<script>{SCRIPT}</script></html>',
     ]
-    return '\n'.join(parts) + '\n'
+    return page(title, parts)
 
 
-def table(header, lines, links):
+def page(title, parts):
+    head = [
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',
+        f'<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><style>{STYLE}</style>',
+        f'<h1>{escape(title)}</h1>',
+    ]
+    return '\n'.join([*head, *parts, f'<script>{SCRIPT}</script></html>']) + '\n'
+
+
+def table(header, lines, links=()):
     """The label of an approach's row is a link to its runs; links: label -> name."""
     cells = ([f'<a href="#{links[c]}">{escape(c)}</a>' if c in links else escape(c) for c in line] for line in lines)
     body = '\n'.join(f'<tr>{"".join(f"<td>{c}</td>" for c in row)}</tr>' for row in cells)
@@ -79,11 +92,15 @@ def table(header, lines, links):
 def picture(name, caption, figure):
     image = io.BytesIO()
     figure.savefig(image, format='png', dpi=120)
-    data = base64.b64encode(image.getvalue()).decode()
     return (
-        f'<figure id="{name}"><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+        f'<figure id="{name}"><img alt="{escape(caption)}" src="{png(image.getvalue())}">'
         f'<figcaption>{escape(caption)}</figcaption></figure>'
     )
+
+
+def png(content):
+    """The address of an image that is in the page."""
+    return f'data:image/png;base64,{base64.b64encode(content).decode()}'
 
 
 def run_details(name, results):

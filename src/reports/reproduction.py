@@ -30,7 +30,7 @@ BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
 SEEDS = range(100)
 SHORT = ['--seed', '0', '--ntasks', '2', '--ntrain', '300', '--nepochs', '12', '--device', 'cpu', '--threads', '1']
 ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys of about.json
-DROPPED = 'epochs', 'monitor', 'folder', 'model'  # entries of a record that .results/ does not keep
+DROPPED = 'epochs', 'monitor', 'folder', 'model', 'inputs'  # entries of a record that .results/ does not keep
 
 
 class Metric(NamedTuple):

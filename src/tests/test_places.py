@@ -38,7 +38,7 @@ from dataloaders import task
 from runs.checkpoints import Checkpoint
 
 SRC = ROOT / 'src'
-SCRIPTS = ['run', 'run_multi', 'work', 'plot_results', 'prune', 'benchmark', 'example', 'example_lora']
+SCRIPTS = ['run', 'run_multi', 'work', 'plot_results', 'prune', 'predict', 'benchmark', 'example', 'example_lora']
 ABSENT = """\
 import ctypes, errno, fcntl, multiprocessing, os, signal, sys, types
 import torch
@@ -383,6 +383,7 @@ def test_help_is_all_that_help_does_and_an_unknown_argument_is_one_line(script, 
         exit_code(f'{script}.py', main, ['--help'])
     assert capsys.readouterr().out.startswith('usage: ')
     needed = {'run': ONE, 'run_multi': BATCH, 'work': ONE, 'plot_results': ONE[2:], 'prune': ['x.json']}
+    needed['predict'] = ['x.json', 'x.png']
     assert exit_code(f'{script}.py', main, [*needed.get(script, []), '--speed=9']) == 2
     out, err = capsys.readouterr()
     assert out == '' and err == f'{script}.py: error: unrecognized arguments: --speed=9 (--help lists all arguments)\n'

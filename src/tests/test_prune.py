@@ -19,6 +19,7 @@ import run
 from core.errors import UserError, exit_code
 from hat import pruning
 from networks import gated
+from runs import saved as saved_run
 
 NETWORKS = {
     'alexnet': lambda: gated.GatedAlexNet((3, 32, 32), [5, 3], 0.1),
@@ -105,7 +106,7 @@ def test_each_task_of_a_run_is_exported_and_works_without_this_repository(saved,
     assert {p.name for p in folder.iterdir()} == {f'{t}.{s}' for t in ('mnist', 'svhn') for s in ('pt', 'pt2', 'json')}
     screen, accuracy = capsys.readouterr().out, np.loadtxt(saved.with_suffix('.txt'))[1]
     device = torch.device('cpu')
-    approach, _, _ = prune.load(saved, None, device)
+    approach = saved_run.with_data(saved, saved_run.read(saved), None, device)
     for t, name in enumerate(('mnist', 'svhn')):
         report = json.loads((folder / f'{name}.json').read_text())
         assert report['accuracy'] == pytest.approx(accuracy[t], abs=5e-5) and report['images'] == 40
