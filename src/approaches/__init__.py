@@ -9,6 +9,7 @@ from approaches.joint import Joint
 from approaches.lfl import LFL
 from approaches.lwf import LWF
 from approaches.mas import MAS
+from approaches.packnet import PackNet
 from approaches.pathnet import PathNet
 from approaches.pnn import PNN
 from approaches.random import Random
@@ -31,6 +32,7 @@ APPROACHES = {
     'lfl': LFL,
     'pathnet': PathNet,
     'pnn': PNN,
+    'packnet': PackNet,
     'joint': Joint,
     'random': Random,
 }
