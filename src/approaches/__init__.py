@@ -17,6 +17,7 @@ from approaches.sgd import SGD
 from approaches.sgd_frozen import SGDFrozen
 from approaches.sgd_restart import SGDRestart
 from approaches.si import SI
+from approaches.wsn import WSN
 
 APPROACHES = {
     'hat': HAT,
@@ -33,6 +34,7 @@ APPROACHES = {
     'pathnet': PathNet,
     'pnn': PNN,
     'packnet': PackNet,
+    'wsn': WSN,
     'joint': Joint,
     'random': Random,
 }
