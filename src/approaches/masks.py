@@ -31,6 +31,11 @@ class Masked(Approach):
     def before_task(self, t):
         for p in self.others:
             p.requires_grad_(t == 0)
+        self.hold()
+
+    def hold(self):
+        """What is frozen keeps the values of now."""
+        self.old = [p.detach().clone() for p in self.weights]
 
     def loss(self, x, y, t, progress):
         for norm in self.norms:
@@ -39,10 +44,9 @@ class Masked(Approach):
         return F.cross_entropy(logits, y), logits
 
     @torch.no_grad()
-    def after_backward(self, t, progress):
-        for p, frozen in zip(self.weights, self.frozen(t), strict=True):
-            if p.grad is not None:
-                p.grad.masked_fill_(frozen, 0)
+    def after_step(self, t):
+        for p, old, frozen in zip(self.weights, self.old, self.frozen(t), strict=True):
+            torch.where(frozen, old, p, out=p)  # a zero gradient is not enough: an optimizer may have weight decay
 
 
 def top(values, k):

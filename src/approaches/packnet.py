@@ -49,15 +49,17 @@ class PackNet(Masked):
         return {'retraining': int(self.trained > 0)}
 
     def decide(self, t, valid_loss):
-        """When training ends: prune, and start again with the first learning rate."""
+        """When training ends: prune, and start again with the first learning rate (a cosine goes on)."""
         super().decide(t, valid_loss)
         now, p = self.training, self.protocol
         epochs, most = len(now.log), max(1, round(2 * p.nepochs / 3))
         if not self.trained and epochs < p.nepochs and (epochs == most or now.lr < p.lr_min):
             self.restore(now.best)
             self.pack(t)
-            now.lr, now.patience, now.best, now.best_loss = p.lr, p.patience, self.snapshot(), self.validate(t)[0]
-            self.trained, self.steps = epochs, None  # a captured step would go on with what was frozen
+            self.hold()
+            now.patience, now.best, now.best_loss = p.patience, self.snapshot(), self.validate(t)[0]
+            now.lr = p.lr if p.schedule == 'paper' else now.lr
+            self.trained, self.steps, now.optimizer = epochs, None, []  # a captured step would freeze what it did
 
     def after_task(self, t):
         if not self.trained:  # no epoch is left for retraining

@@ -63,6 +63,7 @@ class WSN(Masked):
             self.draw(t)
 
     def after_step(self, t):
+        super().after_step(t)
         self.select()
 
     def restore(self, snapshot):

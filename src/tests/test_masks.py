@@ -55,9 +55,11 @@ def with_norms(make_approach, name, **settings):
 
 
 @pytest.mark.parametrize('name, settings', BOTH)
-@pytest.mark.parametrize('norms', [False, True])
-def test_no_later_task_and_no_noise_changes_an_earlier_ones_outputs_by_one_bit(make_approach, name, settings, norms):
-    made = with_norms(make_approach, name, **settings, **FAST) if norms else make_approach(
+@pytest.mark.parametrize('norms, more', [(False, {}), (True, {}), (True, {'optimizer': 'adamw', 'lr': 0.01})])
+def test_no_later_task_and_no_noise_changes_an_earlier_ones_outputs_by_one_bit(
+    make_approach, name, settings, norms, more
+):
+    made = with_norms(make_approach, name, **settings, **FAST | more) if norms else make_approach(
         name, TASKS, **settings, **FAST)  # fmt: skip
     learned = []
     for t in range(3):
