@@ -13,6 +13,7 @@ from approaches.joint import Joint
 from approaches.lfl import LFL
 from approaches.lwf import LWF
 from approaches.mas import MAS
+from approaches.packnet import PackNet
 from approaches.pathnet import PathNet
 from approaches.pnn import PNN
 from approaches.random import Random
@@ -20,6 +21,7 @@ from approaches.sgd import SGD
 from approaches.sgd_frozen import SGDFrozen
 from approaches.sgd_restart import SGDRestart
 from approaches.si import SI
+from approaches.wsn import WSN
 
 APPROACHES = {
     'hat': HAT,
@@ -35,6 +37,8 @@ APPROACHES = {
     'lfl': LFL,
     'pathnet': PathNet,
     'pnn': PNN,
+    'packnet': PackNet,
+    'wsn': WSN,
     'adahat': AdaHAT,
     'hat-cl': HATCL,
     'er': ER,

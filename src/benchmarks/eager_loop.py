@@ -11,6 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 
 from dataloaders.task import Images
 from networks.dropout import Activation
@@ -173,6 +174,28 @@ class EagerHATTrainer(EagerTrainer):
             e.clamp_(-E_MAX, E_MAX)
 
 
+class EagerWSNTrainer(EagerTrainer):
+    """WSN, formula by formula: each forward pass sorts the scores; the gradient of w m is taken apart by hand."""
+
+    def loss(self, x, y, progress):
+        self.masks, self.products = [], {}
+        for name, w, s in zip(self.approach.names, self.approach.weights, self.net.scores, strict=True):
+            best = s.detach().abs().flatten().sort(descending=True).indices[: round(self.approach.c * s.numel())]
+            self.masks.append(torch.zeros_like(s).view(-1).index_fill(0, best, 1).view(s.shape))
+            self.products[name] = (w.detach() * self.masks[-1]).requires_grad_()
+        features = functional_call(self.net, self.products, (x,))
+        logits = [head(features) for head in self.net.heads]
+        return F.cross_entropy(logits[self.t], y), logits[self.t]
+
+    @torch.no_grad()
+    def edit_gradients(self, progress):
+        for l, (product, mask) in enumerate(zip(self.products.values(), self.masks, strict=True)):
+            w, s, g = self.approach.weights[l], self.net.scores[l], product.grad
+            w.grad, s.grad = g * mask, g * w * s.sign()
+            for earlier in self.approach.masks:
+                w.grad[earlier[l]] = 0
+
+
 class EagerHATCLTrainer(EagerHATTrainer):
     """With the schedule and the regularization of HAT-CL."""
 
@@ -237,6 +260,7 @@ EAGER_TRAINERS = {
     'adahat': EagerAdaHATTrainer,
     'er': EagerERTrainer,
     'der': EagerDERTrainer,
+    'wsn': EagerWSNTrainer,
     'joint': EagerJointTrainer,
 }
 

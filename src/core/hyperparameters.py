@@ -19,6 +19,7 @@ class Parameter(NamedTuple):
     grid: tuple = ()  # values searched with one seed (paper, section 4, "Baselines")
     low: float = -math.inf  # the smallest valid value
     choices: tuple = ()  # all valid values, if they are few
+    high: float = MOST  # the largest valid value
 
     def check(self, name, text):
         try:
@@ -28,9 +29,9 @@ class Parameter(NamedTuple):
             raise UserError(f'--parameter: {name} must be {kind}, not {text!r}') from None
         if self.choices and value not in self.choices:
             raise UserError(f'--parameter: {name} must be one of {", ".join(map(str, self.choices))}, not {text}')
-        if not self.choices and not max(self.low, -MOST) <= value <= MOST:
-            low = max(self.low, -MOST)
-            raise UserError(f'--parameter: {name} must be a number from {low:g} to {MOST:g}, not {text}')
+        low = max(self.low, -MOST)
+        if not self.choices and not low <= value <= self.high:
+            raise UserError(f'--parameter: {name} must be a number from {low:g} to {self.high:g}, not {text}')
         return value
 
 

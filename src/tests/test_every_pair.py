@@ -19,6 +19,7 @@ LEARNER = 'sgd'  # learns every experiment in the fast tests
 MORE = {  # what does not learn on every machine's last bits otherwise, with batches of 8
     'hat': ['--nepochs', 16],
     'pnn': ['--width', 0.4, '--lr', 0.03],
+    'wsn': ['--lr', 0.1, '--nepochs', 20],  # half of the weights: the signal is weaker
     'pathnet': ['--width', 0.5, '--lr', 0.02, '--parameter', 'generations=2', '--nepochs', 12],
 }
 ONE_OF_EACH_FAMILY = list({module.FAMILY: name for name, module in reversed(EXPERIMENTS.items())}.values())
