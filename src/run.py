@@ -279,10 +279,11 @@ def _parameter_help():
 
 
 def cli(argv=None):
-    if '--selftest' in (sys.argv if argv is None else argv):
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if '--selftest' in argv:
         from benchmarks import selftest
 
-        return exit_code('run.py', selftest.main, sys.argv[1:] if argv is None else argv)
+        return exit_code('run.py', selftest.main, argv)
     return exit_code('run.py', main, argv)
 
 

@@ -17,7 +17,7 @@ from networks.dropout import Activation, Dropout
 
 command = test_resume.command  # a fixture
 WEIGHT = {'si': 'c', 'mas': 'lamb'}  # of the penalty
-OWN = 'arguments', 'code', 'model', 'times'  # entries of a record in which two approaches differ
+OWN = 'arguments', 'code', 'model', 'stored', 'times'  # entries of a record in which two approaches differ
 
 
 @pytest.mark.parametrize('name', WEIGHT)
