@@ -28,7 +28,7 @@ from core.device import setup_device
 from core.errors import UserError, exit_code
 from dataloaders import mixture, sources, task
 from networks.dropout import Activation, Dropout
-from networks.layers import Convolution, Linear, product
+from networks.layers import Linear
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 TRAINED = [name for name in APPROACHES if name != 'random']
@@ -400,16 +400,3 @@ def test_permuted_tasks_share_their_images(small_data):
         assert labels.tolist() == y[chosen].tolist()
     with pytest.raises(UserError, match='there are 8 tasks'):
         dataloaders.load('mixture', small_data, 0, None, 12)
-
-
-def test_a_convolution_as_a_matrix_product_is_the_same():
-    torch.manual_seed(0)
-    layer, x = Convolution(3, 5, 4).double(), torch.randn(6, 3, 9, 12, dtype=torch.float64)
-    slopes, ends = torch.randn(6, 5, 6, 8, dtype=torch.float64), []
-    for convolve in layer, lambda x: product(x[:, :, :, :-1], layer.weight, layer.bias):
-        layer.zero_grad()
-        y = convolve(x)
-        y.backward(slopes)
-        ends.append([y, layer.weight.grad.clone(), layer.bias.grad.clone()])
-    for a, b in zip(*ends, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
