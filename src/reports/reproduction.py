@@ -78,7 +78,9 @@ class Setup:
         if self.about['experiment'] not in PAPER:
             raise UserError(f'{folder.name}/about.json: the paper has no values for {self.about["experiment"]!r}')
         self.collection = Collection(self.about['experiment'], folder, list(APPROACHES), SEEDS)
-        self.metrics = PAPER[self.about['experiment']]
+        paper = PAPER[self.about['experiment']]
+        known = any(len(self.values(paper[-1], name)) for name in self.collection.metrics)
+        self.metrics = paper if known else [Metric('A', self.collection.n_tasks, {})]  # no ratio without joint
 
     @property
     def main(self):
@@ -97,6 +99,8 @@ class Setup:
             header += [metric.label, 'paper']
         average = [] if self.main.name == 'A' else [f'A<={self.collection.n_tasks}, %']
         header += [*average, 'BWT, points', 'hours a run', 'epochs']
+        known = any(stored_cell(runs) for runs in selected.values())
+        header += ['network, M', 'kept besides, MB'] if known else []
         key = 'rho' if self.main.name == 'rho' else 'accuracy'
         for name in best_first({name: values[key] for name, values in computed.items()}):
             line = [self.collection.label(name), str(len(selected[name]))]
@@ -106,6 +110,7 @@ class Setup:
             hours, epochs = [t['total'] / 3600 for t in times], [sum(map(len, t['epochs'])) for t in times]
             line += [mean_cell(100 * computed[name]['accuracy'][:, -1], 1)] * len(average)
             line += [mean_cell(100 * computed[name]['BWT'], 1), f'{np.mean(hours):.2f}', f'{np.mean(epochs):.0f}']
+            line += [parameters_cell(selected[name]), stored_cell(selected[name])] if known else []
             lines.append(line)
         return '\n\n'.join([self.about['what'], markdown(header, lines), *self.rank_correlation(), *self.notes()])
 
@@ -134,8 +139,9 @@ class Setup:
         if 'hat' not in self.collection.metrics:
             return None
         values, (name, *unit) = self.values(self.main, 'hat'), self.main.label.split(', ')
-        paper, ours = (' '.join([cell, *unit]) for cell in (paper_cell(self.main, 'hat'), our_cell(values, self.main)))
-        return [self.about['title'], f'{name} = {paper}', ours, str(len(values)), self.about['differs']]
+        paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main), *unit])
+        paper = ' '.join([f'{name} = {paper}', *unit]) if paper else f'{name}: no value'
+        return [self.about['title'], paper, ours, str(len(values)), self.about['differs']]
 
 
 def our_cell(values, metric):
@@ -145,6 +151,19 @@ def our_cell(values, metric):
 def mean_cell(values, digits):
     """'mean (standard deviation)'."""
     return f'{round(np.mean(values), digits) + 0.0:.{digits}f}{deviation(values, digits)}'  # never -0.0
+
+
+def parameters_cell(runs):
+    """Millions of parameters of the network; empty for one that is not trained."""
+    records = [r.record for r in runs.values() if any(r.record['times']['epochs'])]
+    return f'{np.mean([record["n_parameters"] for record in records]) / 1e6:.1f}' if records else ''
+
+
+def stored_cell(runs):
+    """What an approach keeps of learned tasks besides its network: megabytes and names of the last run."""
+    *_, last = runs.values()
+    sizes = last.record.get('stored', {})
+    return f'{sum(sizes.values()) / 1e6:.1f} ({", ".join(sizes)})' if sizes else ''
 
 
 def paper_cell(metric, name):
