@@ -28,12 +28,17 @@ HEAD = ['approach', 'same bits twice', 'captured = eager', 'as on the CPU', 'mem
 SPEED = ['approach', 'step, ms', 'lower bound, ms', 'eager loop, ms']
 
 
-def main(argv):
+def parse(argv):
     parser = Parser(__doc__, prog='run.py --selftest')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps (default auto)')
     parser.add_argument('--approaches', type=names(APPROACHES, canonical), default=list(APPROACHES), metavar='A,B,...',
                         help='(default all)')  # fmt: skip
-    args = parser.parse_args([a for a in argv if a != '--selftest'])
+    return parser.parse_args([a for a in argv if a != '--selftest'])
+
+
+def main(argv):
+    """Returns the exit code: 1 if something is wrong."""
+    args = parse(argv)
     device = setup_device(args.device)
     print(f'{describe(device)}; {", ".join(" ".join(each) for each in versions().items())}', flush=True)
     tasks = dataloaders.load('demo', ROOT / 'dat', 0, None, TASKS, IMAGES)

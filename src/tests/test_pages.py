@@ -19,6 +19,7 @@ from test_protocol import SIZES
 import batches
 import run
 from approaches import ALIASES, APPROACHES
+from benchmarks import selftest
 from core.files import ROOT
 from dataloaders import EXPERIMENTS, npz, sources
 from runs import identity
@@ -107,6 +108,7 @@ def test_every_command_in_a_page_has_arguments_that_its_script_takes(path, tmp_p
             argv, rest = batches.split_arguments(argv)
             if '--experiments' in argv:
                 run.parse(['--approach', 'hat', '--experiment', 'mixture', *rest])
+        script = selftest if '--selftest' in argv else script
         if hasattr(script, 'parse') and not {'NAME', 'HASH', 'animals'} & set(argv):
             script.parse(argv)
 
