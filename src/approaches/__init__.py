@@ -1,5 +1,7 @@
 """The approaches, by name. A new one is a file and a line here."""
 
+from dataclasses import replace
+
 import dataloaders
 import networks
 from approaches.adahat import AdaHAT
@@ -61,6 +63,8 @@ def build(name, experiment, tasks, protocol, width=1.0, parameters=None, network
     parameters: hyper-parameters, name -> value; the others have their defaults
     """
     approach, module = APPROACHES[name], dataloaders.EXPERIMENTS[experiment]
+    if network:  # those of other libraries are made for three channels: grey images are repeated
+        tasks = [replace(task, shape=(3, *task.shape[1:])) for task in tasks]
     classes, device = [task.n_classes for task in tasks], tasks[0].train.y.device
     shape, seed = tasks[0].shape, protocol.seed
     net = networks.build(module.FAMILY, approach.variant, shape, classes, width, seed, network, weights)

@@ -163,3 +163,9 @@ def test_other_weights_are_another_run(tmp_path, capsys):
 def test_a_stem_that_is_small_already_is_refused():
     with pytest.raises(UserError, match='stem=small'):
         networks.build('alexnet', '', (3, 32, 32), [3, 2], 1, 0, 'vgg11,stem=small')
+
+
+def test_grey_images_are_repeated_on_three_channels(tmp_path, small_data):
+    more = ['--experiment', 'mnist2', '--tasks', 'mnist-0-4,mnist-5-9', '--data', str(small_data)]
+    code, txt = start(tmp_path, 'sgd', *more, '--nepochs', '1')
+    assert code == 0 and json.loads(txt.with_suffix('.json').read_text())['inputs']['mnist-0-4']['shape'] == [3, 28, 28]
