@@ -232,9 +232,12 @@ def verify(checkout, data):
                 what = result.approach, setup.about['experiment'], result.record['arguments']['width']
                 stale.setdefault(what, []).append(result.txt.with_suffix('.json'))
     for (approach, experiment, width), paths in stale.items():
-        (there, then), (here, now) = (short_run(tree, approach, experiment, width, data) for tree in (checkout, ROOT))
+        there, then = short_run(checkout, approach, experiment, width, data)
         records = {path: results.load_record(path) for path in paths}
         records = {path: record for path, record in records.items() if there in (record['code'], *verified(record))}
+        if not records:
+            continue
+        here, now = short_run(ROOT, approach, experiment, width, data)
         if then == now:
             for path, record in records.items():
                 write(path, record | {'verified': [*verified(record), here]})

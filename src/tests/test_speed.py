@@ -1,26 +1,20 @@
 """Speed changes no result: training steps against those of the eager loop, and what a CUDA graph requires of a step."""
 
-import contextlib
 import json
 import re
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import same
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-import approaches.steps
 import dataloaders
 import hat
 import networks
 from approaches import APPROACHES, build
-from approaches.optimizers import OPTIMIZERS
-from approaches.steps import Graph, Steps, eagerly, held
+from approaches.steps import Graph, Steps, eagerly
 from approaches.training import Protocol
 from benchmarks import eager_loop, scaling, speed, workers
 from core import seeds
@@ -141,127 +135,6 @@ def test_a_large_fully_connected_layer_computes_the_same_in_training():
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
     assert same(fast.eval()(x), plain(x))
-
-
-class Tape(TorchDispatchMode):
-    """In place of torch.cuda.CUDAGraph, without a GPU: records the operations of a step with their tensors, undoes the
-    step, and replays it. As in a CUDA graph, Python code does not run again."""
-
-    def __init__(self):
-        super().__init__()
-        self.operations, self.before = [], []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = func._overloadpacket.__name__
-        assert name not in ('_local_scalar_dense', 'nonzero', 'masked_select', 'unique', 'equal'), f'{name} waits'
-        masks = [x for x in tree_leaves(args[1:]) if isinstance(x, torch.Tensor) and x.dtype == torch.bool]
-        assert name != 'index' or not masks, 'a shape depends on values'
-        if func._schema.is_mutable:
-            self.before += [(x, x.clone()) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        outputs = func(*args, **kwargs)
-        self.operations.append((func, args, kwargs, tree_leaves(outputs)))
-        return outputs
-
-    def __exit__(self, *exception):
-        super().__exit__(*exception)
-        with torch.no_grad():
-            for x, value in reversed(self.before):
-                x.copy_(value)
-
-    @torch.no_grad()
-    def replay(self):
-        for func, args, kwargs, outputs in self.operations:
-            for old, new in zip(outputs, tree_leaves(func(*args, **kwargs)), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
-
-
-@pytest.fixture
-def taped(monkeypatch):
-    """torch.cuda, as far as Graph uses it, with a Tape as the graph; layers as on a GPU."""
-    monkeypatch.setattr(Linear, 'forward', torch.nn.Linear.forward)
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(approaches.steps, 'side_stream', lambda: stream)
-    monkeypatch.setattr(torch.cuda, 'current_stream', lambda: stream)
-    monkeypatch.setattr(torch.cuda, 'stream', lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, 'CUDAGraph', Tape)
-    monkeypatch.setattr(torch.cuda, 'graph', lambda graph, stream: graph)
-
-
-@pytest.mark.parametrize('name', [pytest.param(name, marks=marks(name)) for name in TRAINED])
-def test_a_captured_step_replays_to_the_same_bits(pair, taped, name):
-    ends = []
-    for captured in False, True:
-        approach, _ = pair(name, torch.float32)
-        approach.net.train()
-        steps = Steps(approach, 1)
-        if captured:
-            steps.run, steps.run_rest = Graph(), Graph()
-        losses = []
-        for epoch, lr in enumerate((0.05, 0.02)):
-            order = torch.randperm(approach.n_train(1), generator=torch.Generator().manual_seed(epoch))
-            losses.append(steps.epoch(order, lr, ''))
-        assert not captured or len(steps.run.graph.operations) > 50
-        ends.append((losses, of(approach)))
-    assert ends[0][0] == ends[1][0]
-    assert same(ends[0][1], ends[1][1])
-
-
-@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
-@pytest.mark.parametrize('name', [pytest.param(name, marks=marks(name)) for name in TRAINED])
-def test_a_run_of_captured_steps_ends_with_the_same_bits(make_approach, monkeypatch, taped, name, optimizer):
-    """All of learn(): what changes between epochs is seen by the replays, too."""
-    more, ends = {'generations': 4} if 'generations' in APPROACHES[name].parameters else {}, []
-    for captured in False, True:
-        if captured:
-            monkeypatch.setattr(approaches.steps, 'runner', lambda approach, device: Graph(lambda: held(approach)))
-        approach = make_approach(name, width=0.05, batch_size=16, nepochs=4, seed=1, optimizer=optimizer, **more)
-        without_dropout(approach.net)
-        losses = [[(e['train_loss'], e['valid_loss']) for e in approach.learn(t)] for t in range(2)]
-        ends.append((losses, approach.net.state_dict()))
-    assert ends[0][0] == ends[1][0]
-    assert same(ends[0][1], ends[1][1])
-
-
-def test_a_step_that_waits_for_a_value_is_detected(taped):
-    total = torch.zeros(())
-    graph = Graph()
-    with pytest.raises(AssertionError, match='waits'):
-        for _ in range(5):
-            graph(lambda: total.add_(total.item()))
-
-
-@pytest.mark.parametrize('schedule', hat.schedules.SCHEDULES)
-@pytest.mark.parametrize('regularizer', hat.regularizers.REGULARIZERS)
-def test_no_technique_of_hat_waits_for_the_device(pair, taped, schedule, regularizer):
-    approach, _ = pair('hat', torch.float32, anneal=schedule, reg=regularizer, init='dense')
-    approach.net.train()
-    steps = Steps(approach, 1)
-    steps.run, steps.run_rest = Graph(), Graph()
-    steps.epoch(torch.arange(approach.n_train(1)), 0.05, '')
-    assert steps.run.graph.operations
-
-
-@pytest.mark.parametrize('optimizer', OPTIMIZERS)
-def test_no_optimizer_and_no_augmentation_waits_for_the_device(pair, taped, optimizer):
-    approach, _ = pair('hat', torch.float32)
-    approach.protocol = replace(approach.protocol, optimizer=optimizer, augment='flip-crop')
-    approach.net.train()
-    ends = []
-    for captured in False, True:
-        torch.manual_seed(0)
-        steps = Steps(approach, 1)
-        if captured:
-            steps.run, steps.run_rest = Graph(), Graph()
-        before = {k: p.detach().clone() for k, p in of(approach).items()}
-        steps.epoch(torch.arange(approach.n_train(1)), 0.001, '')
-        ends.append({k: p.detach().clone() for k, p in of(approach).items()})
-        assert not captured or len(steps.run.graph.operations) > 50
-        with torch.no_grad():
-            for k, p in of(approach).items():
-                p.copy_(before[k])
-    assert ends[0].keys() == ends[1].keys() and not same(ends[0], before)
 
 
 def test_a_schedule_of_tensors_is_that_of_numbers():
