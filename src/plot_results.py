@@ -108,11 +108,13 @@ def one_run(path, folder, page, data):
         make_folder(folder)
         figures.remove_old(folder)
         figures.save(dict(single.draw(result)), folder)
+        print(f'figures: {folder}', file=sys.stderr)
     if page:
         page = path.with_suffix('.html') if page == BESIDE else page
         make_folder(page.parent)
         with atomic(page) as part:
             part.write_text(single.page(result, path, data), encoding='utf-8', errors='substitute')  # in paths
+        print(f'page: {page}', file=sys.stderr)
 
 
 def write(collection, tables, folder, page):
@@ -135,6 +137,7 @@ def write(collection, tables, folder, page):
     if page:
         with atomic(page) as part:
             part.write_text(html(collection, tables, figures), encoding='utf-8', errors='substitute')  # in paths
+        print(f'page: {page}', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -146,7 +146,7 @@ class Approach:
             after_epoch(now.log)
         if now.no_progress(self.tasks[t].n_classes):
             now.log[-1]['diverged'] = 'no progress'
-            self.warn(t, 'is not learned: no epoch has a lower validation loss than before it')
+            self.warn(t, ' is not learned: no epoch has a lower validation loss than before it; more epochs,')
         self.restore(now.best)
         self.training = self.steps = None
         self.after_task(t)
@@ -169,15 +169,14 @@ class Approach:
         now = self.training
         what = now.not_finite(train_loss, valid_loss, self.steps.endless if self.steps else 0)
         if what and not now.diverged():
-            self.warn(t, f'epoch {len(now.log) + 1}: the {what} is not finite: training has diverged')
+            where = f', epoch {len(now.log) + 1}'
+            self.warn(t, f'{where}: the {what} is not finite: training has diverged; the best model is kept;')
         return {'diverged': what} if what else {}
 
     def warn(self, t, what):
-        others = f' or other hyper-parameters ({", ".join(self.parameters)})' if self.parameters else ''
-        warnings.warn(
-            f'{self.tasks[t].name} (task {t + 1}), {what}; the best model is kept; a lower --lr{others} may help',
-            stacklevel=3,
-        )
+        tuned = [name for name, parameter in self.parameters.items() if parameter.grid]
+        others = f' or other hyper-parameters ({", ".join(tuned)})' if tuned else ''
+        warnings.warn(f'{self.tasks[t].name} (task {t + 1}){what} a lower --lr{others} may help', stacklevel=3)
 
     def train_epoch(self, t, epoch, lr):
         """One pass over the training images of task t; returns the mean loss. Order and dropout depend on the seed."""

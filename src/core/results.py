@@ -157,7 +157,10 @@ def command(record):
     """The command of a run, from its record."""
     words = ['python src/run.py']
     places = {'data': record.get('folder'), 'pretrained': record.get('pretrained')}
-    for name, value in (record.get('arguments', {}) | places).items():
+    arguments = record.get('arguments', {})
+    if arguments.get('network'):  # which takes no --width
+        arguments = arguments | {'width': None}
+    for name, value in (arguments | places).items():
         value = show(value) if name == 'parameter' else ','.join(value) if isinstance(value, list) else value
         option = f'--{name.replace("_", "-")}'
         words += [] if value in (None, '') else [option] if value is True else [f'{option} {shlex.quote(str(value))}']

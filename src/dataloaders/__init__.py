@@ -48,12 +48,17 @@ def load(experiment, folder, seed, tasks=None, ntasks=None, ntrain=None):
     ntasks  only so many of them
     ntrain  at most so many training images a task, validation included
     """
+    module, names = EXPERIMENTS[experiment], ordered(experiment, seed, tasks, ntasks)
+    return [task.make(data, module.SHAPE, seed, ntrain) for data in module.read(names, folder, seed)]
+
+
+def ordered(experiment, seed, tasks=None, ntasks=None):
+    """The names of the tasks of load()."""
     module = EXPERIMENTS[experiment]
     names = module.NAMES
     if hasattr(module, 'more_names') and ntasks and ntasks > len(names):
         names = module.more_names(ntasks)
-    names = task.choose(names, seed, tasks, ntasks, getattr(module, 'SHUFFLED', True))
-    return [task.make(data, module.SHAPE, seed, ntrain) for data in module.read(names, folder, seed)]
+    return task.choose(names, seed, tasks, ntasks, getattr(module, 'SHUFFLED', True))
 
 
 def fingerprints(experiment, folder, tasks):

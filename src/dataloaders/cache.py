@@ -25,7 +25,7 @@ from dataloaders import layouts, npz, pictures
 FORMAT = 1  # of the npz and of how pictures are read: another one makes all caches again
 PLACES = ROOT / 'dat', ROOT / 'tmp'
 SIDES = range(8, 513)  # of the images in an npz
-SAMPLE = 100  # pictures of a task whose sizes are looked at
+SAMPLE = 1000  # pictures of a task whose sizes are looked at
 DEFAULT_SIDES = 32, 64  # smallest and largest default of --size
 ADVICE = '; delete it to have it made again'
 
@@ -80,7 +80,8 @@ def common_side(sources):
                 sides[max(npz.shape(source, 'train_x')[1:3])] += SAMPLE
                 continue
             paths = [path for found in layouts.pictures(source).values() for path, _ in found]
-            for path in paths[:: -(-len(paths) // SAMPLE)]:
+            some = np.random.default_rng(0).permutation(len(paths))[:SAMPLE]
+            for path in (paths[i] for i in some):
                 with suppress(Exception):
                     sides[pictures.longer_side(path)] += 1
     side = max(sides, key=lambda side: (sides[side], side), default=0)

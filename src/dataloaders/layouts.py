@@ -14,13 +14,14 @@ from core.errors import UserError, one_line
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
 SPLITS = 'train', 'test'
+IGNORED = ('__MACOSX',)  # what archives made on macOS leave behind
 
 
 def find(folder):
     """name -> path of each task, in alphabetical order. Raises UserError."""
     if not folder.is_dir():
         raise UserError(f'--data: {folder} is not a folder')
-    paths = [folder / name for name in visible(folder)]
+    paths = [folder / name for name in visible(folder) if name not in IGNORED]
     tables = [path for path in paths if path.suffix == '.csv' and os.path.isfile(path)]
     # Folders of the pictures in tables
     used = {os.path.normpath(path).split(os.sep)[0] for table in tables for path, _, _ in rows(table)}
@@ -81,26 +82,31 @@ def in_table(table):
 
 def rows(table):
     """(path, label, split) of each row of a csv file. Raises UserError."""
-    found = {}
+    taken = {}
     try:
         with open(table, encoding='utf-8-sig', newline='') as file:
             reader = csv.DictReader(file, strict=True)
             if missing := {'path', 'label'} - set(reader.fieldnames or ()):
-                raise UserError(f'{table}: no column {sorted(missing)[-1]}; the first line has to be path,label,split')
+                raise UserError(
+                    f'{table}: no column {sorted(missing)[-1]}; the first line has to be path,label,split, with commas'
+                )
             for row in reader:
                 path, label, split = (row.get(name, 'train') for name in ('path', 'label', 'split'))
                 if not (path and label and split in SPLITS):
-                    raise UserError(f'{table}, line {reader.line_num}: a path, a label and train or test are needed')
-                if path in found:
+                    found = ','.join(map(str, (path, label, split)))
+                    raise UserError(
+                        f'{table}, line {reader.line_num}: a path, a label and train or test are needed, not {found!r}'
+                    )
+                if path in taken:
                     raise UserError(f'{table}, line {reader.line_num}: {path} stands there twice')
-                found[path] = path, label, split
+                taken[path] = path, label, split
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f'{table}: cannot be read as a table: {one_line(getattr(error, "strerror", 0) or error)}'
         ) from error
-    if not found:
+    if not taken:
         raise UserError(f'{table}: no rows; each names a picture')
-    return list(found.values())
+    return list(taken.values())
 
 
 def visible(folder):

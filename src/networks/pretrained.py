@@ -1,5 +1,7 @@
 """Initial weights from a file: the state_dict of a whole network, as torch.save or safetensors writes it."""
 
+import pickle
+
 import torch
 
 from core.errors import UserError, one_line, require
@@ -42,6 +44,8 @@ def read(path):
         saved = torch.load(path, map_location='cpu', weights_only=True)
     except UserError:
         raise
+    except pickle.UnpicklingError as error:
+        raise UserError(f'--pretrained: {path}: not a state_dict: save model.state_dict(), not the model') from error
     except Exception as error:  # whatever a damaged or hostile file may raise
         raise UserError(f'--pretrained: {path}: cannot be read: {one_line(error)}') from error
     saved = next((saved[key] for key in INSIDE if isinstance(saved, dict) and isinstance(saved.get(key), dict)), saved)

@@ -15,12 +15,15 @@ from approaches import APPROACHES
 os.environ['MPLBACKEND'] = 'agg'  # figures go to files; the backend in the environment, such as a notebook's, may fail
 import matplotlib  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: E402
 
 logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # no message for each missing font
 warnings.filterwarnings('ignore', 'Glyph .* missing from')  # in the name of a task of your own
 
 MARKERS = 'osv^D<>pXP*hd8H1234+x|'
 MAX_LABELS = 30  # with more tasks, not each has a label and numbers
+MAX_LAYERS = 12  # with more, not each is in the legend
+MIN_ROWS = 4  # of a heat map, for the label of its colours
 LINES = '-', '--', '-.', ':'
 LEARNING = {
     'valid_accuracy': 'validation accuracy, %',
@@ -98,8 +101,10 @@ def capacity(names, epochs, weights):
     figure = Figure((8, 4.5), layout='constrained')
     axes = figure.subplots()
     x = range(1, len(used) + 1)
+    named = labelled(len(weights), MAX_LAYERS)
     for l, colour in enumerate(shades(len(weights))):
-        axes.plot(x, 100 * used[:, l] / weights[l], LINES[l % 4], color=colour, lw=1.2, label=f'layer {l + 1}')
+        label = f'layer {l + 1}' if l in named else None
+        axes.plot(x, 100 * used[:, l] / weights[l], LINES[l % 4], color=colour, lw=1.2, label=label)
     axes.plot(x, 100 * used.sum(1) / weights.sum(), color='black', lw=2.5, label='all layers')
     starts(axes, names, epochs)
     axes.set(xlabel='epoch', ylabel='weights in use by the tasks so far, %', ylim=(0, 102))
@@ -118,6 +123,7 @@ def starts(axes, names, epochs, titles=True):
             axes.axvline(start, ls='--', lw=0.8, color='grey')
         start += len(task)
     axes.set_xlim(0.5, start)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def learning(names, epochs):
@@ -137,6 +143,8 @@ def learning(names, epochs):
         below.plot(x, values[key], line, color=colour, lw=1.5, label=LEARNING[key])
     above.set(ylabel=LEARNING['valid_accuracy'], ylim=(0, 102))
     below.set(xlabel='epoch', ylabel='loss', yscale='log')
+    for which in below.yaxis.set_major_formatter, below.yaxis.set_minor_formatter:
+        which(FuncFormatter(lambda value, _: f'{value:g}' if f'{value:.0e}'[0] in '125' else ''))
     for axes in above, below:
         starts(axes, names, epochs, titles=axes is above)
         axes.grid(alpha=0.3)
@@ -149,6 +157,7 @@ def heat_maps(panels, label, columns, x_label, y_label):
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     height, width = np.minimum(MAX_LABELS, np.max([values.shape for values, _, _ in panels.values()], 0))
+    height = max(height, MIN_ROWS)
     figure = Figure((2.2 + columns * (0.5 + 0.42 * width), rows * (1.2 + 0.36 * height)), layout='constrained')
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for k, (axes, (title, (values, y, x))) in enumerate(zip(grid, panels.items(), strict=False)):

@@ -20,6 +20,7 @@ figure { margin: 2em 0 } img { max-width: 100% } figcaption { color: #555 }
 .examples { display: flex; flex-wrap: wrap; gap: .8em } .examples figure { margin: 0; width: 6.5em }
 .examples img { width: 100%; image-rendering: pixelated } .examples figcaption { font-size: .8em; line-height: 1.3;
 overflow-wrap: anywhere }
+code { overflow-wrap: anywhere }
 pre { background: #f4f4f4; padding: 1em; overflow-x: auto; font-size: .85em }
 """
 SCRIPT = """
@@ -115,4 +116,5 @@ def run_details(name, results):
 
 def details(title, record, line=''):
     text = escape(json.dumps(record, indent=1))
-    return f'<details><summary>{escape(title)}</summary><p><code>{escape(line)}</code></p><pre>{text}</pre></details>'
+    line = f'<p><code>{escape(line)}</code></p>' if line else ''
+    return f'<details><summary>{escape(title)}</summary>{line}<pre>{text}</pre></details>'

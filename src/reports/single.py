@@ -25,7 +25,8 @@ def load(path):
 
 def title(result):
     arguments = result.record['arguments']
-    return f'{result.approach} on {arguments["experiment"]}, seed {arguments["seed"]}'
+    network = f' with {arguments["network"]}' if arguments.get('network') else ''
+    return f'{result.approach} on {arguments["experiment"]}{network}, seed {arguments["seed"]}'
 
 
 def text(result):
@@ -39,7 +40,7 @@ def summary(result):
              f'average forgetting {100 * metrics.average_forgetting(result.accuracy):.2f} points']  # fmt: skip
     if 'times' in record:
         found.append(f'time {record["times"]["total"]:.0f} s on {", ".join(record.get("devices", []))}')
-    found += [f'diverged: task {d["task"]}, epoch {d["epoch"]}' for d in result.diverged]
+    found += [f'task {d["task"]}, epoch {d["epoch"]}: {d.get("what", "diverged")}' for d in result.diverged]
     return found + [f'all gates closed: task {task}, {", ".join(layers)}' for task, layers in result.closed]
 
 

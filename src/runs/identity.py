@@ -56,7 +56,21 @@ class Identity:
         arguments = record.get('arguments', {})
         recorded = record | {'arguments': arguments | {'parameter': defaults | arguments.get('parameter', {})}}
         tasks = [task | {'data': current[task['name']]} for task in tasks]
+        if other := self.other_tasks(record):
+            return other
         return differences(recorded, record | {'arguments': self.arguments, 'tasks': tasks, 'weights': self.weights})
+
+    def other_tasks(self, record):
+        """Has a folder of your own other tasks or classes now than in a record? A list of texts."""
+        module, names = dataloaders.EXPERIMENTS[self.experiment], [task['name'] for task in record.get('tasks', [])]
+        if not hasattr(module, 'use') or not names or not self.folder.is_dir():
+            return []
+        now = dataloaders.ordered(self.experiment, *(self.arguments[name] for name in ('seed', 'tasks', 'ntasks')))
+        if now != names:
+            return [f'the tasks are {",".join(names)}, not {",".join(now)}']
+        classes = module.notes(names)['classes']
+        renamed = [name for name in names if record.get('classes', classes)[name] != classes[name]]
+        return [f'the names of the classes of {renamed[0]} were others'] if renamed else []
 
 
 def differences(record, other):

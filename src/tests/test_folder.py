@@ -647,3 +647,16 @@ def test_the_commands_of_the_page_run(data, kept, tmp_path, monkeypatch):
         small = ['--nepochs', '1', '--width', '0.05', '--device', 'cpu', '--output', 'out.txt']
         assert script == 'run' and run.cli([*argv, *small]) == 0
     assert (tmp_path / 'out.json').exists()
+
+
+def test_other_tasks_or_classes_in_the_folder_are_another_run(start, data):
+    assert start()[0] == 0 and 'already finished' in start()[1]
+    put_classes(data / 'more', 7)
+    code, out, _ = start()
+    assert code == 0 and 'the result of another run: the tasks are' in out and 'not' in out
+    first = sorted(path for path in (data / 'more').iterdir())[0]
+    first.rename(first.with_name('renamed'))
+    code, out, _ = start()
+    assert code == 0 and 'the names of the classes of more were others' in out
+    (data / 'drawn.npz').unlink()
+    assert 'the result of another run: the tasks are' in start()[1]

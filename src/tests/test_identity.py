@@ -320,7 +320,7 @@ def test_a_task_without_progress_is_warned_of_and_recorded(command, tmp_path, ma
     approach = make_approach('sgd', nepochs=3)
     approach.__class__ = Stiff
     assert not any('diverged' in epoch for epoch in approach.learn(0))
-    with pytest.warns(UserWarning, match=r'cifar10 \(task 2\), is not learned: no epoch has a lower validation loss'):
+    with pytest.warns(UserWarning, match=r'cifar10 \(task 2\) is not learned: no epoch has a lower validation loss'):
         log = approach.learn(1)
     assert [epoch.get('diverged') for epoch in log] == [None, None, 'no progress']
     assert all(math.isfinite(epoch['valid_loss']) for epoch in log)

@@ -1,6 +1,7 @@
 """run.py --network: networks of torchvision and timm under the same protocol."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -156,7 +157,8 @@ def test_other_weights_are_another_run(tmp_path, capsys):
     code, txt = start(tmp_path, 'random', '--pretrained', str(path))
     assert code == 0 and start(tmp_path, 'random', '--pretrained', str(path))[0] == 0
     assert 'already finished' in capsys.readouterr().out
-    assert f'--pretrained {path}' in command(json.loads(txt.with_suffix('.json').read_text()))
+    again = command(json.loads(txt.with_suffix('.json').read_text()))
+    assert f'--pretrained {path}' in again and run.parse(shlex.split(again)[2:]).network == 'resnet18'
     assert start(tmp_path, 'random')[0] == 0 and 'weights is' in capsys.readouterr().out
 
 
