@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import dataloaders
 import networks
@@ -159,6 +160,7 @@ def learn(args, device, output, checkpoint, identity):
     tasks = [task.to(device) for task in tasks]
     approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter, args.network,
                      args.pretrained)  # fmt: skip
+    check_batches(approach)
     head = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
             'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'weights': identity.weights,
             'versions': versions(*networks.external.packages(args.network))}  # fmt: skip
@@ -221,8 +223,18 @@ def learn(args, device, output, checkpoint, identity):
         raise UserError(f'--data: {args.data} is not what it was when the run began: {"; ".join(differ)}')
     places = {'folder': os.path.relpath(args.data, ROOT)}
     if args.pretrained:
-        places['pretrained'] = str(args.pretrained)
+        places['pretrained'] = os.path.relpath(args.pretrained, ROOT)
     output.save_record(head | report(history, approach) | output.save_model(approach.state()) | places)
+
+
+def check_batches(approach):
+    """Raises UserError if a batch norm would have to train on a single image."""
+    if any(isinstance(module, _BatchNorm) for module in approach.net.modules()):
+        size = approach.protocol.batch_size
+        for t, task in enumerate(approach.tasks):
+            if size == 1 or approach.n_train(t) % size == 1:
+                raise UserError(f'--batch-size {size}: a batch of {task.name} has one image only, on which batch norms '
+                                'cannot train')  # fmt: skip
 
 
 def test(approach, t, split='test'):

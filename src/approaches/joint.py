@@ -27,6 +27,10 @@ class Joint(SGDRestart):
         losses = (F.cross_entropy(head(features), y, reduction='none') * here for head, y, here in answers)
         return sum(losses).mean()
 
+    def stored(self):
+        """The training images of all tasks."""
+        return {'images': sum(len(task.train.y) * task.train.x[0].nbytes for task in self.tasks)}
+
     def validate(self, t):
         """Mean over all validation images."""
         n = torch.tensor([len(task.valid.y) for task in self.tasks[: t + 1]], dtype=torch.float64)

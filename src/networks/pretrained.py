@@ -7,6 +7,7 @@ import torch
 from core.errors import UserError, one_line, require
 from core.files import digest
 
+COUNTER = '.num_batches_tracked'  # which older files lack, and batch norms with a momentum do not use
 INSIDE = 'state_dict', 'model', 'model_state_dict'  # where training scripts put it
 
 
@@ -16,14 +17,22 @@ def load(net, path, left_out):
     left_out: predicate of the names of tensors that the file may have and the net has not, or has in another shape
     """
     saved, own = read(path), net.state_dict()
-    missing = [name for name in own if name not in saved and not left_out(name)]
+    missing = [name for name in own if name not in saved and not left_out(name) and not name.endswith(COUNTER)]
     other = [name for name in saved if name not in own and not left_out(name)]
-    shapes = [name for name in own if name in saved and saved[name].shape != own[name].shape and not left_out(name)]
-    for what, names in ('it lacks', missing), ('it also has', other), ('another shape has', shapes):
+    both = [name for name in own if name in saved and not left_out(name)]
+    shapes = [name for name in both if saved[name].shape != own[name].shape]
+    kinds = [name for name in both if saved[name].is_floating_point() != own[name].is_floating_point()]
+    reasons = {
+        'it lacks': missing,
+        'it also has': other,
+        'another shape has': shapes,
+        'another kind of numbers has': kinds,
+    }
+    for what, names in reasons.items():
         if names:
             more = f' and {len(names) - 1} more' if len(names) > 1 else ''
             raise UserError(f'--pretrained: {path}: not the weights of this network: {what} {names[0]}{more}')
-    net.load_state_dict({name: saved[name] for name in own if name in saved and not left_out(name)}, strict=False)
+    net.load_state_dict({name: saved[name] for name in both}, strict=False)
 
 
 def fingerprint(path):

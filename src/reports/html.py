@@ -39,7 +39,8 @@ for (const button of document.querySelectorAll('th button')) button.onclick = ()
 }
 """
 RECORD_FIELDS = (  # shown of a record
-    'arguments', 'tasks', 'inputs', 'classes', 'skipped', 'n_parameters', 'code', 'versions', 'devices', 'diverged',
+    'arguments', 'tasks', 'inputs', 'classes', 'skipped', 'n_parameters', 'pretrained', 'weights', 'stored', 'code',
+    'versions', 'devices', 'diverged',
 )  # fmt: skip
 TITLES = {
     'table1': 'Table 1: mean (standard deviation) ± half of the 95 % interval',

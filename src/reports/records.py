@@ -61,7 +61,8 @@ class Result:
         facts |= {task['name']: {key: task.get(key) for key in TASK} for task in self.record.get('tasks', [])}
         if self.approach == 'random':  # depends on the data only
             return facts
-        return facts | {key: arguments.get(key) for key in PROTOCOL} | {'versions': self.record.get('versions', {})}
+        protocol = {key: arguments.get(key) for key in PROTOCOL}
+        return facts | protocol | {key: self.record.get(key) for key in ('weights', 'versions')}
 
     def like(self, other):
         """Have both learned the same tasks, in the same order and under the same protocol?"""

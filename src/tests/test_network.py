@@ -1,6 +1,7 @@
 """run.py --network: networks of torchvision and timm under the same protocol."""
 
 import json
+import os
 import shlex
 
 import numpy as np
@@ -13,8 +14,11 @@ import networks
 import prune
 import run
 from approaches import APPROACHES
+from core.comparison import agree
 from core.errors import UserError
+from core.files import ROOT
 from core.results import command
+from reports.records import load
 
 SMALL = ['--experiment', 'demo', '--network', 'resnet18', '--tasks', 'shapes,digits', '--ntrain', '80',
          '--nepochs', '2', '--batch-size', '32', '--device', 'cpu', '--threads', '1']  # fmt: skip
@@ -158,7 +162,10 @@ def test_other_weights_are_another_run(tmp_path, capsys):
     assert code == 0 and start(tmp_path, 'random', '--pretrained', str(path))[0] == 0
     assert 'already finished' in capsys.readouterr().out
     again = command(json.loads(txt.with_suffix('.json').read_text()))
-    assert f'--pretrained {path}' in again and run.parse(shlex.split(again)[2:]).network == 'resnet18'
+    assert (
+        f'--pretrained {os.path.relpath(path, ROOT)}' in again
+        and run.parse(shlex.split(again)[2:]).network == 'resnet18'
+    )
     assert start(tmp_path, 'random')[0] == 0 and 'weights is' in capsys.readouterr().out
 
 
@@ -171,3 +178,29 @@ def test_grey_images_are_repeated_on_three_channels(tmp_path, small_data):
     more = ['--experiment', 'mnist2', '--tasks', 'mnist-0-4,mnist-5-9', '--data', str(small_data)]
     code, txt = start(tmp_path, 'sgd', *more, '--nepochs', '1')
     assert code == 0 and json.loads(txt.with_suffix('.json').read_text())['inputs']['mnist-0-4']['shape'] == [3, 28, 28]
+
+
+def test_a_batch_of_one_image_is_refused_before_training_where_there_are_batch_norms(tmp_path, capsys):
+    assert start(tmp_path, 'sgd', '--ntrain', '38', '--batch-size', '32')[0] == 2  # 33 of them for training
+    assert 'a batch of shapes has one image only' in capsys.readouterr().err
+
+
+def test_weights_of_other_numbers_are_refused_and_old_files_lack_a_counter(tmp_path):
+    net, path = save_weights(tmp_path)
+    weights = net.state_dict()
+    torch.save({k: v for k, v in weights.items() if 'num_batches' not in k}, path)
+    networks.build('alexnet', '', (3, 32, 32), [3, 2], 1, 0, 'resnet18', path)
+    torch.save(weights | {'layer1.0.conv1.weight': weights['layer1.0.conv1.weight'].to(torch.int8)}, path)
+    with pytest.raises(UserError, match='another kind of numbers has layer1.0.conv1.weight'):
+        networks.build('alexnet', '', (3, 32, 32), [3, 2], 1, 0, 'resnet18', path)
+
+
+@pytest.mark.slow
+def test_runs_of_other_initial_weights_are_in_no_table_together(tmp_path):
+    _, path = save_weights(tmp_path)
+    facts = []
+    for seed, more in (0, []), (1, ['--pretrained', str(path)]):
+        txt = tmp_path / f'demo_sgd_{seed}.txt'
+        assert start(tmp_path, 'sgd', '--seed', str(seed), '--nepochs', '1', *more, '--output', str(txt))[0] == 0
+        facts.append(load(txt, 'demo', 'sgd', seed).facts)
+    assert not agree(*facts) and agree(*({**each, 'weights': None} for each in facts))
