@@ -37,3 +37,15 @@ def test_a_fault_is_named_and_the_exit_code_is_1(monkeypatch, capsys, fault, sai
     monkeypatch.setattr(SGD, 'after_step', fault)
     assert run.cli(['--selftest', '--device', 'cpu', '--approaches', 'sgd']) == 1
     assert f'FAULTS: {said}' in capsys.readouterr().out
+
+
+def test_an_operation_that_is_not_deterministic_on_a_gpu_is_one_line(monkeypatch, capsys):
+    def main(argv):
+        raise RuntimeError(
+            'adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set'
+        )
+
+    monkeypatch.setattr(run, 'main', main)
+    assert run.cli(['--approach', 'sgd', '--experiment', 'demo']) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and 'use another --network or --device cpu' in err and 'but you' not in err
