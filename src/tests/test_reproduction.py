@@ -81,27 +81,34 @@ def test_a_table_without_results_is_one_line(folder, capsys):
 @pytest.mark.slow
 def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small_data, tmp_path, monkeypatch, capsys):
     """A checkout with one more name in it computes the same; one with another learning rate does not."""
-    base, setup = 'approaches/base.py', tmp_path / 'results' / 'small'
-    for name, old, new in ('renamed', 'p = self.protocol', 'p = protocol = self.protocol'), ('other', '0.05', '0.04'):
+    setup, names = (
+        tmp_path / 'results' / 'small',
+        {
+            'renamed': ('approaches/base.py', 'p = self.protocol', 'p = protocol = self.protocol'),
+            'other': ('approaches/optimizers.py', "'sgd': 0.05", "'sgd': 0.04"),
+        },
+    )
+    for name, (file, old, new) in names.items():
         shutil.copytree(ROOT / 'src', tmp_path / name / 'src', ignore=shutil.ignore_patterns('tests', '__pycache__'))
-        path = tmp_path / name / 'src' / base
+        path = tmp_path / name / 'src' / file
         path.write_text(path.read_text().replace(old, new))
-        assert path.read_text() != (ROOT / 'src' / base).read_text()
+        assert path.read_text() != (ROOT / 'src' / file).read_text()
     setup.mkdir(parents=True)
     (setup / 'about.json').write_text(json.dumps(ABOUT))
     monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
     monkeypatch.setattr(reproduction, 'PAGES', [])
-    code, (_, accuracy, *_) = reproduction.short_run(tmp_path / 'renamed', 'sgd', 'mixture', 0.1, small_data)
-    Runs(setup)('sgd', 0, np.array(accuracy))
-    path = setup / 'mixture_sgd_0.json'
-    there = json.loads(path.read_text()) | {'code': code}
-    there['arguments']['width'] = 0.1
-    path.write_text(json.dumps(there))
-    assert reproduce('--verify', tmp_path / 'other', '--data', small_data) == 0
-    assert 'sgd on mixture, width 0.1, 0 results: not the same' in capsys.readouterr().out
-    assert json.loads(path.read_text()) == there
-    assert reproduce('--verify', tmp_path / 'renamed', '--data', small_data) == 0
-    assert 'sgd on mixture, width 0.1, 1 results: the same' in capsys.readouterr().out
-    assert json.loads(path.read_text())['verified'] == [identity.code('sgd', 'mixture')]
+    for name, verdict in ('other', 'not the same'), ('renamed', 'the same'):
+        code, (_, accuracy, *_) = reproduction.short_run(tmp_path / name, 'sgd', 'mixture', 0.1, small_data)
+        Runs(setup)('sgd', 0, np.array(accuracy))
+        path = setup / 'mixture_sgd_0.json'
+        there = json.loads(path.read_text()) | {'code': code}
+        there['arguments']['width'] = 0.1
+        path.write_text(json.dumps(there))
+        assert reproduce('--verify', tmp_path / name, '--data', small_data) == 0
+        assert f'sgd on mixture, width 0.1, 1 results: {verdict}' in capsys.readouterr().out
+        verified = [identity.code('sgd', 'mixture')] if verdict == 'the same' else []
+        assert json.loads(path.read_text()).get('verified', []) == verified
+    assert reproduce('--verify', tmp_path / 'other', '--data', small_data) == 0  # no result is of that code
+    assert 'results:' not in capsys.readouterr().out
     collection = reproduction.setups()[0].collection
     assert not collection.stale(collection.get('sgd', 0))
