@@ -35,9 +35,8 @@ class Identity:
     def __init__(self, args):
         self.arguments = {name: value for name, value in vars(args).items() if name not in NOT_PART_OF_IDENTITY}
         self.approach, self.experiment, self.folder = args.approach, args.experiment, args.data
-        self.weights = (
-            pretrained.fingerprint(args.pretrained) if args.pretrained else None
-        )  # that the network starts with
+        # The file that the network starts with
+        self.weights = pretrained.fingerprint(args.pretrained) if args.pretrained else None
 
     @property
     def code(self):

@@ -111,7 +111,7 @@ def test_a_run_with_all_departures_learns_says_so_and_resumes_to_the_same_bits(s
     while not codes or codes[-1]:
         left[0] = 2
         codes.append(start('b.txt', *ALL))
-    assert codes == [130] * 4 + [0] or len(codes) >= 4
+    assert codes[-1] == 0 and set(codes[:-1]) == {130} and len(codes) >= 4  # eight epochs, at most two at a time
     assert_equal(tmp_path, 'a', 'b')
 
 
