@@ -78,6 +78,11 @@ def main(argv=None):
             reproduction.add(args.add, args.setup, args.commit)
         if args.verify:
             reproduction.verify(args.verify, args.data or ROOT / 'dat')
+        if args.output:
+            from reports import figures  # here, because it imports matplotlib
+
+            make_folder(args.output)
+            figures.save(dict(figures.published(reproduction.setups())), args.output)
         return int(bool(reproduction.rewrite(args.check)) and args.check)
     if args.fig2:
         from reports import gradient  # here, because it imports matplotlib

@@ -50,11 +50,18 @@ def labelled(n, most=MAX_LABELS):
 
 def curves(series, label):
     """Fig. 3: series, approach -> (its label, a value for each t = 1 .. T), over the number of tasks learned."""
+    points = {name: (label, range(1, len(values) + 1), values) for name, (label, values) in series.items()}
+    n_tasks = max(len(values) for _, values in series.values())
+    return lines(points, xlabel='tasks learned, t', ylabel=label, xticks=[t + 1 for t in labelled(n_tasks, 15)])
+
+
+def lines(series, **settings):
+    """series: approach -> (its label, x, y). settings: of the axes."""
     figure = Figure((7, 4.5), layout='constrained')
     axes = figure.subplots()
-    for approach, (name, values) in series.items():
-        axes.plot(range(1, len(values) + 1), values, label=name, **style(approach))
-    axes.set(xlabel='tasks learned, t', ylabel=label, xticks=[t + 1 for t in labelled(len(values), 15)])
+    for approach, (name, x, y) in series.items():
+        axes.plot(x, y, label=name, **style(approach))
+    axes.set(**settings)
     axes.grid(alpha=0.3)
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize='small')
     return figure

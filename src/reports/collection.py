@@ -37,10 +37,10 @@ class Collection:
     notes       lines: which runs are missing or left out, what the marks in the tables mean
     """
 
-    def __init__(self, experiment, folder, approaches, seeds, mixed=False, sweeps=None):
+    def __init__(self, experiment, folder, approaches, seeds, mixed=False, sweeps=None, but=()):
         """mixed: keep and mark runs that differ from the others. sweeps: approaches to look for sweeps of (default: all
-        of the above)."""
-        self.experiment, self.folder, self.seeds, self.notes = experiment, folder, seeds, []
+        of the above). but: facts in which runs may differ, such as 'versions'."""
+        self.experiment, self.folder, self.seeds, self.notes, self.but = experiment, folder, seeds, [], but
         self.runs = {name: {} for name in dict.fromkeys([*approaches, *REFERENCES])}
         self.sweep_runs = {name: {} for name in (self.runs if sweeps is None else sweeps)}
         missing = self._find()
@@ -81,7 +81,7 @@ class Collection:
     def _load(self, path, name, seed):
         """The Result in a file; None if it is not finished, or, with a note, damaged."""
         try:
-            return load(path, self.experiment, name, seed)
+            return load(path, self.experiment, name, seed, self.but)
         except UserError as error:
             self.notes.append(f'left out: {error}')
 

@@ -43,6 +43,28 @@ def sweeps(collection):
                 yield f'fig4-{name}-{seed}', (caption, charts.sweep(panels, collection.n_tasks))
 
 
+def published(setups):
+    """As draw(), from the setups of reproduction.py: Fig. 3 of each with a ratio, and the ratio against the width."""
+    points = {}  # experiment and number of its tasks -> approach -> width -> ratio
+    for setup in setups:
+        collection, which = setup.collection, (setup.about['experiment'], setup.collection.n_tasks)
+        rho = {name: m['rho'] for name, m in collection.metrics.items() if len(m['rho']) and name not in REFERENCES}
+        if rho:
+            caption = f'Forgetting ratio (Eq. 6, Fig. 3), mean over the runs: {setup.about["title"]}.'
+            figure = charts.curves(means(collection, rho), charts.RATIO.format('t'))
+            yield f'{setup.name}-fig3', (caption, figure)
+        for name, ratios in rho.items():
+            width = next(iter(collection.selected[name].values())).record['arguments']['width']
+            points.setdefault(which, {}).setdefault(name, {})[width] = ratios[:, -1].mean()
+    for (experiment, n_tasks), approaches in points.items():
+        series = {name: (name, *zip(*sorted(ratios.items()), strict=True)) for name, ratios in approaches.items()}
+        widths = sorted({width for ratios in approaches.values() for width in ratios})
+        if len(widths) > 1:
+            figure = charts.lines(series, ylabel=charts.RATIO.format(n_tasks), xlabel='width of the hidden layers',
+                                  xticks=widths)  # fmt: skip
+            yield f'{experiment}-width', (f'Forgetting ratio on {experiment} against the width of the network.', figure)
+
+
 NAMES = 'fig3', 'accuracy', 'matrices', 'learning', 'fig5', 'fig6', 'fig7', 'active'  # that are drawn
 
 

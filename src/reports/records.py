@@ -27,6 +27,7 @@ class Result:
     txt: Path
     accuracy: np.ndarray  # (T, T)
     record: dict  # of the .json; {} if there is none
+    but: tuple = ()  # facts that may differ
 
     @property
     def tasks(self):
@@ -62,14 +63,15 @@ class Result:
         if self.approach == 'random':  # depends on the data only
             return facts
         protocol = {key: arguments.get(key) for key in PROTOCOL}
-        return facts | protocol | {key: self.record.get(key) for key in ('weights', 'versions')}
+        facts |= protocol | {key: self.record.get(key) for key in ('weights', 'versions')}
+        return {name: fact for name, fact in facts.items() if name not in self.but}
 
     def like(self, other):
         """Have both learned the same tasks, in the same order and under the same protocol?"""
         return self.tasks == other.tasks and agree(self.facts, other.facts)
 
 
-def load(txt, experiment, approach, seed):
+def load(txt, experiment, approach, seed, but=()):
     """The Result in a .txt; None if it is not finished: it has no record, and its last row is empty.
 
     Raises UserError if its two files are damaged or do not belong together.
@@ -84,7 +86,7 @@ def load(txt, experiment, approach, seed):
             raise UserError(f'{path}: the record of a run of {", ".join(other)}')
         if np.abs(accuracy - record.get('accuracy', accuracy)).max() > ROUNDING:
             raise UserError(f'{txt}: not the accuracy matrix that is in {path.name}')
-    return Result(approach, txt, accuracy, record) if record or accuracy[-1].any() else None
+    return Result(approach, txt, accuracy, record, but) if record or accuracy[-1].any() else None
 
 
 def task_names(experiment, n, txt):

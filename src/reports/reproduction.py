@@ -77,7 +77,7 @@ class Setup:
             raise UserError(f'{folder.name}/about.json: {absent[0]} is missing')
         if self.about['experiment'] not in PAPER:
             raise UserError(f'{folder.name}/about.json: the paper has no values for {self.about["experiment"]!r}')
-        self.collection = Collection(self.about['experiment'], folder, list(APPROACHES), SEEDS)
+        self.collection = Collection(self.about['experiment'], folder, list(APPROACHES), SEEDS, but=('versions',))
         paper = PAPER[self.about['experiment']]
         known = any(len(self.values(paper[-1], name)) for name in self.collection.metrics)
         self.metrics = paper if known else [Metric('A', self.collection.n_tasks, {})]  # no ratio without joint
@@ -105,7 +105,7 @@ class Setup:
         for name in best_first({name: values[key] for name, values in computed.items()}):
             line = [self.collection.label(name), str(len(selected[name]))]
             for metric in self.metrics:
-                line += [our_cell(self.values(metric, name), metric), paper_cell(metric, name)]
+                line += [our_cell(self.values(metric, name), metric, len(selected[name])), paper_cell(metric, name)]
             times = [r.record['times'] for r in selected[name].values()]
             hours, epochs = [t['total'] / 3600 for t in times], [sum(map(len, t['epochs'])) for t in times]
             line += [mean_cell(100 * computed[name]['accuracy'][:, -1], 1)] * len(average)
@@ -139,13 +139,15 @@ class Setup:
         if 'hat' not in self.collection.metrics:
             return None
         values, (name, *unit) = self.values(self.main, 'hat'), self.main.label.split(', ')
-        paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main), *unit])
+        paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main, len(values)), *unit])
         paper = ' '.join([f'{name} = {paper}', *unit]) if paper else f'{name}: no value'
         return [self.about['title'], paper, ours, str(len(values)), self.about['differs']]
 
 
-def our_cell(values, metric):
-    return mean_cell(values, metric.digits) if len(values) else '-'
+def our_cell(values, metric, n):
+    """values: of those of the n runs that have the metric."""
+    cell = mean_cell(values, metric.digits) if len(values) else '-'
+    return f'{cell}, n={len(values)}' if 0 < len(values) < n else cell
 
 
 def mean_cell(values, digits):
@@ -232,7 +234,11 @@ def verify(checkout, data):
                 what = result.approach, setup.about['experiment'], result.record['arguments']['width']
                 stale.setdefault(what, []).append(result.txt.with_suffix('.json'))
     for (approach, experiment, width), paths in stale.items():
-        there, then = short_run(checkout, approach, experiment, width, data)
+        try:
+            there, then = short_run(checkout, approach, experiment, width, data)
+        except UserError as error:  # such as an approach that it does not have
+            print(f'{approach} on {experiment}, width {width:g}: {error}', flush=True)
+            continue
         records = {path: results.load_record(path) for path in paths}
         records = {path: record for path, record in records.items() if there in (record['code'], *verified(record))}
         if not records:

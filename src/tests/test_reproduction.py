@@ -11,6 +11,7 @@ import plot_results
 from core.errors import exit_code
 from core.files import ROOT
 from reports import reproduction
+from reports.figures import published
 from runs import identity
 
 ABOUT = {'experiment': 'mixture', 'title': 'mixture', 'what': 'Two sets.', 'differs': 'all', 'machine': 'a machine',
@@ -26,6 +27,7 @@ def folder(tmp_path, monkeypatch):
     for seed in 0, 1:
         for name, accuracy in ('joint', JOINT), ('random', RANDOM), ('hat', JOINT - 0.01 * seed), ('sgd', JOINT / 2):
             runs(name, seed, accuracy)
+    runs('hat', 2, JOINT, versions={'python': '3.11', 'torch': '1.0'})  # of another machine, without joint
     runs('ewc', 0, JOINT, name='mixture_ewc_0.old-1')
     monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
     monkeypatch.setattr(reproduction, 'PAGES', [tmp_path / 'page.md'])
@@ -53,7 +55,7 @@ def test_runs_are_added_and_tables_made_from_them(folder, capsys):
     page = (folder / 'page.md').read_text()
     hat, sgd = (line for line in page.splitlines() if line.startswith(('| hat |', '| sgd |')))
     drops = np.array([0, 0.01]) * (1 / 0.7 + 1 / 0.7) / 2
-    assert hat.startswith(f'| hat | 2 | {-drops.mean():.2f} ({drops.std(ddof=1):.2f}) | -0.02 (0.03) |')
+    assert hat.startswith(f'| hat | 3 | {-drops.mean():.2f} ({drops.std(ddof=1):.2f}), n=2 | -0.02 (0.03) |')
     assert sgd.split(' | ')[3] == '-0.20 (0.08)' and 'Commit 0123456789;' in page
     assert '| mixture | rho<=2 = -0.02 (0.03) | -0.01 (0.01) | 2 | all |' in page and '\nold\n' not in page
     assert page.startswith('Before.\n\n<!--') and page.endswith('<!-- end -->\n\nAfter.\n')
@@ -112,3 +114,25 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
     assert 'results:' not in capsys.readouterr().out
     collection = reproduction.setups()[0].collection
     assert not collection.stale(collection.get('sgd', 0))
+
+
+def test_code_that_lacks_an_approach_is_a_line(folder, monkeypatch, capsys):
+    monkeypatch.setattr(identity, 'code', lambda *what: 'other')
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc', '--verify', folder) == 0
+    assert 'hat on mixture, width 1: ' in (out := capsys.readouterr().out) and f"can't open file '{folder}" in out
+
+
+def test_figures_of_the_setups(folder):
+    """Fig. 3 of each setup, and the ratio against the width, from two setups that differ in it."""
+    runs, half = folder / 'runs', folder / 'results' / 'half'
+    half.mkdir()
+    (half / 'about.json').write_text(json.dumps(ABOUT))
+    for name, accuracy in ('joint', JOINT), ('random', RANDOM), ('hat', JOINT / 2):
+        Runs(half)(name, 0, accuracy, width=0.5)
+    assert reproduce('--add', runs, '--setup', 'small', '--commit', 'abc', '--output', folder / 'figures') == 0
+    names = {path.name for path in (folder / 'figures').glob('*.png')}
+    assert names == {'half-fig3.png', 'small-fig3.png', 'mixture-width.png'}
+    figures = dict(published(reproduction.setups()))
+    lines = {line.get_label(): line.get_xydata() for line in figures['mixture-width'][1].axes[0].lines}
+    assert lines['hat'][:, 0].tolist() == [0.5, 1] and lines['hat'][0, 1] < lines['hat'][1, 1] < 0.001
+    assert lines['sgd'][:, 0].tolist() == [1]
