@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from multiprocessing import resource_tracker
+from multiprocessing import connection, resource_tracker
 from typing import NamedTuple
 
 import run
@@ -22,7 +22,7 @@ from core.files import ROOT
 
 SIGNALS = signal.SIGINT, signal.SIGTERM  # both stop a batch
 MAX_SOCKET_FOLDER = 60  # length of the path of a folder in which the fork server can make its socket
-POLL = 0.1  # seconds between two looks at the processes
+POLL = 0.1  # seconds between two looks at the signals and at runs that wait
 RETRY = 1  # seconds before a run that was locked or killed is tried again
 
 
@@ -58,7 +58,7 @@ def execute(runs, slots, threads, display):
                         block_signals(False)
                         running[process] = Running(r, device, r.progress())
                         display.start(r)
-                time.sleep(POLL)
+                connection.wait([process.sentinel for process in running], POLL)
                 for process in [p for p in running if p.exitcode is not None]:
                     r, device, progress = running.pop(process)
                     free.append(device)

@@ -3,6 +3,7 @@
 tasks      one run of HAT on many tasks of permuted MNIST: seconds of an epoch and of testing on all tasks so far, sizes
            of the network and the log
 processes  run_multi.py with several runs of the demo at a time: runs an hour
+batch      run_multi.py with many tiny runs, one after the other: seconds a run beside training and testing
 start      imports of run.py; loading the data of the mixture in full size (random images: 1 GB in tmp/ meanwhile)
 """
 
@@ -34,13 +35,14 @@ CALL = 'import sys; from benchmarks import scaling; scaling.{}(sys.argv[1])'
 
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES, prog='benchmark.py scaling')
-    parser.add_argument('--measure', default='start,tasks,processes', metavar='A,B', help='(default %(default)s)')
+    parser.add_argument('--measure', default='start,tasks,processes,batch', metavar='A,B', help='(default %(default)s)')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:N or mps (default cpu)')
     parser.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR', help='with mnist.npz (default dat)')
     parser.add_argument('--ntasks', type=few, default=50, metavar='N', help='(default 50)')
     parser.add_argument('--ntrain', type=count, default=1000, metavar='N', help='images a task (default 1000)')
     parser.add_argument('--nepochs', type=count, default=2, metavar='N', help='a task (default 2)')
     parser.add_argument('--width', type=width, default=0.25, metavar='W', help='of hidden layers (default 0.25)')
+    parser.add_argument('--runs', type=few, default=100, metavar='N', help='of the batch (default 100)')
     parser.add_argument('--processes', type=numbers, default='1,2', metavar='N,N,...', help='runs at a time '
                         '(default 1,2)')  # fmt: skip
     args = parser.parse_args(argv)
@@ -125,7 +127,21 @@ def processes(args, folder):
     return markdown(['processes', 'runs an hour', f'x those of {args.processes[0]}'], rows)
 
 
-MEASURES = {'start': start, 'tasks': tasks, 'processes': processes}
+def batch(args, folder):
+    """One task of permuted MNIST, 100 images, one epoch."""
+    begun = time.perf_counter()
+    python('run_multi.py', '--experiments', 'pmnist', '--approaches', 'sgd', '--seeds', f'0-{args.runs - 1}',
+           '--devices', args.device, '--res', folder, '--', '--ntasks', 1, '--ntrain', 100, '--nepochs', 1, '--width',
+           0.1, '--data', args.data.resolve())  # fmt: skip
+    seconds = time.perf_counter() - begun
+    times = [json.loads(path.read_text(encoding='utf-8'))['times'] for path in folder.glob('*.json')]
+    # the task is tested three times, the first two before training
+    work = sum(sum(map(sum, t['epochs'])) + 3 * sum(t['testing']) for t in times) / args.runs
+    return markdown(['runs', 'seconds a run', 'of it training and testing', 'the rest'],
+                    [[str(args.runs), *(f'{s:.2f}' for s in (seconds / args.runs, work, seconds / args.runs - work))]])  # fmt: skip
+
+
+MEASURES = {'start': start, 'tasks': tasks, 'processes': processes, 'batch': batch}
 
 
 def python(*command, peak=False):

@@ -252,6 +252,14 @@ def test_scaling_measures_more_tasks_than_ten(small_data, capsys):
     assert re.fullmatch(r'network [\d.]+ MB, record [\d.]+ MB, peak of memory \d+ MB, \d+ s in all', lines[-2])
 
 
+@pytest.mark.slow
+def test_scaling_measures_a_batch_of_tiny_runs(small_data, capsys):
+    assert exit_code('benchmark.py', scaling.main, ['--measure', 'batch', '--data', str(small_data), '--runs', '3']) == 0
+    runs, *seconds = capsys.readouterr().out.splitlines()[2].strip('| ').split(' | ')
+    whole, work, rest = map(float, seconds)
+    assert runs == '3' and 0 < rest < whole and whole == pytest.approx(work + rest, abs=0.011)
+
+
 def test_random_data_for_the_benchmark_load_as_the_mixture(tmp_path, monkeypatch, capsys):
     small = {name: source._replace(n_train=200, n_test=20) for name, source in sources.SOURCES.items()}
     monkeypatch.setattr(sources, 'SOURCES', small)
