@@ -117,7 +117,7 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    device = setup_device(args.device)
+    device = setup_device(args.device, args.precision)
     use_threads(args.threads)
     output = results.Output(args.output, args.save)
     output.check()

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import torch
+
 import dataloaders
 import networks
 from approaches.adahat import AdaHAT
@@ -68,4 +70,9 @@ def build(name, experiment, tasks, protocol, width=1.0, parameters=None, network
     classes, device = [task.n_classes for task in tasks], tasks[0].train.y.device
     shape, seed = tasks[0].shape, protocol.seed
     net = networks.build(module.FAMILY, approach.variant, shape, classes, width, seed, network, weights)
-    return approach(net.to(device), tasks, protocol, **approach.defaults() | (parameters or {}))
+    built = approach(net.to(device), tasks, protocol, **approach.defaults() | (parameters or {}))
+    if protocol.precision == 'bf16':
+        for method in 'loss', 'batch_loss':  # each in a context of its own: one calls the other
+            mixed = torch.autocast(device.type, torch.bfloat16, cache_enabled=False)  # no cache: a step may be captured
+            setattr(built, method, mixed(getattr(built, method)))
+    return built

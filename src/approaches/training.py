@@ -13,13 +13,14 @@ DEPARTURES = {  # from the paper's protocol: argument of run.py -> its values, t
     'optimizer': tuple(OPTIMIZERS),
     'schedule': ('paper', 'cosine'),
     'augment': tuple(AUGMENTATIONS),
+    'precision': ('float32', 'bf16', 'tf32'),
 }
 
 
 @dataclass(frozen=True)
 class Protocol:
     """By default plain SGD, without momentum or weight decay; learning rate, patience and optimizer start afresh for
-    each task. optimizer, schedule and augment are departures from the paper."""
+    each task. optimizer, schedule, augment and precision are departures from the paper."""
 
     seed: int = 0
     nepochs: int = 200  # at most
@@ -28,6 +29,7 @@ class Protocol:
     optimizer: str = 'sgd'
     schedule: str = 'paper'  # or cosine: from lr to 0 in nepochs epochs, a cosine
     augment: str = 'none'
+    precision: str = 'float32'  # bf16: of products and what follows from them; tf32: of products on a CUDA device
     lr_factor: float = 3  # the learning rate is divided by it
     patience: int = 5  # after so many epochs without a better validation loss
     lr_min: float = 1e-4  # training stops below

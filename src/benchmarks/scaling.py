@@ -137,8 +137,8 @@ def batch(args, folder):
     times = [json.loads(path.read_text(encoding='utf-8'))['times'] for path in folder.glob('*.json')]
     # the task is tested three times, the first two before training
     work = sum(sum(map(sum, t['epochs'])) + 3 * sum(t['testing']) for t in times) / args.runs
-    return markdown(['runs', 'seconds a run', 'of it training and testing', 'the rest'],
-                    [[str(args.runs), *(f'{s:.2f}' for s in (seconds / args.runs, work, seconds / args.runs - work))]])  # fmt: skip
+    cells = [f'{s:.2f}' for s in (seconds / args.runs, work, seconds / args.runs - work)]
+    return markdown(['runs', 'seconds a run', 'of it training and testing', 'the rest'], [[str(args.runs), *cells]])
 
 
 MEASURES = {'start': start, 'tasks': tasks, 'processes': processes, 'batch': batch}

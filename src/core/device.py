@@ -29,14 +29,20 @@ def parse_device(text):
     return torch.device('cuda', device.index or 0) if device.type == 'cuda' else device
 
 
-def setup_device(text):
-    """torch.device of the argument --device; sets this process up to compute deterministically and fast on it."""
+def setup_device(text, precision=None):
+    """torch.device of the argument --device; sets this process up to compute deterministically and fast on it.
+
+    precision  'tf32': products on a GPU with 10 bits of mantissa. Raises UserError on other devices
+    """
     device = parse_device(text)
+    if precision == 'tf32' and device.type != 'cuda':
+        raise UserError(f'--precision: tf32 is for CUDA devices, not for {device.type}')
     if device.type == 'cuda':
         torch.cuda.set_device(device)
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # cuBLAS needs it to be deterministic
     torch.set_deterministic_debug_mode('error')  # as torch.use_deterministic_algorithms(True), which loads the compiler
-    torch.backends.cudnn.allow_tf32 = False  # float32 in full, as on the CPU
+    # By default float32 in full, as on the CPU
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == 'tf32'
     torch.set_flush_denormal(True)  # masks near 0 give denormal numbers, on which a CPU is slow
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it, and filling takes time
     keep_freed_memory()

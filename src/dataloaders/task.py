@@ -68,7 +68,7 @@ class Task:
 
         Smaller images are padded with black, grey ones are repeated on all channels.
         """
-        x = images.x.index_select(0, images.index[index])  # as x[index], which takes many times as long, and gather, too
+        x = images.x.index_select(0, images.index[index])  # indexing with [] takes many times as long
         if self.pixels is not None:
             x = x.flatten(1).gather(1, self.pixels.expand(len(x), -1)).view(x.shape)
         x = x.permute(0, 3, 1, 2)

@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from approaches import APPROACHES
+from approaches.training import DEPARTURES
 from core import results
 from core.comparison import agree
 from core.errors import UserError
 from core.shapes import check, record_shape
 from dataloaders import EXPERIMENTS
 
-PROTOCOL = (  # arguments in which runs must agree
-    'nepochs', 'lr', 'batch_size', 'optimizer', 'schedule', 'augment', 'network', 'width', 'size', 'ntrain', 'tasks',
-    'ntasks',
-)  # fmt: skip
+# Arguments in which runs must agree
+PROTOCOL = 'nepochs', 'lr', 'batch_size', *DEPARTURES, 'network', 'width', 'size', 'ntrain', 'tasks', 'ntasks'
 TASK = 'n_classes', 'train', 'valid', 'test', 'data'  # entries of a task in a record
 ROUNDING = 0.51e-4  # the largest difference between a .txt and its .json
 

@@ -1,4 +1,4 @@
-"""Departures from the paper's protocol, by choice: optimizer, schedule, augmentation."""
+"""Departures from the paper's protocol, by choice: optimizer, schedule, augmentation, precision."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from approaches.training import DEPARTURES
 from dataloaders.augment import flip_crop
 from reports.records import load
 
-ALL = ['--optimizer', 'adamw', '--schedule', 'cosine', '--augment', 'flip-crop', '--lr', '0.002']
+ALL = ['--optimizer', 'adamw', '--schedule', 'cosine', '--augment', 'flip-crop', '--precision', 'bf16', '--lr', '0.002']
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_flip_crop_mirrors_and_shifts_each_image_on_its_own():
 def test_a_run_with_all_departures_learns_says_so_and_resumes_to_the_same_bits(start, tmp_path, monkeypatch):
     assert start('a.txt', *ALL) == 0
     record = json.loads((tmp_path / 'a.json').read_text())
-    assert [record['arguments'][name] for name in DEPARTURES] == ['adamw', 'cosine', 'flip-crop']
+    assert [record['arguments'][name] for name in DEPARTURES] == ['adamw', 'cosine', 'flip-crop', 'bf16']
     for log in record['epochs']:
         assert [e['lr'] for e in log] == pytest.approx([0.001 * (1 + math.cos(math.pi * i / 4)) for i in range(4)])
     epoch, left = Approach.train_epoch, [0]
@@ -131,10 +131,28 @@ def test_pathnet_has_no_other_schedule(start, capsys):
     assert '--schedule' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('optimizer', ['momentum', 'adamw'])
-def test_hat_forgets_nothing_whatever_the_optimizer(make_approach, optimizer):
-    approach = make_approach('hat', hard=1, nepochs=3, optimizer=optimizer, lr=0.005)
+@pytest.mark.parametrize('departure', [{'optimizer': 'momentum'}, {'optimizer': 'adamw'}, {'precision': 'bf16'}])
+def test_hat_forgets_nothing_whatever_the_departure(make_approach, departure):
+    approach = make_approach('hat', hard=1, nepochs=3, **departure, lr=0.005)
     approach.learn(0)
     learned = outputs(approach, 0)
     approach.learn(1)
     assert same(outputs(approach, 0), learned)
+
+
+@pytest.mark.parametrize('name', ['hat', 'joint', 'er', 'pnn'])  # that compute their losses in ways of their own
+def test_bf16_is_of_products_and_not_of_weights(make_approach, name):
+    approach, kinds = make_approach(name, nepochs=1, precision='bf16'), {True: set(), False: set()}
+    for m in approach.net.modules():
+        if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d)):
+            m.register_forward_hook(lambda module, inputs, output: kinds[module.training].add(output.dtype))
+    approach.learn(0)
+    assert kinds == {True: {torch.bfloat16}, False: {torch.bfloat16}}
+    assert {p.dtype for p in approach.net.parameters()} == {torch.float32}
+    assert not torch.is_autocast_enabled('cpu')
+    assert {p.grad.dtype for p in approach.net.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_tf32_needs_cuda(start, capsys):
+    assert start('a.txt', '--precision', 'tf32') == 2
+    assert capsys.readouterr().err == 'run.py: error: --precision: tf32 is for CUDA devices, not for cpu\n'

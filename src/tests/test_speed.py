@@ -254,7 +254,9 @@ def test_scaling_measures_more_tasks_than_ten(small_data, capsys):
 
 @pytest.mark.slow
 def test_scaling_measures_a_batch_of_tiny_runs(small_data, capsys):
-    assert exit_code('benchmark.py', scaling.main, ['--measure', 'batch', '--data', str(small_data), '--runs', '3']) == 0
+    assert (
+        exit_code('benchmark.py', scaling.main, ['--measure', 'batch', '--data', str(small_data), '--runs', '3']) == 0
+    )
     runs, *seconds = capsys.readouterr().out.splitlines()[2].strip('| ').split(' | ')
     whole, work, rest = map(float, seconds)
     assert runs == '3' and 0 < rest < whole and whole == pytest.approx(work + rest, abs=0.011)
