@@ -19,7 +19,7 @@ from core.files import ROOT, atomic
 from core.results import make_folder
 from core.text_tables import latex, markdown, text
 from dataloaders import EXPERIMENTS
-from reports import reproduction
+from reports import reproduction, verification
 from reports.collection import Collection, seeds_of
 from reports.tables import compression, single_tasks, table_1, times
 
@@ -77,7 +77,7 @@ def main(argv=None):
         if args.add:
             reproduction.add(args.add, args.setup, args.commit)
         if args.verify:
-            reproduction.verify(args.verify, args.data or ROOT / 'dat')
+            verification.verify(args.verify, args.data or ROOT / 'dat')
         if args.output:
             from reports import figures  # here, because it imports matplotlib
 

@@ -7,12 +7,10 @@ import itertools
 import sys
 from pathlib import Path
 
-import numpy as np
-
 import batches
 from approaches import APPROACHES, canonical
 from batches.run import Run
-from core import results
+from core import metrics, results
 from core.arguments import Parser, seed, words
 from core.errors import UserError, exit_code
 from core.hyperparameters import show
@@ -88,9 +86,8 @@ def report(runs):
         except UserError as error:
             print(f'left out: {error}')
             continue
-        score = np.mean(np.array(record['valid_accuracy'][-1], float))  # null is nan
         parameter, command = show(record['arguments']['parameter']), results.command(record)
-        scores.append((-np.inf if np.isnan(score) else score, parameter, command))
+        scores.append((metrics.validation(record), parameter, command))
     print('\nmean validation accuracy over all tasks after the last')
     for score, parameter, _ in sorted(scores):
         print(f'  {100 * score:6.2f} %  {parameter}' if score >= 0 else f'  diverged  {parameter}')

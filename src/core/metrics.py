@@ -17,6 +17,12 @@ def average_accuracies(accuracy):
     return np.array([accuracy[t, : t + 1].mean() for t in range(len(accuracy))])
 
 
+def validation(record):
+    """What a sweep chooses by: mean validation accuracy over all tasks after the last; -inf if a run has diverged."""
+    mean = np.mean(np.array(record['valid_accuracy'][-1], float))  # null is nan
+    return -np.inf if np.isnan(mean) else float(mean)
+
+
 def average_forgetting(accuracy):
     """Mean over all tasks but the last of the drop from when it was learned to the end; 0 for a single task."""
     return 0.0 - backward_transfer(accuracy)  # never -0.0

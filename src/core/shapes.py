@@ -77,6 +77,7 @@ def record_shape(record, n, names, parameters):
         'n_parameters?': PLAIN,
         'code?': PLAIN,
         'verified?': TEXTS,
+        'rounded?': TEXTS,
         'folder?': TEXT,
         'pretrained?': TEXT,
         'weights?': TEXT.or_null(),

@@ -31,7 +31,7 @@ class Collection:
     runs        approach -> seed -> Result, of the approaches asked for and the references
     sweep_runs  approach -> seed -> list of Result, the runs of work.py, whose hyper-parameters vary
     selected    those of `runs` that were asked for and exist
-    metrics     approach -> arrays over its runs, see _metrics
+    metrics     approach -> arrays over its runs, see measure
     pruned      (seed, Result of hat, report of prune.py on one of its tasks), a list
     n_tasks     T
     notes       lines: which runs are missing or left out, what the marks in the tables mean
@@ -56,7 +56,7 @@ class Collection:
             self.notes.insert(0, f'missing or not finished: {" ".join(names)}')
         self._explain_marks()
         self.selected = {name: self.runs[name] for name in approaches if self.runs[name]}
-        self.metrics = {name: self._metrics(name) for name in self.selected}
+        self.metrics = {name: self.measure(runs) for name, runs in self.selected.items()}
         self.pruned = list(self._pruned())
 
     def _find(self):
@@ -147,7 +147,7 @@ class Collection:
 
     def stale(self, result):
         """Was a result with a record computed by other, or unknown, code?"""
-        codes = result.record.get('code'), *result.record.get('verified', [])
+        codes = result.record.get('code'), *result.record.get('verified', []), *result.record.get('rounded', [])
         network = result.record.get('arguments', {}).get('network')
         return result.record and identity.code(result.approach, self.experiment, network) not in codes
 
@@ -171,9 +171,8 @@ class Collection:
             return None
         return metrics.forgetting_ratio(result.accuracy, joint.accuracy, random.accuracy)
 
-    def _metrics(self, name):
-        """Over the n runs of an approach: A<=t (n, T); BWT (n,); rho<=t and FWT of those runs that have them."""
-        runs = self.selected[name]
+    def measure(self, runs):
+        """Over n runs, seed -> Result: A<=t (n, T); BWT (n,); rho<=t and FWT of those runs that have them."""
         rho = [ratio for seed, r in runs.items() if (ratio := self.ratios(r, seed)) is not None]
         with_forward = [r.record for r in runs.values() if {'before', 'initial'} <= r.record.keys()]
         return {
@@ -182,6 +181,18 @@ class Collection:
             'BWT': np.array([metrics.backward_transfer(r.accuracy) for r in runs.values()]),
             'FWT': np.array([metrics.forward_transfer(r['before'], r['initial']) for r in with_forward]),
         }
+
+    def tuned(self):
+        """Yield (approach, hyper-parameters, its runs with them: seed -> Result) for each sweep in which others than
+        those of its row have the best validation accuracy; no test image has a say. The first seed with a sweep
+        chooses."""
+        for name, sweeps in self.sweep_runs.items():
+            runs = {seed: [r for r in results if 'valid_accuracy' in r.record] for seed, results in sweeps.items()}
+            if first := next(filter(None, runs.values()), None):
+                best = max(first, key=lambda result: metrics.validation(result.record)).parameter
+                runs = {seed: r for seed, results in runs.items() for r in results if r.parameter == best}
+                if best not in [r.parameter for r in self.runs.get(name, {}).values()]:
+                    yield name, best, runs
 
     def sweep_curves(self, name, seed):
         """Fig. 4: hyper-parameter -> (its values, rho<=T of each), the other hyper-parameters at their defaults."""

@@ -7,10 +7,6 @@ differs from the paper, on what machine, by which command. In a page, a table is
 
 import json
 import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +16,7 @@ from approaches import APPROACHES
 from core import results
 from core.errors import UserError
 from core.files import ROOT, atomic
+from core.hyperparameters import show
 from core.text_tables import markdown
 from reports.collection import Collection
 from reports.tables import best_first, deviation
@@ -28,7 +25,6 @@ FOLDER = ROOT / '.results'
 PAGES = ROOT / 'README.md', FOLDER / 'README.md'
 BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
 SEEDS = range(100)
-SHORT = ['--seed', '0', '--ntasks', '2', '--ntrain', '300', '--nepochs', '12', '--device', 'cpu', '--threads', '1']
 ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys of about.json
 DROPPED = 'epochs', 'monitor', 'folder', 'model', 'inputs'  # entries of a record that .results/ does not keep
 
@@ -88,29 +84,39 @@ class Setup:
 
     def values(self, metric, name):
         """The metric of each run of an approach, an array."""
-        computed = self.collection.metrics[name]
-        values = computed['rho'] if metric.name == 'rho' else 100 * computed['accuracy']
-        return values[:, metric.t - 1] if len(values) else np.array([])
+        return column(metric, self.collection.metrics[name])
+
+    def rows(self):
+        """Label -> (approach, its runs, Collection.measure of them): of each approach and, where a sweep prefers other
+        hyper-parameters, of these."""
+        collection = self.collection
+        rows = {collection.label(name): (name, runs) for name, runs in collection.selected.items()}
+        for name, parameter, runs in collection.tuned():
+            default = APPROACHES[name].defaults().items()
+            values = show({key: parameter[key] for key, value in default if parameter[key] != value})
+            rows[f'{name}, {values}{collection.marks(runs.values())}'] = name, runs
+        return {label: (name, runs, collection.measure(runs)) for label, (name, runs) in rows.items()}
 
     def table(self):
-        computed, selected = self.collection.metrics, self.collection.selected
+        rows = self.rows()
         header, lines = ['approach', 'n'], []
         for metric in self.metrics:
             header += [metric.label, 'paper']
         average = [] if self.main.name == 'A' else [f'A<={self.collection.n_tasks}, %']
         header += [*average, 'BWT, points', 'hours a run', 'epochs']
-        known = any(stored_cell(runs) for runs in selected.values())
+        known = any(stored_cell(runs) for _, runs, _ in rows.values())
         header += ['network, M', 'kept besides, MB'] if known else []
         key = 'rho' if self.main.name == 'rho' else 'accuracy'
-        for name in best_first({name: values[key] for name, values in computed.items()}):
-            line = [self.collection.label(name), str(len(selected[name]))]
+        for label in best_first({label: computed[key] for label, (_, _, computed) in rows.items()}):
+            name, runs, computed = rows[label]
+            line = [label, str(len(runs))]
             for metric in self.metrics:
-                line += [our_cell(self.values(metric, name), metric, len(selected[name])), paper_cell(metric, name)]
-            times = [r.record['times'] for r in selected[name].values()]
+                line += [our_cell(column(metric, computed), metric, len(runs)), paper_cell(metric, name)]
+            times = [r.record['times'] for r in runs.values()]
             hours, epochs = [t['total'] / 3600 for t in times], [sum(map(len, t['epochs'])) for t in times]
-            line += [mean_cell(100 * computed[name]['accuracy'][:, -1], 1)] * len(average)
-            line += [mean_cell(100 * computed[name]['BWT'], 1), f'{np.mean(hours):.2f}', f'{np.mean(epochs):.0f}']
-            line += [parameters_cell(selected[name]), stored_cell(selected[name])] if known else []
+            line += [mean_cell(100 * computed['accuracy'][:, -1], 1)] * len(average)
+            line += [mean_cell(100 * computed['BWT'], 1), f'{np.mean(hours):.2f}', f'{np.mean(epochs):.0f}']
+            line += [parameters_cell(runs), stored_cell(runs)] if known else []
             lines.append(line)
         return '\n\n'.join([self.about['what'], markdown(header, lines), *self.rank_correlation(), *self.notes()])
 
@@ -131,6 +137,11 @@ class Setup:
         origin = f'Commit {", ".join(commits)}; {self.about["machine"]} ({"; ".join(devices)}):'
         return [
             f'{origin}\n\n```\n{self.about["command"]}\n```',
+            *(
+                ["Today's code computes the same but for rounding."]
+                if any('rounded' in record for record in records)
+                else []
+            ),
             *(note for note in self.collection.notes if not note.startswith('missing')),
         ]
 
@@ -144,10 +155,16 @@ class Setup:
         return [self.about['title'], paper, ours, str(len(values)), self.about['differs']]
 
 
+def column(metric, computed):
+    """The metric of each run, an array, from Collection.measure."""
+    values = computed['rho'] if metric.name == 'rho' else 100 * computed['accuracy']
+    return values[:, metric.t - 1] if len(values) else np.array([])
+
+
 def our_cell(values, metric, n):
     """values: of those of the n runs that have the metric."""
     cell = mean_cell(values, metric.digits) if len(values) else '-'
-    return f'{cell}, n={len(values)}' if 0 < len(values) < n else cell
+    return f'{cell} [n={len(values)}]' if 0 < len(values) < n else cell
 
 
 def mean_cell(values, digits):
@@ -218,58 +235,6 @@ def add(folder, setup, commit):
         write(target / path.name, short)
         with atomic(target / f'{path.stem}.txt') as part:
             part.write_bytes(path.with_suffix('.txt').read_bytes())
-
-
-def verify(checkout, data):
-    """Accept results of other code that computes the same: a short run of each approach, experiment and width, by the
-    code of another checkout and by today's, must give the same accuracies and the same numbers of each epoch, bit for
-    bit. Prints a line for each.
-
-    The records of that code then list today's code under `verified`; `commit` stays that of the code that ran.
-    """
-    stale = {}
-    for setup in setups():
-        for result in setup.collection.all():
-            if setup.collection.stale(result):
-                what = result.approach, setup.about['experiment'], result.record['arguments']['width']
-                stale.setdefault(what, []).append(result.txt.with_suffix('.json'))
-    for (approach, experiment, width), paths in stale.items():
-        try:
-            there, then = short_run(checkout, approach, experiment, width, data)
-        except UserError as error:  # such as an approach that it does not have
-            print(f'{approach} on {experiment}, width {width:g}: {error}', flush=True)
-            continue
-        records = {path: results.load_record(path) for path in paths}
-        records = {path: record for path, record in records.items() if there in (record['code'], *verified(record))}
-        if not records:
-            continue
-        here, now = short_run(ROOT, approach, experiment, width, data)
-        if then == now:
-            for path, record in records.items():
-                write(path, record | {'verified': [*verified(record), here]})
-        verdict = 'the same' if then == now else 'not the same'
-        print(f'{approach} on {experiment}, width {width:g}, {len(records)} results: {verdict}', flush=True)
-
-
-def short_run(tree, approach, experiment, width, data):
-    """By the code in a checkout: its fingerprint, and the numbers that it computes."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, 'run.txt')
-        which = ['--approach', approach, '--experiment', experiment, '--width', str(width), *SHORT]
-        places = ['--data', data.resolve(), '--output', output, '--tmp', folder]
-        done = subprocess.run(
-            [sys.executable, tree / 'src' / 'run.py', *which, *places], capture_output=True, text=True
-        )
-        if done.returncode:
-            raise UserError(f'{tree}: {done.stderr.strip().splitlines()[-1]}')
-        record = results.load_record(output.with_suffix('.json'))
-        epochs = [[dict(epoch, diverged=None) for epoch in log] for log in record['epochs']]
-        return record['code'], [epochs, *(record[name] for name in ('accuracy', 'valid_accuracy', 'initial', 'before'))]
-
-
-def verified(record):
-    """Fingerprints of later code that computes the same."""
-    return record.get('verified', [])
 
 
 def write(path, record):

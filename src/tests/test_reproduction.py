@@ -10,7 +10,7 @@ from test_plots import JOINT, RANDOM, Runs
 import plot_results
 from core.errors import exit_code
 from core.files import ROOT
-from reports import reproduction
+from reports import reproduction, verification
 from reports.figures import published
 from runs import identity
 
@@ -55,7 +55,7 @@ def test_runs_are_added_and_tables_made_from_them(folder, capsys):
     page = (folder / 'page.md').read_text()
     hat, sgd = (line for line in page.splitlines() if line.startswith(('| hat |', '| sgd |')))
     drops = np.array([0, 0.01]) * (1 / 0.7 + 1 / 0.7) / 2
-    assert hat.startswith(f'| hat | 3 | {-drops.mean():.2f} ({drops.std(ddof=1):.2f}), n=2 | -0.02 (0.03) |')
+    assert hat.startswith(f'| hat | 3 | {-drops.mean():.2f} ({drops.std(ddof=1):.2f}) [n=2] | -0.02 (0.03) |')
     assert sgd.split(' | ')[3] == '-0.20 (0.08)' and 'Commit 0123456789;' in page
     assert '| mixture | rho<=2 = -0.02 (0.03) | -0.01 (0.01) | 2 | all |' in page and '\nold\n' not in page
     assert page.startswith('Before.\n\n<!--') and page.endswith('<!-- end -->\n\nAfter.\n')
@@ -82,10 +82,12 @@ def test_a_table_without_results_is_one_line(folder, capsys):
 
 @pytest.mark.slow
 def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small_data, tmp_path, monkeypatch, capsys):
-    """A checkout with one more name in it computes the same; one with another learning rate does not."""
+    """A checkout with one more name in it computes the same, one that rounds a product the same but for rounding, one
+    with another learning rate does not."""
     setup, names = (
         tmp_path / 'results' / 'small',
         {
+            'rounded': ('approaches/optimizers.py', 'p.addcmul_(p.grad, step)', 'p.add_(p.grad * step)'),
             'renamed': ('approaches/base.py', 'p = self.protocol', 'p = protocol = self.protocol'),
             'other': ('approaches/optimizers.py', "'sgd': 0.05", "'sgd': 0.04"),
         },
@@ -99,8 +101,12 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
     (setup / 'about.json').write_text(json.dumps(ABOUT))
     monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
     monkeypatch.setattr(reproduction, 'PAGES', [])
-    for name, verdict in ('other', 'not the same'), ('renamed', 'the same'):
-        code, (_, accuracy, *_) = reproduction.short_run(tmp_path / name, 'sgd', 'mixture', 0.1, small_data)
+    for name, verdict, key in (
+        ('other', 'not the same', None),
+        ('rounded', 'the same but for rounding', 'rounded'),
+        ('renamed', 'the same', 'verified'),
+    ):
+        code, (_, accuracy, *_) = verification.short_run(tmp_path / name, 'sgd', 'mixture', 0.1, small_data)
         Runs(setup)('sgd', 0, np.array(accuracy))
         path = setup / 'mixture_sgd_0.json'
         there = json.loads(path.read_text()) | {'code': code}
@@ -108,8 +114,10 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
         path.write_text(json.dumps(there))
         assert reproduce('--verify', tmp_path / name, '--data', small_data) == 0
         assert f'sgd on mixture, width 0.1, 1 results: {verdict}' in capsys.readouterr().out
-        verified = [identity.code('sgd', 'mixture')] if verdict == 'the same' else []
-        assert json.loads(path.read_text()).get('verified', []) == verified
+        found = {
+            each: there[each] for each in ('verified', 'rounded') if each in (there := json.loads(path.read_text()))
+        }
+        assert found == ({key: [identity.code('sgd', 'mixture')]} if key else {})
     assert reproduce('--verify', tmp_path / 'other', '--data', small_data) == 0  # no result is of that code
     assert 'results:' not in capsys.readouterr().out
     collection = reproduction.setups()[0].collection
@@ -119,7 +127,7 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
 def test_code_that_lacks_an_approach_is_a_line(folder, monkeypatch, capsys):
     monkeypatch.setattr(identity, 'code', lambda *what: 'other')
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc', '--verify', folder) == 0
-    assert 'hat on mixture, width 1: ' in (out := capsys.readouterr().out) and f"can't open file '{folder}" in out
+    assert f'hat on mixture, width 1: {folder}: No such file or directory' in capsys.readouterr().out
 
 
 def test_figures_of_the_setups(folder):
@@ -136,3 +144,16 @@ def test_figures_of_the_setups(folder):
     lines = {line.get_label(): line.get_xydata() for line in figures['mixture-width'][1].axes[0].lines}
     assert lines['hat'][:, 0].tolist() == [0.5, 1] and lines['hat'][0, 1] < lines['hat'][1, 1] < 0.001
     assert lines['sgd'][:, 0].tolist() == [1]
+
+
+def test_what_a_sweep_chooses_by_validation_has_a_row(folder):
+    """Of c=1, which validates best, and c=4, which has the best test accuracy."""
+    runs = Runs(folder / 'runs')
+    for c, test, validation in (1, 0.9, 0.95), (4, 1.0, 0.8):
+        runs('hat', 0, JOINT * test, {'c': c}, f'mixture_hat_0_c={c}', valid_accuracy=[[0.9, 0], [0.9, validation]])
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    rows = [line.split(' | ') for line in (folder / 'page.md').read_text().splitlines() if line.startswith('| hat')]
+    assert [row[:2] for row in rows] == [['| hat', '3'], ['| hat, c=1', '1']]
+    runs('hat', 0, JOINT, {'c': 0.75}, 'mixture_hat_0_c=0.75', valid_accuracy=[[1, 0], [1, 1]])  # of the row of hat
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert '| hat, c=' not in (folder / 'page.md').read_text()

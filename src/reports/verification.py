@@ -1,0 +1,88 @@
+"""Do published results hold for today's code? A short run by the code that computed them and by today's tells.
+
+It must give the same accuracies and the same numbers of each epoch, bit for bit; or, computed in double precision, the
+same to CLOSE: such code differs in rounding only, which single precision lets grow in training.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from core import results
+from core.errors import UserError
+from core.files import ROOT
+from reports.reproduction import setups, write
+
+SHORT = ['--seed', '0', '--ntasks', '2', '--ntrain', '300', '--nepochs', '12', '--device', 'cpu', '--threads', '1']
+CLOSE = 1e-6  # relative, or absolute below 1
+NUMBERS = 'accuracy', 'valid_accuracy', 'initial', 'before'  # of a record
+SINGLE = 'import run; run.sys.exit(run.cli())'
+DOUBLE = f'import torch; torch.set_default_dtype(torch.float64); torch.Tensor.float = torch.Tensor.double; {SINGLE}'
+
+
+def verify(checkout, data):
+    """Accept results of the code in a checkout that today's code would compute, too. Prints a line for each approach,
+    experiment and width.
+
+    Their records then list the fingerprint of today's code under `verified`, or under `rounded` if the last bits
+    differ; `commit` stays that of the code that ran.
+    """
+    stale = {}
+    for setup in setups():
+        for result in setup.collection.all():
+            if setup.collection.stale(result):
+                what = result.approach, setup.about['experiment'], result.record['arguments']['width']
+                stale.setdefault(what, []).append(result.txt.with_suffix('.json'))
+    for what, paths in stale.items():
+        name = '{} on {}, width {:g}'.format(*what)
+        try:
+            there, then = short_run(checkout, *what, data)
+        except UserError as error:  # such as an approach that it does not have
+            print(f'{name}: {error}', flush=True)
+            continue
+        records = {path: results.load_record(path) for path in paths}
+        known = {path: [record['code'], *record.get('verified', [])] for path, record in records.items()}
+        records = {p: r for p, r in records.items() if there in (*known[p], *r.get('rounded', []))}
+        if not records:
+            continue
+        here, now = short_run(ROOT, *what, data)
+        verdict = 'the same' if then == now else 'not the same'
+        if then != now and close(*(short_run(tree, *what, data, DOUBLE)[1] for tree in (checkout, ROOT))):
+            verdict = 'the same but for rounding'
+        for path, record in records.items():
+            key = 'verified' if then == now and there in known[path] else 'rounded'
+            if verdict != 'not the same':
+                write(path, record | {key: [*record.get(key, []), here]})
+        print(f'{name}, {len(records)} results: {verdict}', flush=True)
+
+
+def short_run(tree, approach, experiment, width, data, program=SINGLE):
+    """By the code in a checkout: its fingerprint, and the numbers that it computes."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, 'run.txt')
+        which = ['--approach', approach, '--experiment', experiment, '--width', str(width), *SHORT]
+        places = ['--data', data.resolve(), '--output', output, '--tmp', folder]
+        command = [sys.executable, '-c', program, *which, *places]
+        try:
+            done = subprocess.run(command, cwd=tree / 'src', capture_output=True, text=True)
+        except OSError as error:
+            raise UserError(f'{tree}: {error.strerror}') from error
+        if done.returncode:
+            raise UserError(f'{tree}: {done.stderr.strip().splitlines()[-1]}')
+        record = results.load_record(output.with_suffix('.json'))
+        epochs = [[dict(epoch, diverged=None) for epoch in log] for log in record['epochs']]
+        return record['code'], [epochs, *(record[name] for name in NUMBERS)]
+
+
+def close(a, b):
+    """Are the numbers in two nests of lists and dicts alike, to CLOSE, and all else equal?"""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(close(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(close, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return bool(np.isclose(a, b, rtol=CLOSE, atol=CLOSE))
+    return a == b
