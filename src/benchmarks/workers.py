@@ -22,9 +22,8 @@ from core.device import LARGE_PAGES, setup_device
 N_FIRST_TASK_IMAGES = 128  # the first task is learned only so that the second has one before it
 PROC = Path('/proc/self/status')
 TASK = 1  # the task that is trained, after one that is learned and protected
-ONEDNN = {  # FLOPs that PyTorch does not count: shapes of input, (of output) and weight -> number
-    torch.ops.aten.mkldnn_linear: lambda x, w, *rest, **more: 2 * math.prod(x) * w[0],
-    torch.ops.aten.mkldnn_linear_backward: lambda x, g, w, mask, **more: 2 * math.prod(x) * w[0] * sum(mask[:2]),
+ONEDNN = {  # FLOPs that PyTorch does not count: shapes of input and weight -> number
+    torch.ops.mkldnn._linear_pointwise: lambda x, w, *rest, **more: 2 * math.prod(x) * w[0],
 }
 
 

@@ -5,25 +5,29 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from networks.dropout import Activation
 
-LARGE = 2**19  # weights; for smaller layers oneDNN is not faster
+SMALL = 2**15  # weights; of smaller layers oneDNN's products are not faster
 
 
 class Layer(NamedTuple):
     units: int
     dropout: float
     kernel: int = 0  # side of a convolution's kernel, followed by 2x2 max-pooling; 0: fully connected
+    side: int = 0  # of a convolution's input, as far as the last layer depends on it (plan)
 
 
 def plan(layers, shape, factor):
     """Yield (layer, inputs, units), with units times `factor`; after a flatten each unit gives several inputs."""
     channels, size, _ = shape
+    needed = sides([layer.kernel for layer in layers if layer.kernel], size)
     for layer in layers:
         units = max(1, int(layer.units * factor))
         if layer.kernel:
-            yield layer, channels, units
+            yield layer._replace(side=needed.pop(0)), channels, units
             size = (size - layer.kernel + 1) // 2
         else:
             yield layer, channels * size * size, units
@@ -31,34 +35,77 @@ def plan(layers, shape, factor):
         channels = units
 
 
+def sides(kernels, size):
+    """Sides of the inputs of convolutions with these kernels, as far as the output of the last one depends on them:
+    pooling drops odd rows and columns. Of an image of the AlexNet-like network 27 of 32 rows."""
+    for kernel in kernels:
+        size = (size - kernel + 1) // 2
+    needed = []
+    for kernel in reversed(kernels):
+        size = 2 * size + kernel - 1
+        needed.insert(0, size)
+    return needed
+
+
 class Convolution(nn.Conv2d):
-    """Does not compute the last row and column of its output if 2x2 max-pooling would drop them."""
+    """Reads only the first `side` rows and columns."""
+
+    def __init__(self, inputs, units, kernel, side):
+        super().__init__(inputs, units, kernel)
+        self.side = side
 
     def forward(self, x):
-        odd = [(size - kernel + 1) % 2 for size, kernel in zip(x.shape[2:], self.kernel_size, strict=True)]
-        return super().forward(F.pad(x, (0, -odd[1], 0, -odd[0])) if any(odd) else x)
+        unused = [self.side - n for n in x.shape[2:]]
+        return super().forward(F.pad(x, (0, unused[1], 0, unused[0])) if any(unused) else x)
 
 
 class Linear(nn.Linear):
-    """A large layer trains on a CPU with oneDNN's matrix products, as torch.utils.mkldnn does: for small batches they
-    are faster than MKL's."""
+    """Trains on a CPU with oneDNN's matrix products, which are faster than MKL's."""
 
     def forward(self, x):
-        large = self.weight.numel() > LARGE and torch.backends.mkldnn.is_available()
-        if not (large and self.training and x.is_cpu and x.dtype == torch.float32):
+        fast = self.weight.numel() > SMALL and torch.backends.mkldnn.is_available()
+        if not (fast and self.training and x.is_cpu and x.dtype == torch.float32):
             return super().forward(x)
-        return torch._C._nn.mkldnn_linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
+        return Affine.apply(x, self.weight, self.bias)
+
+
+class Affine(Function):
+    """x w^T + b for x (B, inputs), w (units, inputs), b (units,). `_linear_pointwise(x, w, b)` is the same, by oneDNN,
+    without a backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, w, b):
+        ctx.save_for_backward(x, w)
+        return torch.ops.mkldnn._linear_pointwise(x, w, b, 'none', [], '')
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, w = ctx.saved_tensors
+        product, rest = torch.ops.mkldnn._linear_pointwise, (None, 'none', [], '')
+        grad_x = product(grad, w.t(), *rest) if ctx.needs_input_grad[0] else None
+        grad_w = product(grad.t(), x.t(), *rest) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_w, grad.sum(0)
 
 
 def linear(layer, inputs, units):
     """The layer's linear part."""
-    return Convolution(inputs, units, layer.kernel) if layer.kernel else Linear(inputs, units)
+    return Convolution(inputs, units, layer.kernel, layer.side) if layer.kernel else Linear(inputs, units)
+
+
+class Block(nn.Sequential):
+    """The whole layer. factor: of its activation."""
+
+    def forward(self, x, factor=None):
+        *linear, activation = self
+        for module in linear:
+            x = module(x)
+        return activation(x) if factor is None else activation(x, factor)
 
 
 def block(layer, inputs, units):
-    """The whole layer."""
     flatten = [] if layer.kernel else [nn.Flatten()]
-    return nn.Sequential(*flatten, linear(layer, inputs, units), activation(layer))
+    return Block(*flatten, linear(layer, inputs, units), activation(layer))
 
 
 def activation(layer):

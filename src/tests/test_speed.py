@@ -130,11 +130,25 @@ def test_a_large_fully_connected_layer_computes_the_same_in_training():
             y.backward(slopes)
         results.append([y, images.grad, layer.weight.grad, layer.bias.grad])
         flops.append(counter.get_flop_counts()['Global'])
-    assert (torch.ops.aten.mkldnn_linear in flops[0]) == torch.backends.mkldnn.is_available()
+    assert (torch.ops.mkldnn._linear_pointwise in flops[0]) == torch.backends.mkldnn.is_available()
     assert [sum(counts.values()) for counts in flops] == [3 * 2 * 17 * 1100 * 1000] * 2
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
     assert same(fast.eval()(x), plain(x))
+
+
+def test_convolutions_leave_out_only_what_no_feature_depends_on():
+    for size, side in (32, 27), (45, 43), (64, 59):
+        net = networks.build('alexnet', '', (3, size, size), [10], 0.1, 0).eval()
+        assert net.blocks[0][0].side == side
+        x = torch.rand(8, 3, size, size, requires_grad=True)
+        few = net.features(x)
+        eager_loop.use_stock_layers(net)
+        every = net.eval().features(x)
+        torch.testing.assert_close(few, every)
+        (slopes,) = torch.autograd.grad(every.sum(), x)
+        read = slopes.abs().sum((0, 1)).nonzero()
+        assert read.max(0).values.tolist() == [side - 1] * 2
 
 
 def test_a_schedule_of_tensors_is_that_of_numbers():
@@ -227,7 +241,7 @@ def test_flops_of_a_step_are_those_of_the_layers():
     args = SimpleNamespace(device='cpu', experiment='demo', data=None, ntrain=150, width=0.02, batch_size=16)
     profile = workers.TrainingSetup(args, 'sgd', False).profile()
     net = networks.build('alexnet', '', (3, 32, 32), [10], 0.02, 0)
-    sides = 28, 12, 4, 1, 1
+    sides = 24, 10, 4, 1, 1
     weights = [block[-2].weight.numel() * side**2 for block, side in zip(net.blocks, sides, strict=True)]
     head = net.units[-1] * dataloaders.load('demo', None, 0)[workers.TASK].n_classes
     assert profile['flops'] == 2 * 16 * (2 * weights[0] + 3 * sum(weights[1:]) + 3 * head)
