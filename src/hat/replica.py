@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hat.names import frozen_again
+from hat.names import FROZEN, frozen_again
 
 STANDARD = vars(nn.Module()).keys()  # attributes of every module: used as they are, except for these:
 TENSORS, HOOKS = ('_parameters', '_buffers'), ('_forward_hooks', '_forward_pre_hooks')
@@ -64,13 +64,15 @@ class Replica:
         state.update(old)
         for key in TENSORS:
             state[key] = {name: self.tensor(tensor, prefix, name) for name, tensor in old[key].items()}
-        frozen_again(state)
+        if FROZEN in old:
+            frozen_again(state)
         state['_modules'] = {name: self.value(child, f'{prefix}{name}.') for name, child in old['_modules'].items()}
         if self.training is not None:
             state['training'] = self.training
         self.buffers += [(state['_buffers'], name, tensor, prefix + name) for name, tensor in state['_buffers'].items()]
-        own = [(key, value) for key, value in old.items() if key in state and type(value) not in SIMPLE]
-        self.references += [(state, key) for key, value in own if key in HOOKS and value or key not in STANDARD]
+        self.references += [(state, key) for key in HOOKS if old[key]]
+        self.references += [(state, key) for key in old if key not in STANDARD and type(old[key]) not in SIMPLE
+                            and key in state]  # fmt: skip
         return copied
 
     def tensor(self, tensor: Tensor | None, prefix: str, name: str) -> Tensor | None:
@@ -93,6 +95,8 @@ class Replica:
             if id(value) not in self.tensors:
                 self.tensors[id(value)] = value.detach().clone().requires_grad_(value.requires_grad)
             return self.tensors[id(value)]
+        if type(value) is tuple and SIMPLE.issuperset(map(type, value)):
+            return value
         if isinstance(value, tuple):
             return getattr(type(value), '_make', type(value))(self.value(item) for item in value)  # of a named tuple
         if isinstance(value, (dict, list, set, deque)):
