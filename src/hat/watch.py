@@ -1,5 +1,6 @@
 """Warnings in training: mistakes that would otherwise pass unnoticed."""
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ class Watch:
 
     Attributes:
         task: its number; None: no task is in training.
+        thread: the one that began it.
         progress: of its last batch.
         batches: number of its batches so far.
         constant: number of its first batches with the progress of the batch before.
@@ -34,6 +36,7 @@ class Watch:
     def __init__(self, check: int):
         self.check, self.batches, self.constant = check, 0, 0
         self.task: int | None = None
+        self.thread: int | None = None
         self.progress: float | Tensor | None = None
         self.shut: int | None = None
         self.names: Sequence[str] | None = None
@@ -43,6 +46,7 @@ class Watch:
 
     def begin_task(self, network: 'Network', task: int) -> None:
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
+        self.thread = threading.get_ident()
         network.refresh()
         if last is not None and last != task and not network.done[last]:
             warn(f'task {last} was trained, but end_task({last}) was not called: its weights are not protected')
