@@ -10,7 +10,7 @@ from torch.autograd import Function
 from hat.functional import gated, gradient_of_mask, where_free
 from hat.names import get_tensor
 from hat.plan import Gating
-from hat.unitsets import add_at
+from hat.unitsets import add_at, pick
 
 if TYPE_CHECKING:
     from hat.network import Network
@@ -52,7 +52,7 @@ class Bundle(NamedTuple):
         flat, n = joined(given), len(self.kept)
         if n:
             flat = torch.cat([flat[:-n], where_free(flat[-n:], self.marks) + self.kept])
-        return flat[: len(self.units)], values.index_select(0, self.units), flat[len(self.units) :]
+        return flat[: len(self.units)], pick(values, self.units), flat[len(self.units) :]
 
     def split(self, h: Tensor, a: Tensor, others: Tensor) -> list[Tensor]:
         """The parameters, from what joined() returns."""

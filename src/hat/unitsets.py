@@ -113,10 +113,10 @@ class Attention(Function):
         end = units.count
         for function, left, right in reversed(units.combined):
             part, end = grad[end - len(left) : end].clone(), end - len(left)
-            ahead = values[left] - values[right] if function is torch.maximum else values[right] - values[left]
-            share = (ahead.sign() + 1) / 2
-            add_at(grad, left, part * share)
-            add_at(grad, right, part * (1 - share))
+            ahead = values.index_select(0, left) - values.index_select(0, right)
+            of_left = part * ((ahead if function is torch.maximum else -ahead).sign() + 1) / 2
+            add_at(grad, left, of_left)
+            add_at(grad, right, part - of_left)
         return None, *grad[2:end].split(units.sizes)
 
 
@@ -131,7 +131,7 @@ class Picked(Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, units: Tensor) -> Tensor:
         ctx.units, ctx.size = units, len(values)
-        return values[units]
+        return values.index_select(0, units.reshape(-1)).view(units.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
