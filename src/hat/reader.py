@@ -32,7 +32,7 @@ from hat.unitsets import ALWAYS_USED, ZERO, UnitSets
 from hat.values import INDICES, Constant, Weight, always_used, fetched
 
 ALWAYS = torch.tensor(ALWAYS_USED)
-SAMPLES = 16
+SAMPLES = 64  # a batch
 
 
 class Reader(Finder):
@@ -158,11 +158,11 @@ class Reader(Finder):
                    for name in names)  # fmt: skip
 
     def has_small_outputs(self, group: Group) -> bool:
-        """Whether the outputs of a convolution, for SAMPLES inputs, are smaller than its weight, as they are after
-        global pooling (squeeze and excitation): then it is faster to multiply them than weight and bias."""
+        """Whether the outputs of a convolution, for SAMPLES inputs, are smaller than its weight, or single values, as
+        after global pooling (squeeze and excitation): then it is faster to multiply them than weight and bias."""
         outputs = sum(layer.node.meta['shape'][1:].numel() for layer, _ in group.calls)
         weights = sum(self.parameters[name].numel() for name in group.kind.names)
-        return SAMPLES * outputs <= weights and self.has_own_biases(group)
+        return (outputs == group.size or SAMPLES * outputs <= weights) and self.has_own_biases(group)
 
     def making_weights(self) -> set[Node]:
         """Nodes whose output becomes, without another layer in between, the weight of a layer."""
