@@ -2,7 +2,8 @@
 
 Each network, with random weights, is converted for three tasks. With all gates open its outputs are compared with those
 of the original; then it learns the tasks with one optimizer for all of them: are the first task's outputs still
-bit-identical? Last, training steps of the converted and the original network are timed, interleaved.
+bit-identical? Last, training steps of the converted and the original network are timed, interleaved: on a CPU in
+processor time, which other processes disturb least.
 
 With --all: the survey of benchmarks/survey.py, of all networks in benchmarks/networks.py, on the CPU.
 """
@@ -41,7 +42,8 @@ OPTIMIZERS = {
     'AdamW': lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.05),
 }
 HEAD = ['network', 'converts', 'largest difference, gates open', *(f'same after {name}' for name in OPTIMIZERS),
-        'protected, %', 'parameters added, %', 'step, ms', 'unconverted, ms', 'ratio']  # fmt: skip
+        'protected, %', 'parameters added, %']  # fmt: skip
+TIMES = 'unconverted, ms', 'step, first task', 'step, third task'  # for each batch size
 N_CLASSES, N_TASKS, STEPS = 10, 3, 4
 WARM_UP = 3  # steps before times are measured
 EXAMPLES = """\
@@ -56,7 +58,8 @@ def parse(argv):
     parser.add_argument('--networks', type=words, metavar='A,B,...',
                         help=f'(default {",".join(NETWORKS)}; with --all: all)')  # fmt: skip
     parser.add_argument('--size', type=few, default=32, metavar='N', help='of the images, N x N (default 32)')
-    parser.add_argument('--batch-size', type=count, default=16, metavar='N', help='(default 16)')
+    parser.add_argument('--batch-size', type=counts, default=[16, 64], metavar='N,N,...', help='sizes that are timed; '
+                        'training uses the first (default 16,64)')  # fmt: skip
     parser.add_argument('--rounds', type=few, default=15, metavar='N', help='timed steps (default 15)')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:N or mps (default cpu)')
     group = parser.add_argument_group('survey')
@@ -83,15 +86,25 @@ def main(argv):
     if args.all:
         return survey(args.networks, args.limit, args.output)
     device = setup_device(args.device)
-    print(f'{N_TASKS} tasks of {N_CLASSES} classes, {args.batch_size} images of {args.size}x{args.size}, '
-          f'{describe(device)}\n', flush=True)  # fmt: skip
-    print(markdown(HEAD, [row(name, args, device) for name in args.networks]))
+    print(
+        f'{N_TASKS} tasks of {N_CLASSES} classes, images of {args.size}x{args.size}, {describe(device)}\n', flush=True
+    )
+    print(markdown(head(args), [row(name, args, device) for name in args.networks]))
+
+
+def counts(text):
+    """The argument --batch-size."""
+    return [count(word) for word in words(text)]
+
+
+def head(args):
+    return HEAD + [f'{what}, {n} images' for n in args.batch_size for what in TIMES]
 
 
 def row(name, args, device):
-    def batch(seed=None):
+    def batch(seed=None, n=args.batch_size[0]):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        x = torch.randn(args.batch_size, 3, args.size, args.size, generator=generator)
+        x = torch.randn(n, 3, args.size, args.size, generator=generator)
         return x.to(device), torch.randint(N_CLASSES, (len(x),), generator=generator).to(device)
 
     torch.manual_seed(0)
@@ -99,10 +112,11 @@ def row(name, args, device):
     try:
         converted = [hat.convert(net, N_TASKS, x) for _ in OPTIMIZERS]
     except hat.CannotConvert as error:
-        return [name, f'no: {error}', *[''] * (len(HEAD) - 2)]
+        return [name, f'no: {error}', *[''] * (len(head(args)) - 2)]
     with torch.no_grad():
         opened = [torch.ones_like(a) for a in converted[0].masks(0)]
         difference = float((converted[0].eval().run((x,), 0, opened) - net.eval()(x)).abs().max())
+    first = [step_times(net, converted[-1], 0, lambda n=n: batch(n=n), args.rounds, device) for n in args.batch_size]
     same = []
     for model, make in zip(converted, OPTIMIZERS.values(), strict=True):
         optimizer = make(model.parameters())
@@ -117,9 +131,11 @@ def row(name, args, device):
     flags = model.protected().values()
     protected = sum(int(each.sum()) for each in flags) / sum(each.numel() for each in flags)
     sizes = [sum(p.numel() for p in each.parameters()) for each in (net, model)]
-    times = milliseconds([(net, {}), (model, {'task': N_TASKS - 1, 'progress': 0.5})], batch, args.rounds)
+    third = [step_times(net, model, N_TASKS - 1, lambda n=n: batch(n=n), args.rounds, device) for n in args.batch_size]
+    times = [cell for (_, one), (ms, other) in zip(first, third, strict=True)
+             for cell in (f'{ms:.0f}', f'{one:.2f} x', f'{other:.2f} x')]  # fmt: skip
     return [name, 'yes', f'{difference:.1g}', *same, f'{100 * protected:.0f}', f'{100 * (sizes[1] / sizes[0] - 1):.1f}',
-            f'{times[1]:.0f}', f'{times[0]:.0f}', f'{times[1] / times[0]:.2f}']  # fmt: skip
+            *times]  # fmt: skip
 
 
 def build(name, size):
@@ -144,15 +160,20 @@ def outputs(model, x):
     return model.eval()(x, task=0)
 
 
-def milliseconds(networks, batch, rounds):
-    """Median time of a training step of each (network, arguments of step); measurements are interleaved."""
-    optimizers = [OPTIMIZERS['SGD, momentum'](network.parameters()) for network, _ in networks]
-    times = [[] for _ in networks]
+def step_times(net, model, task, batch, rounds, device):
+    """The time of a training step of a network in ms, and how many times as long one of the converted network takes:
+    medians; measurements are interleaved."""
+    clock = time.process_time if device.type == 'cpu' else time.perf_counter
+    pair = [(net, {}), (model, {'task': task, 'progress': 0.5})]
+    optimizers = [OPTIMIZERS['SGD, momentum'](network.parameters()) for network, _ in pair]
+    times = [[], []]
     for _ in range(rounds + WARM_UP):
-        for (network, task), optimizer, measured in zip(networks, optimizers, times, strict=True):
+        for (network, arguments), optimizer, measured in zip(pair, optimizers, times, strict=True):
             x, y = batch()
-            start = time.perf_counter()
-            step(network, optimizer, x, y, **task)
+            start = clock()
+            step(network, optimizer, x, y, **arguments)
             float(next(network.parameters()).flatten()[0])  # waits for a GPU
-            measured.append(time.perf_counter() - start)
-    return [1000 * statistics.median(measured[WARM_UP:]) for measured in times]
+            measured.append(clock() - start)
+    plain, converted = (measured[WARM_UP:] for measured in times)
+    ratios = [b / a for a, b in zip(plain, converted, strict=True)]
+    return 1000 * statistics.median(plain), statistics.median(ratios)

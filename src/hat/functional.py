@@ -8,7 +8,7 @@ Autograd functions store tensors as attributes of ctx, not by save_for_backward,
 backward pass: reentrant activation checkpointing runs the backward pass of a gate several times.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from hat.errors import warn
 E_MAX = 6.0  # embeddings stay within [-6, 6], the active range of a sigmoid (section 2.5)
 SE_MAX = 50.0  # s * e is clamped to [-50, 50] inside cosh (section 2.5)
 HALF = (torch.float16, torch.bfloat16)
+PART = 2**18  # elements of a parameter that are written at a time
 
 
 def attention(e: Tensor, s: float | Tensor) -> Tensor:
@@ -134,8 +135,7 @@ class Gate(Function):
         ctx.h, ctx.a = h, a
         if not (torch.compiler.is_compiling() or h.is_inference()):
             ctx.version = h._version
-        a = a.to(h.dtype)
-        return (h * a).masked_fill_(a == 0, 0) if h.dtype in HALF else h * a
+        return gated(h, a)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -143,41 +143,73 @@ class Gate(Function):
         if not torch.compiler.is_compiling() and h._version != ctx.version:
             raise RuntimeError('a tensor that a gate multiplies was modified in place between forward and backward')
         grad_h = grad * a.to(grad.dtype) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return grad_h, None
-        if h.dtype in HALF:
-            return grad_h, torch.nan_to_num((grad.float() * h.float()).sum_to_size(a.shape), 0, 0, 0).to(a.dtype)
-        return grad_h, (grad * h).sum_to_size(a.shape).to(a.dtype)
+        return grad_h, gradient_of_mask(grad, h, a) if ctx.needs_input_grad[1] else None
+
+
+def gated(h: Tensor, a: Tensor) -> Tensor:
+    """a * h; 0 where a is."""
+    a = a.to(h.dtype)
+    return (h * a).masked_fill_(a == 0, 0) if h.dtype in HALF else h * a
+
+
+def gradient_of_mask(grad: Tensor, h: Tensor, a: Tensor) -> Tensor:
+    """The gradient of a, from that of a * h."""
+    if h.dtype in HALF:
+        return torch.nan_to_num((grad.float() * h.float()).sum_to_size(a.shape), 0, 0, 0).to(a.dtype)
+    return (grad * h).sum_to_size(a.shape).to(a.dtype)
 
 
 class Protected(Function):
     """A parameter in training: the kept value where it is protected, else the parameter itself. The gradient is 0 where
     it is protected: Eq. 2 for masks of 0 and 1.
 
-    bits: the kept values as integers, in the parameter's shape; 0 where it is free (hat.kept).
-    no_zero: no kept value is 0, so that a value of 0 means free.
+    kept: the kept values, 0 where it is free.
+    marks: 0 where it is free, and only there.
     aliased: the gradient may also be that of another tensor, so it must not be changed in place.
+    write: write the kept values into the parameter, if it is a leaf, and use it as it is, which is faster than a copy.
     """
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, bits: Tensor, no_zero: bool, aliased: bool) -> Tensor:
-        ctx.bits, ctx.no_zero, ctx.aliased = bits, no_zero, aliased
-        return where_free(p, bits, no_zero, torch.empty_like(p)).add_(bits.view(p.dtype))
+    def forward(ctx: Any, p: Tensor, kept: Tensor, marks: Tensor, aliased: bool, write: bool = False) -> Tensor:
+        ctx.marks, ctx.aliased = marks, aliased
+        if not write or not p.is_leaf or p.is_inference():
+            return where_free(p, marks).add_(kept)
+        write_kept(p, kept, marks)
+        return p.view_as(p)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad.to_dense() if grad.is_sparse else grad
         if ctx.aliased or torch.is_grad_enabled() or 0 in grad.stride():
-            return grad.masked_fill(ctx.bits.bool(), 0), None, None, None
-        return where_free(grad, ctx.bits, ctx.no_zero, grad), None, None, None
+            return grad.masked_fill(ctx.marks != 0, 0), None, None, None, None
+        return where_free(grad, ctx.marks, grad), None, None, None, None
 
 
-def where_free(x: Tensor, bits: Tensor, no_zero: bool, out: Tensor) -> Tensor:
-    """x where no value is kept, and 0 elsewhere, written to `out`, which may be x."""
-    if no_zero:  # hardtanh's backward pass keeps x where a value is near 0: several times as fast as masked_fill
-        tiny = torch.finfo(x.dtype).tiny
-        return torch.ops.aten.hardtanh_backward.grad_input(x, bits.view(x.dtype), -tiny, tiny, grad_input=out)
-    return out.copy_(x).masked_fill_(bits.bool(), 0)
+def where_free(x: Tensor, marks: Tensor, out: Tensor | None = None) -> Tensor:
+    """x where marks are 0, and 0 elsewhere; written to `out`, which may be x.
+
+    The backward pass of hardtanh keeps x where a value is near 0: several times as fast as masked_fill.
+    """
+    tiny = torch.finfo(x.dtype).tiny
+    if out is None:
+        return torch.ops.aten.hardtanh_backward(x, marks, -tiny, tiny)
+    return torch.ops.aten.hardtanh_backward.grad_input(x, marks, -tiny, tiny, grad_input=out)
+
+
+def write_kept(p: Tensor, kept: Tensor, marks: Tensor) -> None:
+    """Write the kept values into a parameter, where it is protected.
+
+    The parameter keeps its version, so that a batch between whose forward and backward pass this happens can go on: if
+    nobody else has written to the parameter, it has the kept values already. Large ones are written in parts that fit
+    into a cache: two operations, but one way to the memory.
+    """
+    x = p.data
+    if x.numel() <= PART:
+        where_free(x, marks, x).add_(kept)
+        return
+    rows = max(1, PART * len(x) // x.numel())
+    for part, value, mark in zip(x.split(rows), kept.split(rows), marks.split(rows), strict=True):
+        where_free(part, mark, part).add_(value)
 
 
 class Conditioned(Function):
@@ -194,18 +226,3 @@ class Conditioned(Function):
         if ctx.aliased or torch.is_grad_enabled() or 0 in grad.stride():
             return grad * ctx.factor, None, None
         return grad.mul_(ctx.factor), None, None
-
-
-class Replayed(Function):
-    """A cheap function of tensors; the backward pass evaluates it again instead of storing intermediate results."""
-
-    @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        ctx.function, ctx.inputs = function, inputs
-        return function(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
-            inputs = [x.detach().requires_grad_() for x in ctx.inputs]
-            return None, *torch.autograd.grad(ctx.function(*inputs), inputs, grad)

@@ -37,10 +37,10 @@ class Kept(nn.Module):
         """The kept values, a view of the bits: zero where no value is kept."""
         return self.bits(name).view(self.dtypes[name])
 
-    def no_zero(self, name: str) -> bool:
-        """Whether all kept values are at least as large as the smallest normal number, so that none is 0."""
+    def has_zeros(self, name: str) -> bool:
+        """Whether a kept value is 0, or not a normal number, so that the values do not tell where they are kept."""
         value = self.value(name)
-        return bool((self.bits(name).bool() == (value.abs() >= torch.finfo(value.dtype).tiny)).all())
+        return bool((self.bits(name).bool() != (value.abs() >= torch.finfo(value.dtype).tiny)).any())
 
     @torch.no_grad()
     def write(self, name: str, value: Tensor, protected: Tensor | None = None) -> None:

@@ -16,12 +16,13 @@ def named_tensors(net: nn.Module, remove_duplicate: bool = True) -> list[tuple[s
         if remove_duplicate and id(module) in seen:
             return
         seen.add(id(module))
-        for result, tensors in (parameters, module._parameters), (buffers, module._buffers):
-            for name, tensor in tensors.items():
+        state = module.__dict__
+        for result, tensors in (parameters, state['_parameters']), (buffers, state['_buffers']):
+            for name, tensor in tensors.items() if tensors else ():
                 if tensor is not None and not (remove_duplicate and id(tensor) in seen):
                     seen.add(id(tensor))
                     result.append((prefix + name, tensor))
-        for name, child in module._modules.items():
+        for name, child in state['_modules'].items():
             if child is not None:
                 visit(child, f'{prefix}{name}.')
 

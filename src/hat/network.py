@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import operator
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Self, SupportsIndex, cast
@@ -11,9 +12,9 @@ from typing import Any, Self, SupportsIndex, cast
 import torch
 from torch import Tensor, distributed, nn
 
-from hat import parallel, saving, weights
+from hat import bundles, parallel, saving, weights
 from hat.errors import warn
-from hat.functional import E_MAX, CompensatedGate, attention, cumulate, gradient_factor, rounded
+from hat.functional import E_MAX, CompensatedGate, attention, cumulate, gradient_factor, rounded, write_kept
 from hat.graph import no_attention_fast_path
 from hat.kept import Kept
 from hat.names import as_buffer, get_tensor, named_tensors
@@ -51,7 +52,8 @@ class Network(parallel.Whole, nn.Module):
     done: list[bool]  # for each task, whether it is learned
     cumulative: list[Tensor] | None  # cumulative attention of all learned tasks, (N,) for each gate; None: no such task
     factors: dict[str, Tensor]  # of Eq. 2, for each shared parameter; empty with hard masks
-    no_zeros: dict[str, bool]  # names of the parameters with protected elements; whether no kept value there is 0
+    marks: dict[str, Tensor | None]  # for parameters with protected elements, 1 at these; None: the kept values tell
+    bundles: dict[bool, list[bundles.Bundle]]  # of small parameters; whether for tasks that compute with kept values
     finite: set[str]  # names of the parameters whose kept values are all finite
 
     def __init__(self, net: nn.Module, plan: Plan, classes: list[int] | list[None], s_max: float, hard: bool,
@@ -111,7 +113,10 @@ class Network(parallel.Whole, nn.Module):
                     net: nn.Module | None = None) -> Any:  # fmt: skip
         """The output of a task in training. progress: may be a function that counts it. net: as in run()."""
         position = self.prepare(task, progress, inputs, named)
-        return self.run(inputs, task, self.masks(task, self.schedule(position, self.s_max)), named, net)
+        masks = self.masks(task, self.schedule(position, self.s_max))
+        if not torch.compiler.is_compiling():
+            self.watch.masks = (self.tasks[task].versions, masks) if torch.is_grad_enabled() else None
+        return self.run(inputs, task, masks, named, net)
 
     def prepare(self, task: int, *batch: Any) -> Any:
         """What a batch needs before its forward pass. torch.compile does not capture it: one graph holds the rest.
@@ -220,7 +225,11 @@ class Network(parallel.Whole, nn.Module):
         position: Any = self.watch.progress if progress is None else progress
         if not torch.compiler.is_compiling():  # there before_batch() has checked it
             checked(position)
-        masks = self.masks(t, self.schedule(position, self.s_max))
+        last = self.watch.masks if task is None and progress is None and not torch.compiler.is_compiling() else None
+        if last is not None and last[0] == self.tasks[t].versions:
+            masks = last[1]
+        else:
+            masks = self.masks(t, self.schedule(position, self.s_max))
         return self.regularizer(masks, self.cumulative, len(self.tasks))
 
     def index(self, task: SupportsIndex | None) -> int:
@@ -313,6 +322,17 @@ class Network(parallel.Whole, nn.Module):
         each = [is_open[outs] if ins is None else is_open[outs] & is_open[ins] for outs, ins in uses]
         return functools.reduce(torch.logical_or, each)
 
+    @property
+    def writes(self) -> bool:
+        """Whether the forward pass may write kept values into parameters: in training, and in one thread, as parameters
+        have other values for a moment. Otherwise it computes with copies."""
+        return self.training and not torch.compiler.is_compiling() and self.watch.thread == threading.get_ident()
+
+    def marks_of(self, name: str) -> Tensor:
+        """Not 0 at the protected elements of a shared parameter that has some, and 0 elsewhere."""
+        marks = self.marks[name]
+        return self.kept.value(name) if marks is None else marks
+
     def open_units(self, tasks: list[int]) -> Tensor:
         """Which ids of unit sets are open in at least one of some learned tasks, (ids,) bool."""
         return self.plan.units.attention(self.cumulated(tasks)) > 0.5
@@ -350,9 +370,11 @@ class Network(parallel.Whole, nn.Module):
                 gradient_factor(values[outs], None if ins is None else values[ins]) for outs, ins in uses))
                 for name, (_, uses) in self.plan.shared.items()}  # fmt: skip
         self.finite = {name for name in self.plan.shared if self.kept.value(name).isfinite().all()}
-        self.no_zeros = {
-            name: self.kept.no_zero(name) for name in self.plan.shared if self.hard and self.kept.bits(name).any()
-        }
+        kept, protected = self.kept, [name for name in self.plan.shared if self.hard and self.kept.bits(name).any()]
+        self.marks = {name: (kept.bits(name) != 0).to(kept.dtypes[name]) if kept.has_zeros(name) else None
+                      for name in protected}  # fmt: skip
+        self.bundles = {kept_only: bundles.pack(self, kept_only, weights.factors_of(self.plan, kept_only))
+                        for kept_only in (False, True)}  # fmt: skip
 
     def keep(self, fingerprints: list[int], kept_fingerprints: list[int]) -> None:
         """Keep the present values of tasks whose fingerprint has changed; the values of all others stay."""
@@ -385,9 +407,9 @@ class Network(parallel.Whole, nn.Module):
         for task, learned in zip(self.tasks, self.done, strict=True):
             if learned:
                 task.restore()
-        for name in self.no_zeros:
-            p = self.shared[name]
-            p.copy_(torch.where(self.kept.bits(name).bool(), self.kept.value(name), p))
+        shared = self.shared
+        for name in self.marks:
+            write_kept(shared[name], self.kept.value(name), self.marks_of(name))
 
     @torch.no_grad()
     def start_from(self, net: nn.Module, *_: Any) -> None:

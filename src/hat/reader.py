@@ -32,6 +32,7 @@ from hat.unitsets import ALWAYS_USED, ZERO, UnitSets
 from hat.values import INDICES, Constant, Weight, always_used, fetched
 
 ALWAYS = torch.tensor(ALWAYS_USED)
+SAMPLES = 64  # a batch
 
 
 class Reader(Finder):
@@ -141,7 +142,8 @@ class Reader(Finder):
                 and all(user in norms for scale in scales for user in scale.users)):  # fmt: skip
             return 'norm'
         is_output = in_order and all('module' in node.meta for node in calls)
-        if is_output and not (self.is_alone(group) and calls[0].target in layers.CONVOLUTIONS | layers.TRANSPOSED):
+        convolves = calls[0].target in layers.CONVOLUTIONS | layers.TRANSPOSED
+        if is_output and not (convolves and self.is_alone(group) and not self.has_small_outputs(group)):
             return 'output'
         return 'weight' if kind.exact else ''
 
@@ -154,6 +156,13 @@ class Reader(Finder):
         names = [self.bias_of(layer, numbers, group.size) for layer, numbers in group.calls if layer.bias is not None]
         return all(self.biases.get(name or '') is group and name not in self.ways and name not in self.fixed
                    for name in names)  # fmt: skip
+
+    def has_small_outputs(self, group: Group) -> bool:
+        """Whether the outputs of a convolution, for SAMPLES inputs, are smaller than its weight, or single values, as
+        after global pooling (squeeze and excitation): then it is faster to multiply them than weight and bias."""
+        outputs = sum(layer.node.meta['shape'][1:].numel() for layer, _ in group.calls)
+        weights = sum(self.parameters[name].numel() for name in group.kind.names)
+        return (outputs == group.size or SAMPLES * outputs <= weights) and self.has_own_biases(group)
 
     def making_weights(self) -> set[Node]:
         """Nodes whose output becomes, without another layer in between, the weight of a layer."""

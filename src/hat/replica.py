@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hat.names import frozen_again
+from hat.names import FROZEN, frozen_again
 
 STANDARD = vars(nn.Module()).keys()  # attributes of every module: used as they are, except for these:
 TENSORS, HOOKS = ('_parameters', '_buffers'), ('_forward_hooks', '_forward_pre_hooks')
@@ -63,14 +63,23 @@ class Replica:
         state = copied.__dict__
         state.update(old)
         for key in TENSORS:
-            state[key] = {name: self.tensor(tensor, prefix, name) for name, tensor in old[key].items()}
-        frozen_again(state)
-        state['_modules'] = {name: self.value(child, f'{prefix}{name}.') for name, child in old['_modules'].items()}
+            state[key] = {name: self.tensor(t, prefix, name) for name, t in old[key].items()} if old[key] else {}
+        if FROZEN in old:
+            frozen_again(state)
+        children = old['_modules'].items()
+        state['_modules'] = (
+            {name: self.value(child, f'{prefix}{name}.') for name, child in children} if children else {}
+        )
         if self.training is not None:
             state['training'] = self.training
-        self.buffers += [(state['_buffers'], name, tensor, prefix + name) for name, tensor in state['_buffers'].items()]
-        own = [(key, value) for key, value in old.items() if key in state and type(value) not in SIMPLE]
-        self.references += [(state, key) for key, value in own if key in HOOKS and value or key not in STANDARD]
+        for name, tensor in state['_buffers'].items():
+            self.buffers.append((state['_buffers'], name, tensor, prefix + name))
+        for key in HOOKS:
+            if old[key]:
+                self.references.append((state, key))
+        for key in old:
+            if key not in STANDARD and key in state and not is_simple(old[key]):
+                self.references.append((state, key))
         return copied
 
     def tensor(self, tensor: Tensor | None, prefix: str, name: str) -> Tensor | None:
@@ -85,10 +94,10 @@ class Replica:
     def value(self, value: Any, prefix: str | None = None) -> Any:
         """The value of an attribute, with references to copies in place of the network's modules and tensors.
         Containers are copied, so that forward() does not change the network's."""
-        if type(value) in SIMPLE:
-            return value
         if isinstance(value, nn.Module):
             return self.copies[id(value)] if id(value) in self.copies else self.copy(value, prefix or UNREGISTERED)
+        if is_simple(value):
+            return value
         if isinstance(value, Tensor):
             if id(value) not in self.tensors:
                 self.tensors[id(value)] = value.detach().clone().requires_grad_(value.requires_grad)
@@ -108,3 +117,8 @@ class Replica:
         if type(value) is functools.partial:
             return functools.partial(self.value(value.func), *self.value(value.args), **self.value(value.keywords))
         return value
+
+
+def is_simple(value: Any) -> bool:
+    """Whether a value refers to no module or tensor and cannot be changed."""
+    return type(value) in SIMPLE or type(value) is tuple and SIMPLE.issuperset(map(type, value))

@@ -8,12 +8,12 @@ Each value has the id of a set:
   then         a combination of two ids: the value is zero if both are (a sum), or if one of them is (a product)
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from hat.functional import Replayed
+from torch.autograd import Function
 
 ALWAYS_USED, ZERO = 0, 1
 Pairwise = Callable[[Tensor, Tensor], Tensor]
@@ -70,10 +70,9 @@ class UnitSets:
 
     def attention(self, masks: list[Tensor]) -> Tensor:
         """The attention to each id, (count,), from the masks (N,) of all gates: 1, 0, the masks, the combinations."""
-        compiling = torch.compiler.is_compiling()  # which cannot capture a backward pass in a backward pass
-        return self._attention(*masks) if compiling else Replayed.apply(self._attention, *masks)
+        return self.combine(masks) if torch.compiler.is_compiling() else Attention.apply(self, *masks)
 
-    def _attention(self, *masks: Tensor) -> Tensor:
+    def combine(self, masks: Sequence[Tensor]) -> Tensor:
         first = masks[0]
         values = torch.cat([first.new_ones(1), first.new_zeros(1), *masks])
         for function, left, right in self.combined:
@@ -97,3 +96,48 @@ class UnitSets:
             result[new] = torch.arange(self.count, self.count + int(new.sum()))
             self.count += int(new.sum())
         return result[where]
+
+
+class Attention(Function):
+    """UnitSets.attention(); the gradient of a maximum or minimum of equal values is half for each, as in PyTorch."""
+
+    @staticmethod
+    def forward(ctx: Any, units: UnitSets, *masks: Tensor) -> Tensor:
+        values = units.combine(masks)
+        ctx.units, ctx.values = units, values.detach()
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        units, values, grad = ctx.units, ctx.values, grad.clone()
+        end = units.count
+        for function, left, right in reversed(units.combined):
+            part, end = grad[end - len(left) : end].clone(), end - len(left)
+            ahead = values.index_select(0, left) - values.index_select(0, right)
+            of_left = part * ((ahead if function is torch.maximum else -ahead).sign() + 1) / 2
+            add_at(grad, left, of_left)
+            add_at(grad, right, part - of_left)
+        return None, *grad[2:end].split(units.sizes)
+
+
+def pick(values: Tensor, units: Tensor) -> Tensor:
+    """values[units]."""
+    return values[units] if torch.compiler.is_compiling() else Picked.apply(values, units)
+
+
+class Picked(Function):
+    """values[units]. Its backward pass can run several times, as reentrant activation checkpointing does."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, units: Tensor) -> Tensor:
+        ctx.units, ctx.size = units, len(values)
+        return values.index_select(0, units.reshape(-1)).view(units.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return add_at(grad.new_zeros(ctx.size), ctx.units.reshape(-1), grad.reshape(-1)), None
+
+
+def add_at(values: Tensor, ids: Tensor, others: Tensor) -> Tensor:
+    """values[ids] += others, where an id may occur several times; on a GPU by the deterministic operation."""
+    return values.scatter_add_(0, ids, others) if values.is_cpu else values.index_put_((ids,), others, accumulate=True)

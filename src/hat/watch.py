@@ -1,5 +1,6 @@
 """Warnings in training: mistakes that would otherwise pass unnoticed."""
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,10 @@ class Watch:
 
     Attributes:
         task: its number; None: no task is in training.
+        thread: the one that began it.
         progress: of its last batch.
+        masks: of its last batch, with the versions of the embeddings then, so that regularization() need not compute
+            them again; None: that batch had no gradients. Copies of the network are without.
         batches: number of its batches so far.
         constant: number of its first batches with the progress of the batch before.
         start: its embeddings and a checksum of all weights that it trains, as it began.
@@ -34,15 +38,21 @@ class Watch:
     def __init__(self, check: int):
         self.check, self.batches, self.constant = check, 0, 0
         self.task: int | None = None
+        self.thread: int | None = None
         self.progress: float | Tensor | None = None
+        self.masks: tuple[list[int], list[Tensor]] | None = None
         self.shut: int | None = None
         self.names: Sequence[str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {'masks': None}
 
     def name(self, task: int) -> str:
         return self.names[task] if self.names else f'task {task}'
 
     def begin_task(self, network: 'Network', task: int) -> None:
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
+        self.thread = threading.get_ident()
         network.refresh()
         if last is not None and last != task and not network.done[last]:
             warn(f'task {last} was trained, but end_task({last}) was not called: its weights are not protected')
@@ -100,7 +110,7 @@ class Watch:
                 f'the training of {self.name(task)} has not changed anything: is the learning rate 0, or the optimizer '
                 'older than the task?'
             )
-        self.task = self.progress = None
+        self.task = self.progress = self.masks = None
 
     def stuck(self, network: 'Network', task: int) -> bool:
         """Warn if the weights have changed since the task began, but not its masks."""

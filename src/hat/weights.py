@@ -1,20 +1,19 @@
 """The tensors that a task computes with: they replace the parameters and buffers of the network in a forward pass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from hat import recurrent
-from hat.functional import Conditioned, Gate, Protected, Replayed
+from hat import bundles, recurrent
+from hat.functional import HALF, Conditioned, Gate, Protected
 from hat.names import get_tensor
-from hat.plan import OutputGate, Plan
+from hat.plan import Gating, OutputGate, Plan
+from hat.unitsets import pick
 
 if TYPE_CHECKING:
     from hat.network import Network
-
-SMALL = 2**14  # elements; smaller parameters are protected together, in one operation
 
 
 def tensors(network: 'Network', task: int, masks: list[Tensor], outputs: bool = False) -> dict[str, Tensor]:
@@ -31,32 +30,28 @@ def tensors(network: 'Network', task: int, masks: list[Tensor], outputs: bool = 
     """
     network.refresh()
     plan, kept_only = network.plan, network.hard and network.done[task]
+    factors, values = factors_of(plan, kept_only, outputs), plan.units.attention(masks)
+    packed = bundles.pack(network, kept_only, factors) if outputs else network.bundles[kept_only]
     result = network.tasks[task].tensors(network.done[task])
-    values = plan.units.attention(masks)
     if kept_only:
         result |= {name: kept_weight(network, name, values.detach() > 0.5) for name in plan.shared}
     else:
-        result |= unlearned_weights(network)
+        result |= unlearned_weights(network, {name for bundle in packed for name in bundle.names})
     result |= {name: get_tensor(network.net, name) for name in plan.frozen}
-    gating = plan.gating | plan.folded if outputs else plan.gating
-    large = plan.shared.keys() | plan.frozen
-    for name, (gate, units) in gating.items():
-        if name in large and not (kept_only and zero_if_closed(plan, name)):
-            a = at(values, units) if gate is None else masks[gate].view(units.shape)
+    for bundle in packed:
+        result |= bundle(result, values)
+    for name, (gate, units) in factors.items():
+        if units.numel() < result[name].numel():
+            a = pick(values, units) if gate is None else masks[gate].view(units.shape)
             result[name] = Gate.apply(result[name], a)
-    norms = {name: units for name, (_, units) in plan.gating.items() if name not in large}
-    result |= in_groups(lambda p, units: Gate.apply(p, at(values, units)), result, norms)
     return result | {name: result[name].clone() for name in plan.written}
 
 
-def at(values: Tensor, units: Tensor) -> Tensor:
-    """values[units]; its backward pass can run several times, as reentrant activation checkpointing does."""
-    return values[units] if torch.compiler.is_compiling() else Replayed.apply(lambda v: v[units], values)
-
-
-def zero_if_closed(plan: Plan, name: str) -> bool:
-    """Whether the kept value of a parameter is zero where its gate is closed."""
-    return name in plan.shared and name not in plan.tied
+def factors_of(plan: Plan, kept_only: bool, outputs: bool = False) -> dict[str, Gating]:
+    """The factors of parameters, by name; with kept values those that are not zero where their gate is closed."""
+    factors = plan.gating | plan.folded if outputs else plan.gating
+    return {name: factor for name, factor in factors.items()
+            if not kept_only or name not in plan.shared or name in plan.tied}  # fmt: skip
 
 
 def output_masks(network: 'Network', masks: list[Tensor], learned: bool) -> dict[str, 'OutputMask']:
@@ -70,7 +65,7 @@ class OutputMask:
     def __init__(self, gate: OutputGate, masks: list[Tensor], learned: bool):
         self.gate, self.learned = gate, learned
         one = next(masks[g] for g in gate.gates if g is not None)
-        self.masks = [torch.ones_like(one) if g is None else masks[g] for g in gate.gates]
+        self.masks = [one.new_ones(len(one)) if g is None else masks[g] for g in gate.gates]
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         if self.gate.directions is not None:
@@ -80,7 +75,7 @@ class OutputMask:
     def multiply(self, x: Tensor, a: Tensor) -> Tensor:
         if self.learned:  # a computed weight may be NaN where its rows are zero
             return x.masked_fill(a.to(x.device) == 0, 0)
-        return Gate.apply(x, a)
+        return Gate.apply(x, a) if x.dtype in HALF else x * a
 
 
 def kept_weight(network: 'Network', name: str, is_open: Tensor) -> Tensor:
@@ -103,30 +98,12 @@ def kept_weight(network: 'Network', name: str, is_open: Tensor) -> Tensor:
     return (weight if ins is None else weight.mul_(is_open[ins].to(kept.dtype))).add_(0.0)
 
 
-def unlearned_weights(network: 'Network') -> dict[str, Tensor]:
-    """The shared parameters for a task that is not learned, by name: protected elements get no gradient."""
-    shared, kept, computed = network.shared, network.kept, network.plan.computed
+def unlearned_weights(network: 'Network', bundled: Container[str]) -> dict[str, Tensor]:
+    """The shared parameters for a task that is not learned, by name: protected elements get no gradient. bundled: names
+    of those that a bundle protects."""
+    shared, kept, computed, write = network.shared, network.kept, network.plan.computed, network.writes
     if network.factors:
         return {name: Conditioned.apply(p, network.factors[name], name in computed) for name, p in shared.items()}
-    small = {name: kept.bits(name) for name in network.no_zeros if shared[name].numel() <= SMALL}
-    large = {name: Protected.apply(shared[name], kept.bits(name), no_zero, name in computed)
-             for name, no_zero in network.no_zeros.items() if name not in small}  # fmt: skip
-    return shared | large | in_groups(lambda p, bits: Protected.apply(p, bits, False, False), shared, small)
-
-
-def in_groups(function: Callable[[Tensor, Tensor], Tensor], tensors: Mapping[str, Tensor],
-              others: Mapping[str, Tensor]) -> dict[str, Tensor]:  # fmt: skip
-    """function(tensor, other), which works element by element, for each name of `others`.
-
-    All tensors of a type are concatenated first: one call for many small tensors.
-    """
-    results: dict[str, Tensor] = {}
-    types: dict[torch.dtype, list[str]] = {}
-    for name in others:
-        types.setdefault(tensors[name].dtype, []).append(name)
-    for names in types.values():
-        parts = [tensors[name] for name in names]
-        flat = function(*(torch.cat([x.reshape(-1) for x in xs]) for xs in (parts, [others[name] for name in names])))
-        pieces = flat.split([part.numel() for part in parts])
-        results |= {name: piece.view(part.shape) for name, piece, part in zip(names, pieces, parts, strict=True)}
-    return results
+    protected = {name: Protected.apply(shared[name], kept.value(name), network.marks_of(name), name in computed, write)
+                 for name in network.marks if name not in bundled}  # fmt: skip
+    return shared | protected

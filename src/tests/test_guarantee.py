@@ -558,6 +558,96 @@ def test_gradients_of_gradients():
         assert a.abs().sum() > 0
 
 
+def test_gradients_of_gradients_of_protected_weights():
+    """The same for gradients of the parameters themselves, which are changed where they are protected."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 16), nn.Tanh(), nn.Linear(16, 3))
+    x = torch.randn(4, 8)
+    model = hat.convert(net, 2, x)
+    model.end_task(0)
+    model.eval()
+    plain = hat.plain(model, 1).requires_grad_()
+    masks, protected = model.masks(1), model.protected()
+    free = {f'{i}.weight': ~protected[f'{i}.weight'] * masks[i // 2][:, None] for i in (0, 2)}
+
+    def curvature(outputs, parameters, factors):
+        slopes = torch.autograd.grad(outputs(x).square().sum(), parameters, create_graph=True)
+        total = sum((slope * factor).square().sum() for slope, factor in zip(slopes, factors, strict=True))
+        return torch.autograd.grad(total, parameters)
+
+    actual = curvature(lambda inputs: model(inputs, task=1), [model.shared[name] for name in free], [1, 1])
+    expected = curvature(plain, [plain.get_parameter(name) for name in free], free.values())
+    for a, e, factor in zip(actual, expected, free.values(), strict=True):
+        torch.testing.assert_close(a, e * factor)
+        assert a.abs().sum() > 0
+
+
+# Weights into which kept values are written
+
+
+def large():
+    """Its weights are too large for a bundle; task 0 is learned, and all parameters are noise then."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 1000), nn.ReLU(), nn.Linear(1000, 3))
+    model = hat.convert(net, 2, torch.randn(4, 64))
+    model.end_task(0)
+    model.begin_task(1)
+    with torch.no_grad():
+        for p in model.shared.values():
+            p.copy_(torch.randn_like(p) / p.shape[-1] ** 0.5)
+    return model, torch.randn(2, 4, 64)
+
+
+def test_batches_may_overlap():
+    (model, x), (other, _) = large(), large()
+    for each in x:
+        other(each, task=1, progress=0.5).square().sum().backward()
+    losses = [model(each, task=1, progress=0.5).square().sum() for each in x]
+    model.state_dict()
+    sum(losses).backward()
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert (p.grad is None and q.grad is None) or torch.allclose(p.grad, q.grad, atol=1e-5)
+
+
+def test_only_the_thread_that_trains_writes():
+    (model, x), protected = large(), large()[0].protected()
+    before = copy.deepcopy(dict(model.shared))
+    thread = threading.Thread(target=lambda: model(x[0], task=1, progress=0.5))
+    thread.start()
+    thread.join()
+    evaluated = model.eval()(x[0], task=1)
+    assert all(same(p, before[name]) for name, p in model.shared.items())
+    model.train()(x[0], task=1, progress=0.5)
+    for name, p in model.shared.items():
+        written = p != before[name]
+        assert not (written & ~protected[name]).any() and (p.numel() < 2**14 or (written == protected[name]).all())
+    assert same(model.eval()(x[0], task=1), evaluated)
+
+
+@pytest.mark.parametrize('write', [False, True])
+def test_kept_zeros(write):
+    """Zeros among the kept values, which do not tell where they are."""
+    model, x = large()
+    with torch.no_grad():
+        hat.forget(model, 0)
+        for p in model.shared.values():
+            p[::2] = 0
+    model.end_task(0)
+    learned, protected = model.eval()(x[0], task=0), model.protected()
+    with torch.no_grad():
+        for p in model.shared.values():
+            p.fill_(1.0)
+    model.train(write)
+    model.begin_task(1)
+    model(x[0], task=1, progress=0.5).sum().backward()
+    for name, p in model.shared.items():
+        assert protected[name].any() and not p.grad[protected[name]].any() and p.grad.any()
+    if write:
+        weight = model.shared['2.weight']
+        assert (weight[protected['2.weight']] == 0).any() and (weight[~protected['2.weight']] == 1).all()
+    assert same(model.eval()(x[0], task=0), learned)
+
+
 # Training that would not train
 
 
@@ -923,3 +1013,26 @@ def test_layers_whose_names_differ_in_weight_alone():
 
     model = hat.convert(Named(a_weight=nn.Parameter(torch.randn(8, 6))), 1, torch.randn(4, 6))
     assert model.plan.gates == ['a.weight', 'a_weight', 'b']
+
+
+def test_regularization_is_of_the_masks_of_the_last_batch_and_of_the_present_embeddings():
+    torch.manual_seed(0)
+    model, x = small(), torch.randn(4, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    embedding = model.tasks[0].embeddings[0]
+
+    def expected():
+        return model.regularizer(model.masks(0, model.schedule(0.01, model.s_max)), None, 1)
+
+    (model(x, task=0, progress=0.01).sum() + model.regularization()).backward()
+    at_once = embedding.grad.clone()
+    optimizer.zero_grad()
+    model(x, task=0, progress=0.01).sum().backward()
+    copy.deepcopy(model)
+    model.regularization().backward()
+    torch.testing.assert_close(embedding.grad, at_once)
+    optimizer.step()
+    assert torch.equal(model.regularization(), expected())
+    with torch.no_grad():
+        model(x, task=0, progress=0.01)
+    assert model.regularization().requires_grad
