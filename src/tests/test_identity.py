@@ -202,7 +202,7 @@ def fingerprints():
     ('dataloaders/normalization.py', '0.2752', '0.2753', 'not'),
     ('networks/__init__.py', 'nn.init.zeros_(module.bias)', 'nn.init.ones_(module.bias)', 'not'),
     ('run.py', 'range(t + 1)', 'range(t + 2)', 'not'),
-    ('core/device.py', 'cudnn.allow_tf32 = False', 'cudnn.allow_tf32 = True', 'not'),
+    ('core/device.py', "precision == 'tf32'\n    torch.set_flush", "precision != 'tf32'\n    torch.set_flush", 'not'),
     ('dataloaders/cifar.py', 'range(5)', 'range(4)', ''),
 ])  # fmt: skip
 def test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, fingerprints, path, old, new, hit):
@@ -432,7 +432,7 @@ def test_an_output_that_cannot_hold_a_matrix_is_rejected(command, tmp_path, caps
     ('approaches/hat.py', 'from hat import capacity', 'from hat import regularizers as capacity',
      'hat adahat hat-cl'),
     ('core/metrics.py', 'accuracy[t, : t + 1] = row', 'accuracy[t, : t + 1] = 1', 'not'),
-    ('run.py', 'device = setup_device(args.device)', 'device = setup_device("cpu")', 'not'),
+    ('run.py', 'device = setup_device(args.device, args.precision)', 'device = setup_device("cpu")', 'not'),
     ('approaches/gradients.py', 'in_dims=(None, 0, 0)', 'in_dims=(0, None, 0)', 'ewc mas imm-mean imm-mode'),
 ])  # fmt: skip
 def test_what_a_name_refers_to_counts(monkeypatch, fingerprints, path, old, new, hit):
