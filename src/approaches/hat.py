@@ -58,6 +58,9 @@ class HAT(Approach):
         regularization = self.regularizer(masks, self.hidden.cumulative, len(self.tasks))
         return hat.objective(F.cross_entropy(logits, y), regularization, self.c), logits
 
+    def after_backward(self, t, progress):
+        self.net.condition()
+
     def after_step(self, t):
         self.hidden.clamp(t)
 

@@ -58,9 +58,10 @@ def regularization(masks: Sequence[Tensor], cumulative: Sequence[Tensor] | None 
         cumulative: cumulative attention before it, (N,) each; None for the first task.
     """
     a = torch.cat(list(masks))
-    free = torch.ones_like(a) if cumulative is None else 1 - torch.cat(list(cumulative))
-    n_free = free.sum()
-    return (a * free).sum() / torch.where(n_free > 0, n_free, 1)
+    if cumulative is None:
+        return a.mean()
+    free = 1 - torch.cat(list(cumulative))
+    return torch.dot(a, free / free.sum().clamp_min(torch.finfo(free.dtype).tiny))
 
 
 def compensate(q: Tensor, e: Tensor, s: float | Tensor, s_max: float) -> Tensor:

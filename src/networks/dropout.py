@@ -1,4 +1,4 @@
-"""Fast dropout on the CPU, fused with ReLU and max-pooling."""
+"""Fast dropout on the CPU, fused with ReLU, max-pooling and the gates of HAT."""
 
 import numpy as np
 import torch
@@ -39,13 +39,25 @@ class Activation(nn.Module):
         super().__init__()
         self.p, self.pool = p, pool
 
-    def forward(self, z):
-        scale = 1.0
+    def scale(self, is_cuda):
+        """What multiplies the values that dropout keeps; on a GPU dropout itself does."""
+        return 1 / (1 - self.p) if self.training and not is_cuda else 1.0
+
+    def forward(self, z, factor=None):
+        """factor: of the output, in place of scale(): see gates()."""
         if self.training and self.p and z.is_cuda:
             z = F.dropout(z, self.p)
         elif self.training and self.p:
             with torch.no_grad():
                 z.mul_(keep(z, self.p))
-            scale = 1 / (1 - self.p)
-        a = F.relu(F.max_pool2d(z, 2) if self.pool else z)
-        return a if scale == 1 else a * scale
+        h = F.relu(F.max_pool2d(z, 2) if self.pool else z)
+        if factor is None and (factor := self.scale(z.is_cuda)) == 1:
+            return h
+        return h * factor
+
+
+def gates(activations, masks):
+    """The factors of gated activations (HAT, section 2.2): masks, (units,), times the scale of dropout, in a shape that
+    broadcasts to the output. A gate then costs no further pass over it."""
+    scaled = torch._foreach_mul(masks, [activation.scale(masks[0].is_cuda) for activation in activations])
+    return [a.view(-1, 1, 1) if activation.pool else a for activation, a in zip(activations, scaled, strict=True)]

@@ -10,7 +10,31 @@ from networks.mlp import WideMLP
 
 
 class Gated(nn.Module):
-    """Input (B, *shape) float and the masks of a task, output (B, classes[t]) logits of task t."""
+    """Input (B, *shape) float and the masks of a task, output (B, classes[t]) logits of task t. A subclass makes:
+
+    hidden  the hidden layers, converted, a hat.Network
+    heads   of each task
+    units   number of units of each gate
+    """
+
+    def forward(self, x, t, masks):
+        return self.heads[t](self.features(x, t, masks))
+
+    def features(self, x, t, masks):
+        return self.hidden.run((x,), t, masks)
+
+    def condition(self):
+        """Eq. 2 for the gradients of a training step, where the backward pass has not applied it."""
+
+    def pruned(self, t):
+        """The plain network of task t, cut down to what the task uses: the same outputs in evaluation."""
+        return remove_zero_channels(nn.Sequential(hat.plain(self.hidden, t), self.heads[t]), self.hidden.plan.inputs)
+
+
+class GatedPlain(Gated):
+    """Masks between 0 and 1 train the layers themselves, with gates in the activations, and Eq. 2 after the backward
+    pass: the library's way, for any network, would cost narrow layers a quarter of a step. Binary masks are trained the
+    library's way, which keeps the values of weights."""
 
     plain = None  # the networks.plain.Plain of these hidden layers; a subclass says which
 
@@ -21,21 +45,27 @@ class Gated(nn.Module):
         self.hidden = hat.convert(hidden, len(classes), example, gates=lambda layer: True, heads=False)
         self.heads = nn.ModuleList(nn.Linear(self.units[-1], n) for n in classes)
 
-    def forward(self, x, t, masks):
-        return self.heads[t](self.hidden.run((x,), t, masks))
+    @property
+    def trains_layers(self):
+        return self.training and not self.hidden.hard
 
-    def pruned(self, t):
-        """The plain network of task t, cut down to what the task uses: the same outputs in evaluation."""
-        return remove_zero_channels(nn.Sequential(hat.plain(self.hidden, t), self.heads[t]), self.hidden.plan.inputs)
+    def features(self, x, t, masks):
+        return self.hidden.net.features(x, masks) if self.trains_layers else super().features(x, t, masks)
+
+    def condition(self):
+        if self.trains_layers:
+            shared = self.hidden.shared
+            for name, factor in self.hidden.factors.items():
+                shared[name].grad.mul_(factor)
 
 
-class GatedAlexNet(Gated):
+class GatedAlexNet(GatedPlain):
     """7,140,581 parameters on the mixture."""
 
     plain = AlexNet
 
 
-class GatedMLP(Gated):
+class GatedMLP(GatedPlain):
     """5,600,010 parameters on mnist2, 5,812,100 on pmnist: three times those of the MLP of all other approaches."""
 
     plain = WideMLP

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from networks.dropout import Activation
 
-SMALL = 2**14  # weights; of smaller layers oneDNN's products are not faster
+SMALL = 2**15  # weights; of smaller layers oneDNN's products are not faster
 
 
 class Layer(NamedTuple):
@@ -93,10 +93,19 @@ def linear(layer, inputs, units):
     return Convolution(inputs, units, layer.kernel, layer.side) if layer.kernel else Linear(inputs, units)
 
 
+class Block(nn.Sequential):
+    """The whole layer. factor: of its activation."""
+
+    def forward(self, x, factor=None):
+        *linear, activation = self
+        for module in linear:
+            x = module(x)
+        return activation(x) if factor is None else activation(x, factor)
+
+
 def block(layer, inputs, units):
-    """The whole layer."""
     flatten = [] if layer.kernel else [nn.Flatten()]
-    return nn.Sequential(*flatten, linear(layer, inputs, units), activation(layer))
+    return Block(*flatten, linear(layer, inputs, units), activation(layer))
 
 
 def activation(layer):

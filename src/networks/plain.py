@@ -3,7 +3,7 @@
 from torch import nn
 
 from networks import layers
-from networks.dropout import Dropout
+from networks.dropout import Dropout, gates
 
 
 class Plain(nn.Module):
@@ -21,11 +21,12 @@ class Plain(nn.Module):
         self.blocks = nn.ModuleList(layers.block(*layer) for layer in planned)
         self.heads = nn.ModuleList(nn.Linear(self.units[-1], n) for n in classes)
 
-    def features(self, x):
-        """Output of the last hidden layer, (B, units[-1])."""
+    def features(self, x, masks=None):
+        """Output of the last hidden layer, (B, units[-1]). masks: attention to the units of each layer, (units,)."""
+        factors = [None] * len(self.blocks) if masks is None else gates([block[-1] for block in self.blocks], masks)
         x = self.drop(x)
-        for block in self.blocks:
-            x = block(x)
+        for block, factor in zip(self.blocks, factors, strict=True):
+            x = block(x, factor)
         return x
 
     def forward(self, x, t=None):
