@@ -6,16 +6,20 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def keep(x, p):
-    """Dropout mask of a CPU tensor x: 1 for kept values, 0 with probability p; uint8.
+def keep(x, p, side=None):
+    """Dropout mask of a CPU tensor x: 1 for kept values, 0 with probability p; uint8. side: x, (B,C,H,W), is the corner
+    of an output of so many rows and columns; a mask of all of it is drawn, so that a seed draws the same for either.
 
     One 64-bit number of a fast generator serves eight values (torch draws one for each). Torch's generator seeds it, so
     torch.manual_seed reproduces it. A byte is compared with 256 p, which is rounded up or down at random.
     """
     seed = int(torch.randint(2**63 - 1, ()))
-    draws = np.random.SFC64(seed).random_raw(-(-x.numel() // 8) + 1)
+    whole = torch.empty_like(x, device='meta')
+    if side:
+        whole = F.pad(whole, (0, side - x.shape[3], 0, side - x.shape[2]))
+    draws = np.random.SFC64(seed).random_raw(-(-whole.numel() // 8) + 1)
     kept = draws.view(np.uint8) >= int(256 * p + draws[-1] / 2**64)
-    return torch.from_numpy(kept.view(np.uint8)).as_strided(x.shape, torch.empty_like(x).stride())
+    return torch.from_numpy(kept.view(np.uint8)).as_strided(x.shape, whole.stride())
 
 
 class Dropout(nn.Dropout):
@@ -35,9 +39,10 @@ class Activation(nn.Module):
     backward pass needs no mask.
     """
 
-    def __init__(self, p, pool):
+    def __init__(self, p, pool, side=None):
+        """side: of the output of the whole convolution, if z is a part of it."""
         super().__init__()
-        self.p, self.pool = p, pool
+        self.p, self.pool, self.side = p, pool, side
 
     def scale(self, is_cuda):
         """What multiplies the values that dropout keeps; on a GPU dropout itself does."""
@@ -49,7 +54,7 @@ class Activation(nn.Module):
             z = F.dropout(z, self.p)
         elif self.training and self.p:
             with torch.no_grad():
-                z.mul_(keep(z, self.p))
+                z.mul_(keep(z, self.p, self.side))
         h = F.relu(F.max_pool2d(z, 2) if self.pool else z)
         if factor is None and (factor := self.scale(z.is_cuda)) == 1:
             return h

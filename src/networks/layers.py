@@ -18,6 +18,7 @@ class Layer(NamedTuple):
     dropout: float
     kernel: int = 0  # side of a convolution's kernel, followed by 2x2 max-pooling; 0: fully connected
     side: int = 0  # of a convolution's input, as far as the last layer depends on it (plan)
+    whole: int = 0  # side of its output, without an odd last row and column, which pooling drops (plan)
 
 
 def plan(layers, shape, factor):
@@ -27,8 +28,9 @@ def plan(layers, shape, factor):
     for layer in layers:
         units = max(1, int(layer.units * factor))
         if layer.kernel:
-            yield layer._replace(side=needed.pop(0)), channels, units
-            size = (size - layer.kernel + 1) // 2
+            whole = (size - layer.kernel + 1) // 2 * 2
+            yield layer._replace(side=needed.pop(0), whole=whole), channels, units
+            size = whole // 2
         else:
             yield layer, channels * size * size, units
             size = 1
@@ -64,7 +66,8 @@ class Linear(nn.Linear):
 
     def forward(self, x):
         fast = self.weight.numel() > SMALL and torch.backends.mkldnn.is_available()
-        if not (fast and self.training and x.is_cpu and x.dtype == torch.float32):
+        in_single = x.dtype == torch.float32 and not torch.is_autocast_enabled('cpu')
+        if not (fast and self.training and x.is_cpu and in_single):
             return super().forward(x)
         return Affine.apply(x, self.weight, self.bias)
 
@@ -109,4 +112,4 @@ def block(layer, inputs, units):
 
 
 def activation(layer):
-    return Activation(layer.dropout, pool=layer.kernel > 0)
+    return Activation(layer.dropout, layer.kernel > 0, layer.whole)

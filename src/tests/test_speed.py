@@ -21,7 +21,7 @@ from core import seeds
 from core.device import setup_device
 from core.errors import UserError, exit_code
 from dataloaders import mixture, sources, task
-from networks.dropout import Activation, Dropout
+from networks.dropout import Activation, Dropout, keep
 from networks.layers import Linear
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
@@ -149,6 +149,15 @@ def test_convolutions_leave_out_only_what_no_feature_depends_on():
         (slopes,) = torch.autograd.grad(every.sum(), x)
         read = slopes.abs().sum((0, 1)).nonzero()
         assert read.max(0).values.tolist() == [side - 1] * 2
+
+
+@pytest.mark.parametrize('layout', [torch.channels_last, torch.contiguous_format])
+def test_a_seed_drops_the_same_values_of_a_part_of_an_output(layout):
+    masks = []
+    for side in 28, 24:
+        torch.manual_seed(0)
+        masks.append(keep(torch.empty(3, 5, side, side).contiguous(memory_format=layout), 0.2, 28))
+    assert same(masks[0][..., :24, :24], masks[1]) and 0.7 < masks[1].float().mean() < 0.9
 
 
 def test_a_schedule_of_tensors_is_that_of_numbers():
