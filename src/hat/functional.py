@@ -181,7 +181,7 @@ class Protected(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = grad.to_dense() if grad.is_sparse else grad
         if ctx.aliased or torch.is_grad_enabled() or 0 in grad.stride():
-            return grad.masked_fill(ctx.marks != 0, 0), None, None, None, None
+            return where_free(grad, ctx.marks), None, None, None, None
         return where_free(grad, ctx.marks, grad), None, None, None, None
 
 
