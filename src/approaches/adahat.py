@@ -55,7 +55,7 @@ class AdaHAT(HAT):
 
     @torch.no_grad()
     def adapt(self, t, progress):
-        """Write the factors with which the library multiplies gradients in the backward pass."""
+        """Write the factors of the gradients, in place of those of Eq. 2."""
         if not self.used:
             return
         units, shared = self.hidden.plan.units, self.hidden.plan.shared
