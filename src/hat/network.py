@@ -113,10 +113,7 @@ class Network(parallel.Whole, nn.Module):
                     net: nn.Module | None = None) -> Any:  # fmt: skip
         """The output of a task in training. progress: may be a function that counts it. net: as in run()."""
         position = self.prepare(task, progress, inputs, named)
-        masks = self.masks(task, self.schedule(position, self.s_max))
-        if not torch.compiler.is_compiling():
-            self.watch.masks = (self.tasks[task].versions, masks) if torch.is_grad_enabled() else None
-        return self.run(inputs, task, masks, named, net)
+        return self.run(inputs, task, self.masks(task, self.schedule(position, self.s_max)), named, net)
 
     def prepare(self, task: int, *batch: Any) -> Any:
         """What a batch needs before its forward pass. torch.compile does not capture it: one graph holds the rest.
@@ -225,11 +222,7 @@ class Network(parallel.Whole, nn.Module):
         position: Any = self.watch.progress if progress is None else progress
         if not torch.compiler.is_compiling():  # there before_batch() has checked it
             checked(position)
-        last = self.watch.masks if task is None and progress is None and not torch.compiler.is_compiling() else None
-        if last is not None and last[0] == self.tasks[t].versions:
-            masks = last[1]
-        else:
-            masks = self.masks(t, self.schedule(position, self.s_max))
+        masks = self.masks(t, self.schedule(position, self.s_max))
         return self.regularizer(masks, self.cumulative, len(self.tasks))
 
     def index(self, task: SupportsIndex | None) -> int:

@@ -66,11 +66,6 @@ class TaskParameters(nn.Module):
         kept = {part: Kept(named_tensors(getattr(self, part))) for part in ('embeddings', 'own')}
         self.kept = cast('dict[str, Kept]', nn.ModuleDict(kept))
 
-    @property
-    def versions(self) -> list[int]:
-        """How often each embedding has been changed in place."""
-        return [e._version for e in self.embeddings._parameters.values() if e is not None]
-
     def keep(self) -> None:
         """Keep the present values."""
         for part, kept in self.kept.items():

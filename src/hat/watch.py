@@ -25,8 +25,6 @@ class Watch:
         task: its number; None: no task is in training.
         thread: the one that began it.
         progress: of its last batch.
-        masks: of its last batch, with the versions of the embeddings then, so that regularization() need not compute
-            them again; None: that batch had no gradients. Copies of the network are without.
         batches: number of its batches so far.
         constant: number of its first batches with the progress of the batch before.
         start: its embeddings and a checksum of all weights that it trains, as it began.
@@ -40,12 +38,8 @@ class Watch:
         self.task: int | None = None
         self.thread: int | None = None
         self.progress: float | Tensor | None = None
-        self.masks: tuple[list[int], list[Tensor]] | None = None
         self.shut: int | None = None
         self.names: Sequence[str] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {'masks': None}
 
     def name(self, task: int) -> str:
         return self.names[task] if self.names else f'task {task}'
@@ -110,7 +104,7 @@ class Watch:
                 f'the training of {self.name(task)} has not changed anything: is the learning rate 0, or the optimizer '
                 'older than the task?'
             )
-        self.task = self.progress = self.masks = None
+        self.task = self.progress = None
 
     def stuck(self, network: 'Network', task: int) -> bool:
         """Warn if the weights have changed since the task began, but not its masks."""

@@ -1013,26 +1013,3 @@ def test_layers_whose_names_differ_in_weight_alone():
 
     model = hat.convert(Named(a_weight=nn.Parameter(torch.randn(8, 6))), 1, torch.randn(4, 6))
     assert model.plan.gates == ['a.weight', 'a_weight', 'b']
-
-
-def test_regularization_is_of_the_masks_of_the_last_batch_and_of_the_present_embeddings():
-    torch.manual_seed(0)
-    model, x = small(), torch.randn(4, 8)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    embedding = model.tasks[0].embeddings[0]
-
-    def expected():
-        return model.regularizer(model.masks(0, model.schedule(0.01, model.s_max)), None, 1)
-
-    (model(x, task=0, progress=0.01).sum() + model.regularization()).backward()
-    at_once = embedding.grad.clone()
-    optimizer.zero_grad()
-    model(x, task=0, progress=0.01).sum().backward()
-    copy.deepcopy(model)
-    model.regularization().backward()
-    torch.testing.assert_close(embedding.grad, at_once)
-    optimizer.step()
-    assert torch.equal(model.regularization(), expected())
-    with torch.no_grad():
-        model(x, task=0, progress=0.01)
-    assert model.regularization().requires_grad
