@@ -69,6 +69,7 @@ class Bundled(Function):
     @staticmethod
     def forward(ctx: Any, bundle: Bundle, values: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         ctx.bundle, ctx.values, ctx.given = bundle, values, given
+        ctx.versions = [None if x.is_inference() else x._version for x in (values, *given)]
         ctx.h, ctx.a, others = bundle.joined(values, *given)
         return tuple(bundle.split(ctx.h, ctx.a, others))
 
@@ -76,6 +77,8 @@ class Bundled(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         bundle, inputs = ctx.bundle, (ctx.values, *ctx.given)
         if torch.is_grad_enabled():  # the gradients are to have gradients
+            if ctx.versions != [x._version for x in inputs]:
+                raise RuntimeError('a parameter was modified in place between forward and backward')
             parts, trained = bundle.split(*bundle.joined(*inputs)), [x for x in inputs if x.requires_grad]
             found = iter(torch.autograd.grad(parts, trained, grads, create_graph=True, allow_unused=True))
             return None, *(next(found) if x.requires_grad else None for x in inputs)

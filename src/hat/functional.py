@@ -166,13 +166,14 @@ class Protected(Function):
     kept: the kept values, 0 where it is free.
     marks: 0 where it is free, and only there.
     aliased: the gradient may also be that of another tensor, so it must not be changed in place.
-    write: write the kept values into the parameter, if it is a leaf, and use it as it is, which is faster than a copy.
+    write: write the kept values into the parameter and use it as it is, which is faster than a copy; tensors of the
+        caller, as in torch.func.functional_call, stay as they are.
     """
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, kept: Tensor, marks: Tensor, aliased: bool, write: bool = False) -> Tensor:
         ctx.marks, ctx.aliased = marks, aliased
-        if not write or not p.is_leaf or p.is_inference():
+        if not write or not isinstance(p, torch.nn.Parameter) or p.is_inference():
             return where_free(p, marks).add_(kept)
         write_kept(p, kept, marks)
         return p.view_as(p)
@@ -201,15 +202,15 @@ def write_kept(p: Tensor, kept: Tensor, marks: Tensor) -> None:
 
     The parameter keeps its version, so that a batch between whose forward and backward pass this happens can go on: if
     nobody else has written to the parameter, it has the kept values already. Large ones are written in parts that fit
-    into a cache: two operations, but one way to the memory.
+    into a cache. An element has no third value for a moment: other threads and signal handlers may read it.
     """
-    x = p.data
-    if x.numel() <= PART:
-        where_free(x, marks, x).add_(kept)
-        return
-    rows = max(1, PART * len(x) // x.numel())
-    for part, value, mark in zip(x.split(rows), kept.split(rows), marks.split(rows), strict=True):
-        where_free(part, mark, part).add_(value)
+    for part, value, mark in zip(*map(parts, (p.data, kept, marks)), strict=True):
+        part.copy_(where_free(part, mark).add_(value))
+
+
+def parts(x: Tensor) -> Sequence[Tensor]:
+    """A tensor in parts of about PART elements, views."""
+    return x.split(max(1, PART * len(x) // x.numel())) if x.numel() > PART else (x,)
 
 
 class Conditioned(Function):

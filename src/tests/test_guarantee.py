@@ -19,6 +19,7 @@ from test_properties import FLAT, STEPS, Random
 from torch import nn
 from torch.nn.utils import prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import hat
@@ -646,6 +647,53 @@ def test_kept_zeros(write):
         weight = model.shared['2.weight']
         assert (weight[protected['2.weight']] == 0).any() and (weight[~protected['2.weight']] == 1).all()
     assert same(model.eval()(x[0], task=0), learned)
+
+
+class Values(TorchDispatchMode):
+    """After each operation all elements of a tensor have the value of before or that of after."""
+
+    def __init__(self, p, after):
+        super().__init__()
+        self.p, self.before, self.after = p.data, p.detach().clone(), after
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        outputs = func(*args, **kwargs or {})
+        with torch._C._DisableTorchDispatch():
+            assert ((self.p == self.before) | (self.p == self.after)).all(), func
+        return outputs
+
+
+@pytest.mark.parametrize('read', ['forward', 'state_dict'])
+def test_what_is_written_is_never_seen_half_done(read):
+    """Another thread, or a signal handler, may read parameters at any time."""
+    (model, x), (twin, _) = large(), large()
+    p, after = model.shared['2.weight'], twin.state_dict()[key(twin)]
+    with Values(p, after):
+        model.state_dict() if read == 'state_dict' else model(x[0], task=1, progress=0.5)
+    assert same(p.detach(), after)
+
+
+def key(model):
+    """Of the second weight in the state dict."""
+    (name,) = (name for name, p in model.named_parameters() if p is model.shared['2.weight'])
+    return name
+
+
+def test_tensors_of_the_caller_are_not_written_to():
+    model, x = large()
+    given = {name: p.detach() * 0.9 for name, p in model.named_parameters()}
+    before = copy.deepcopy(given)
+    torch.func.functional_call(model, given, (x[0],), {'task': 1, 'progress': 0.5})
+    assert same(given, before)
+
+
+def test_a_small_parameter_that_changes_before_second_derivatives_is_an_error():
+    model, x = large()
+    loss = model(x[0], task=1, progress=0.5).square().sum()
+    with torch.no_grad():
+        model.shared['0.bias'].mul_(0.5)
+    with pytest.raises(RuntimeError, match='modified in place'):
+        torch.autograd.grad(loss, list(model.shared.values()), create_graph=True)
 
 
 # Training that would not train

@@ -90,6 +90,7 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
             'rounded': ('approaches/optimizers.py', 'p.addcmul_(p.grad, step)', 'p.add_(p.grad * step)'),
             'renamed': ('approaches/base.py', 'p = self.protocol', 'p = protocol = self.protocol'),
             'other': ('approaches/optimizers.py', "'sgd': 0.05", "'sgd': 0.04"),
+            'single': ('networks/layers.py', 'return torch.ops.mkldnn', 'return 1.1 * torch.ops.mkldnn'),
         },
     )
     for name, (file, old, new) in names.items():
@@ -103,6 +104,7 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
     monkeypatch.setattr(reproduction, 'PAGES', [])
     for name, verdict, key in (
         ('other', 'not the same', None),
+        ('single', 'not the same', None),  # code that double precision does not run
         ('rounded', 'the same but for rounding', 'rounded'),
         ('renamed', 'the same', 'verified'),
     ):
