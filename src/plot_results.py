@@ -53,7 +53,8 @@ def parse(argv):
     parser.add_argument('--html', type=Path, nargs='?', const=BESIDE, metavar='FILE', help='everything on '
                         'one page, readable offline (default RESULT.html, or <experiment>.html in --res)')  # fmt: skip
     parser.add_argument('--output', type=Path, metavar='DIR', help='folder for tables (.txt .md .tex), notes.txt and '
-                        'figures (.png .pdf); default: only print the tables; Fig. 2: res/figures')  # fmt: skip
+                        'figures (.png .pdf); default: only print the tables; Fig. 2: res/figures; with --reproduction '
+                        'figures only')  # fmt: skip
     fig2 = parser.add_argument_group('with --fig2')
     fig2.add_argument('--smax', type=positive, default=400.0, metavar='S', help='(default 400)')
     published = parser.add_argument_group('with --reproduction')

@@ -135,7 +135,7 @@ def batch(args, folder):
            0.1, '--data', args.data.resolve())  # fmt: skip
     seconds = time.perf_counter() - begun
     times = [json.loads(path.read_text(encoding='utf-8'))['times'] for path in folder.glob('*.json')]
-    # the task is tested three times, the first two before training
+    # before training, too, the task is tested twice, though not on validation images: this is a little too much
     work = sum(sum(map(sum, t['epochs'])) + 3 * sum(t['testing']) for t in times) / args.runs
     cells = [f'{s:.2f}' for s in (seconds / args.runs, work, seconds / args.runs - work)]
     return markdown(['runs', 'seconds a run', 'of it training and testing', 'the rest'], [[str(args.runs), *cells]])

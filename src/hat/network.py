@@ -317,8 +317,8 @@ class Network(parallel.Whole, nn.Module):
 
     @property
     def writes(self) -> bool:
-        """Whether the forward pass may write kept values into parameters: in training, and in one thread, as parameters
-        have other values for a moment. Otherwise it computes with copies."""
+        """Whether the forward pass may write kept values into parameters: in training, and in the thread that began the
+        task, as writing in another could undo a step of an optimizer. Otherwise it computes with copies."""
         return self.training and not torch.compiler.is_compiling() and self.watch.thread == threading.get_ident()
 
     def marks_of(self, name: str) -> Tensor:
