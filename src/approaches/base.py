@@ -187,7 +187,7 @@ class Approach:
         self.steps = self.steps or Steps(self, t)
         return self.steps.epoch(order.to(device), lr, f'  epoch {epoch + 1}')
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def evaluate(self, t, images):
         """Mean loss and accuracy (0..1) of task t on `images` (a split of its data)."""
         self.net.eval()

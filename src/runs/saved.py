@@ -133,7 +133,7 @@ def class_names(record, task):
     return names if len(names) == task.n_classes else [str(c) for c in range(task.n_classes)]
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def logits(approach, t, images):
     """Those of task t for the images of a split, (N, classes), on the CPU; computed as Approach.evaluate() does."""
     approach.net.eval()

@@ -116,8 +116,9 @@ def test_fifty_steps_end_where_eager_ones_do(pair, name, settings, tolerance):
     assert approach.evaluate(1, approach.tasks[1].valid) == pytest.approx(trainer.evaluate('valid'), rel=tolerance)
 
 
-def test_a_large_fully_connected_layer_computes_the_same_in_training():
-    """oneDNN is used in float32 only, the steps above are in float64. Its FLOPs are counted."""
+def test_a_large_fully_connected_layer_computes_the_same_by_onednn():
+    """oneDNN is used in float32 only, the steps above are in float64: in training, and in inference mode, which does
+    not record a graph of the network. Its FLOPs are counted."""
     torch.manual_seed(0)
     fast, plain = Linear(1100, 1000), torch.nn.Linear(1100, 1000)
     plain.load_state_dict(fast.state_dict())
@@ -135,6 +136,8 @@ def test_a_large_fully_connected_layer_computes_the_same_in_training():
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
     assert same(fast.eval()(x), plain(x))
+    with torch.inference_mode():
+        assert same(fast(x), results[0][0])
 
 
 def test_convolutions_leave_out_only_what_no_feature_depends_on():
