@@ -13,6 +13,7 @@ from core.comparison import agree
 from core.errors import UserError
 from core.shapes import check, record_shape
 from dataloaders import EXPERIMENTS
+from runs.identity import of_task
 
 # Arguments in which runs must agree
 PROTOCOL = 'nepochs', 'lr', 'batch_size', *DEPARTURES, 'network', 'width', 'size', 'ntrain', 'tasks', 'ntasks'
@@ -58,7 +59,7 @@ class Result:
             return facts
         if not arguments.get('ntasks') or arguments.get('tasks'):  # otherwise the set depends on the seed
             facts['set of tasks'] = sorted(self.tasks)
-        facts |= {task['name']: {key: task.get(key) for key in TASK} for task in self.record.get('tasks', [])}
+        facts |= {of_task(task['name']): {key: task.get(key) for key in TASK} for task in self.record.get('tasks', [])}
         if self.approach == 'random':  # depends on the data only
             return facts
         protocol = {key: arguments.get(key) for key in PROTOCOL}

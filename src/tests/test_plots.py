@@ -187,7 +187,7 @@ def foreign(runs):
 
 
 WHY = [
-    'mixture_hat_3.txt: mnist: data is ffff, not 0a1b',
+    'mixture_hat_3.txt: task mnist: data is ffff, not 0a1b',
     'mixture_hat_4.txt: c is 2.5, not 0.75; smax is 50, not 400',
     'mixture_hat_5.txt: set of tasks is cifar10,mnist, not mnist,svhn',
     'mixture_hat_6.txt: width is 0.5, not 1',
@@ -258,7 +258,7 @@ def test_references_are_of_the_same_data_and_protocol(runs, capsys):
     runs('joint', 2, JOINT, tasks=[task('svhn'), task('mnist')])  # the same tasks in another order
     assert plot(runs, '--approaches', 'hat') == 0
     notes, table, _ = printed(capsys)
-    assert notes == ['left out: mixture_random_1.txt: svhn: test is 9, not 40']
+    assert notes == ['left out: mixture_random_1.txt: task svhn: test is 9, not 40']
     assert table['hat'][:3] == ['3', '0.00', '[n=1]']
     runs('joint', 0, JOINT, nepochs=9)
     assert plot(runs, '--approaches', 'hat', '--mixed') == 0
@@ -277,7 +277,7 @@ def test_tasks_that_depend_on_the_seed_are_compared_where_they_are_the_same(tmp_
     assert lines[1:3] == [['0', 'facescrub', '25.0', '50.0'], ['1', 'notmnist', '75.0', '87.5']]
     runs('ewc', 1, [[0.5]], ntasks=1, tasks=[task('notmnist', data='ffff')], **one)
     assert plot(runs, '--approaches', 'ewc,hat,sgd', '--seeds', '0,1') == 0
-    assert printed(capsys)[0][1] == 'left out: mixture_ewc_1.txt: notmnist: data is ffff, not 0a1b'
+    assert printed(capsys)[0][1] == 'left out: mixture_ewc_1.txt: task notmnist: data is ffff, not 0a1b'
 
 
 def test_neither_the_folder_of_the_data_nor_a_new_hyper_parameter_matters(runs, capsys):
