@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_plots import JOINT, RANDOM, Runs
+from test_plots import JOINT, RANDOM, Runs, task
 
 import plot_results
 from core.errors import exit_code
@@ -80,6 +80,56 @@ def test_a_table_without_results_is_one_line(folder, capsys):
     assert not (folder / 'results' / 'new').exists()
 
 
+def checkout(folder, file, old, new):
+    """The code here with an edit."""
+    shutil.copytree(ROOT / 'src', folder / 'src', ignore=shutil.ignore_patterns('tests', '__pycache__'))
+    path = folder / 'src' / file
+    path.write_text(path.read_text().replace(old, new))
+    assert path.read_text() != (ROOT / 'src' / file).read_text()
+
+
+def computed_by(folder, setup, approach, data, **parameter):
+    """The record of a published result, with the code of a checkout."""
+    three = {'tasks': [task(name) for name in ('mnist', 'svhn', 'cifar10')], 'valid_accuracy': np.eye(3).tolist()}
+    three |= {'initial': [0.1] * 3, 'before': [0.1] * 3, 'epochs': [[]] * 3, 'times': {'total': 1, 'epochs': [[]] * 3}}
+    Runs(setup)(approach, 0, np.eye(3), parameter, width=0.1, **three)
+    path = setup / f'mixture_{approach}_0.json'
+    record = json.loads(path.read_text())
+    code, _ = verification.short_run(folder, record['arguments'] | verification.SHORT, data)
+    path.write_text(json.dumps(record | {'code': code}))
+    return path
+
+
+OTHER_FORMULAS = {  # that two tasks do not show, or default hyper-parameters
+    'ewc': ('ewc', {}, 'approaches/ewc.py', '(f + t * g) / (t + 1)', 'f + t * g'),
+    'packnet': (
+        'packnet',
+        {'share': 'equal'},
+        'approaches/packnet.py',
+        'n / (len(self.tasks) - t)',
+        'n / len(self.tasks)',
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('formula', OTHER_FORMULAS)
+def test_another_formula_is_not_the_same_in_the_third_task_and_by_its_own_parameters(
+    formula, small_data, tmp_path, monkeypatch, capsys
+):
+    approach, parameter, file, old, new = OTHER_FORMULAS[formula]
+    monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
+    monkeypatch.setattr(reproduction, 'PAGES', [])
+    setup = tmp_path / 'results' / 'small'
+    setup.mkdir(parents=True)
+    (setup / 'about.json').write_text(json.dumps(ABOUT))
+    checkout(tmp_path / 'other', file, old, new)
+    path = computed_by(tmp_path / 'other', setup, approach, small_data, **parameter)
+    before = path.read_bytes()
+    assert reproduce('--verify', tmp_path / 'other', '--data', small_data) == 0
+    assert '1 results: not the same' in capsys.readouterr().out and path.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small_data, tmp_path, monkeypatch, capsys):
     """A checkout with one more name in it computes the same, one that rounds a product the same but for rounding, one
@@ -89,15 +139,12 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
         {
             'rounded': ('approaches/optimizers.py', 'p.addcmul_(p.grad, step)', 'p.add_(p.grad * step)'),
             'renamed': ('approaches/base.py', 'p = self.protocol', 'p = protocol = self.protocol'),
-            'other': ('approaches/optimizers.py', "'sgd': 0.05", "'sgd': 0.04"),
+            'other': ('approaches/optimizers.py', '(-self.lr * factor)', '(-0.8 * self.lr * factor)'),
             'single': ('networks/layers.py', 'return torch.ops.mkldnn', 'return 1.1 * torch.ops.mkldnn'),
         },
     )
     for name, (file, old, new) in names.items():
-        shutil.copytree(ROOT / 'src', tmp_path / name / 'src', ignore=shutil.ignore_patterns('tests', '__pycache__'))
-        path = tmp_path / name / 'src' / file
-        path.write_text(path.read_text().replace(old, new))
-        assert path.read_text() != (ROOT / 'src' / file).read_text()
+        checkout(tmp_path / name, file, old, new)
     setup.mkdir(parents=True)
     (setup / 'about.json').write_text(json.dumps(ABOUT))
     monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
@@ -108,12 +155,8 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
         ('rounded', 'the same but for rounding', 'rounded'),
         ('renamed', 'the same', 'verified'),
     ):
-        code, (_, accuracy, *_) = verification.short_run(tmp_path / name, 'sgd', 'mixture', 0.1, small_data)
-        Runs(setup)('sgd', 0, np.array(accuracy))
-        path = setup / 'mixture_sgd_0.json'
-        there = json.loads(path.read_text()) | {'code': code}
-        there['arguments']['width'] = 0.1
-        path.write_text(json.dumps(there))
+        path = computed_by(tmp_path / name, setup, 'sgd', small_data)
+        there = json.loads(path.read_text())
         assert reproduce('--verify', tmp_path / name, '--data', small_data) == 0
         assert f'sgd on mixture, width 0.1, 1 results: {verdict}' in capsys.readouterr().out
         found = {
