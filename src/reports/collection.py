@@ -147,9 +147,17 @@ class Collection:
 
     def stale(self, result):
         """Was a result with a record computed by other, or unknown, code?"""
-        codes = result.record.get('code'), *result.record.get('verified', []), *result.record.get('rounded', [])
+        codes = result.record.get('code'), *result.record.get('verified', [])
+        return result.record and self.code(result) not in codes and not self.rounded(result)
+
+    def rounded(self, result):
+        """Is today's code known to compute a result but for rounding?"""
+        return self.code(result) in result.record.get('rounded', [])
+
+    def code(self, result):
+        """The fingerprint of today's code."""
         network = result.record.get('arguments', {}).get('network')
-        return result.record and identity.code(result.approach, self.experiment, network) not in codes
+        return identity.code(result.approach, self.experiment, network)
 
     def marks(self, results):
         """The marks of Results, after the name of their row; the notes explain them."""

@@ -104,7 +104,7 @@ class Setup:
             header += [metric.label, 'paper']
         average = [] if self.main.name == 'A' else [f'A<={self.collection.n_tasks}, %']
         header += [*average, 'BWT, points', 'hours a run', 'epochs']
-        known = any(stored_cell(runs) for _, runs, _ in rows.values())
+        known = any('stored' in r.record for _, runs, _ in rows.values() for r in runs.values())
         header += ['network, M', 'kept besides, MB'] if known else []
         key = 'rho' if self.main.name == 'rho' else 'accuracy'
         for label in best_first({label: computed[key] for label, (_, _, computed) in rows.items()}):
@@ -131,17 +131,14 @@ class Setup:
                 f'correlation {rank:.2f}.']  # fmt: skip
 
     def notes(self):
-        records = [r.record for runs in self.collection.selected.values() for r in runs.values()]
-        commits = sorted({record.get('commit', '?')[:10] for record in records})
-        devices = sorted({d for r in self.collection.all() for d in r.record.get('devices', [])})
+        everything = self.collection.all()
+        commits = sorted({r.record.get('commit', '?')[:10] for r in everything})
+        rounds = any(map(self.collection.rounded, everything)) and not any(map(self.collection.stale, everything))
+        devices = sorted({d for r in everything for d in r.record.get('devices', [])})
         origin = f'Commit {", ".join(commits)}; {self.about["machine"]} ({"; ".join(devices)}):'
         return [
             f'{origin}\n\n```\n{self.about["command"]}\n```',
-            *(
-                ["Today's code computes the same but for rounding."]
-                if any('rounded' in record for record in records)
-                else []
-            ),
+            *(["Today's code computes the same but for rounding."] if rounds else []),
             *(note for note in self.collection.notes if not note.startswith('missing')),
         ]
 
@@ -179,9 +176,12 @@ def parameters_cell(runs):
 
 
 def stored_cell(runs):
-    """What an approach keeps of learned tasks besides its network: megabytes and names of the last run."""
+    """What an approach keeps of learned tasks besides its network: megabytes and names of the last run; ? if that does
+    not say, as those of earlier versions."""
     *_, last = runs.values()
-    sizes = last.record.get('stored', {})
+    if 'stored' not in last.record:
+        return '?' if parameters_cell(runs) else ''
+    sizes = last.record['stored']
     return f'{sum(sizes.values()) / 1e6:.1f} ({", ".join(sizes)})' if sizes else ''
 
 

@@ -169,6 +169,29 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
     assert not collection.stale(collection.get('sgd', 0))
 
 
+def test_a_page_says_that_code_computes_the_same_only_of_todays(folder):
+    page, same = folder / 'page.md', "Today's code computes the same but for rounding."
+    today, runs = identity.code('sgd', 'mixture'), Runs(folder / 'runs')
+    for known, says in ([today], True), (['another'], False):
+        runs('sgd', 0, JOINT / 2, code='old', rounded=known)
+        assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+        assert (same in page.read_text()) == says and ("by other code than today's" in page.read_text()) != says
+
+
+def test_what_a_run_does_not_say_that_it_keeps_is_not_nothing(folder):
+    runs = Runs(folder / 'runs')
+    for name, stored in ('ewc', None), ('si', {'old': 4_000_000}), ('sgd', {}):
+        runs(name, 0, JOINT / 2, n_parameters=1_000_000, stored=stored)
+    for name in 'hat', 'joint', 'random':
+        for seed in 0, 1, 2:
+            runs(name, seed, RANDOM if name == 'random' else JOINT, n_parameters=1_000_000, stored={})
+    runs('sgd', 1, JOINT / 2, n_parameters=1_000_000, stored={})
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    rows = [line.strip('| ').split('|') for line in (folder / 'page.md').read_text().splitlines() if '|' in line]
+    kept = {row[0].strip(): row[-1].strip() for row in rows}
+    assert (kept['ewc'], kept['si'], kept['sgd']) == ('?', '4.0 (old)', '1.0')
+
+
 def test_code_that_lacks_an_approach_is_a_line(folder, monkeypatch, capsys):
     monkeypatch.setattr(identity, 'code', lambda *what: 'other')
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc', '--verify', folder) == 0
