@@ -5,13 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_plots import JOINT, RANDOM, Runs, task
 
 import plot_results
 from core.errors import exit_code
 from core.files import ROOT
 from reports import reproduction, verification
-from reports.figures import published
+from reports.figures import numbers, published
 from runs import identity
 
 ABOUT = {'experiment': 'mixture', 'title': 'mixture', 'what': 'Two sets.', 'differs': 'all', 'machine': 'a machine',
@@ -212,6 +213,25 @@ def test_figures_of_the_setups(folder):
     lines = {line.get_label(): line.get_xydata() for line in figures['mixture-width'][1].axes[0].lines}
     assert lines['hat'][:, 0].tolist() == [0.5, 1] and lines['hat'][0, 1] < lines['hat'][1, 1] < 0.001
     assert lines['sgd'][:, 0].tolist() == [1]
+
+
+def test_setups_that_differ_in_more_than_the_width_are_not_in_one_figure(folder):
+    reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc')
+    other = folder / 'results' / 'other'
+    other.mkdir()
+    (other / 'about.json').write_text(json.dumps(ABOUT))
+    for name, accuracy in ('joint', JOINT), ('random', RANDOM), ('hat', JOINT / 2):
+        Runs(other)(name, 0, accuracy, width=0.5, ntrain=30)
+    assert set(dict(published(reproduction.setups()))) == {'small-fig3', 'other-fig3'}
+
+
+def test_the_figures_here_show_what_the_files_give():
+    shown = set()
+    for name, (_, figure) in published(reproduction.setups()):
+        if (path := ROOT / '.figures' / f'{name}.png').exists():
+            assert Image.open(path).text['Subject'] == numbers(figure), name
+            shown.add(name)
+    assert shown == {'mixture-fig3', 'mixture-width'}
 
 
 def test_what_a_sweep_chooses_by_validation_has_a_row(folder):
