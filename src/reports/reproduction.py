@@ -18,13 +18,12 @@ from core.errors import UserError
 from core.files import ROOT, atomic
 from core.hyperparameters import show
 from core.text_tables import markdown
-from reports.collection import Collection
+from reports.collection import Collection, seeds_of
 from reports.tables import best_first, deviation
 
 FOLDER = ROOT / '.results'
 PAGES = ROOT / 'README.md', FOLDER / 'README.md'
 BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
-SEEDS = range(100)
 ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys of about.json
 DROPPED = 'epochs', 'monitor', 'folder', 'model', 'inputs'  # entries of a record that .results/ does not keep
 
@@ -73,8 +72,11 @@ class Setup:
             raise UserError(f'{folder.name}/about.json: {absent[0]} is missing')
         if self.about['experiment'] not in PAPER:
             raise UserError(f'{folder.name}/about.json: the paper has no values for {self.about["experiment"]!r}')
-        self.collection = Collection(self.about['experiment'], folder, list(APPROACHES), SEEDS, but=('versions',))
-        paper = PAPER[self.about['experiment']]
+        experiment = self.about['experiment']
+        self.collection = Collection(
+            experiment, folder, list(APPROACHES), seeds_of(experiment, folder), but=('versions',)
+        )
+        paper = PAPER[experiment]
         known = any(len(self.values(paper[-1], name)) for name in self.collection.metrics)
         self.metrics = paper if known else [Metric('A', self.collection.n_tasks, {})]  # no ratio without joint
 

@@ -132,6 +132,14 @@ def test_files_are_made(res, tmp_path):
     latex = (tmp_path / 'fig' / 'table1.tex').read_text()
     assert r'$\rho^{\leq 2}$' in latex and r'$A^{\leq 2}$, \%' in latex
     assert (tmp_path / 'fig' / 'table1.md').read_text().splitlines()[3].startswith('| hat | 3 | ')  # after joint
+    (tmp_path / 'fig' / 'pruned.txt').touch()  # of an earlier call
+    assert plot(res, '--output', tmp_path / 'fig') == 0
+    assert names == {path.name for path in (tmp_path / 'fig').iterdir()}
+
+
+def test_a_list_given_twice_is_an_error(res, capsys):
+    assert plot(res, '--approaches', 'hat', '--approaches', 'sgd') == 2
+    assert '--approaches stands twice' in capsys.readouterr().err
 
 
 def test_the_original_codes_name_of_pnn_is_known(res, capsys):

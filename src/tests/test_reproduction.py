@@ -70,6 +70,13 @@ def test_runs_are_added_and_tables_made_from_them(folder, capsys):
     assert reproduce() == 0 and (folder / 'page.md').read_text() == page
 
 
+def test_each_seed_is_in_the_tables(folder):
+    for name, accuracy in ('hat', JOINT), ('joint', JOINT), ('random', RANDOM):
+        Runs(folder / 'runs')(name, 2026, accuracy)
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert '| hat | 4 | ' in (folder / 'page.md').read_text()
+
+
 def test_a_table_without_results_is_one_line(folder, capsys):
     (folder / 'page.md').write_text('<!-- reproduction: other -->\n<!-- end -->\n')
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 2
