@@ -110,10 +110,12 @@ class Collection:
         standard |= {'lr': Protocol.lr, 'batch_size': Protocol.batch_size}
         common = majority([r.facts for r in ([r for r in learned if r.txt in table] or learned or rest)], standard)
         self.n_tasks = common['number of tasks']
+        self._say_what_differs('all runs', common, standard)
         reasons |= {r.txt: explain(differences(r.facts, common)) for r in rest}
         for name, runs in self.runs.items():
             alike = [r for r in runs.values() if not reasons[r.txt]]
             parameter = majority([r.parameter for r in alike], APPROACHES[name].defaults())
+            self._say_what_differs(name, parameter, APPROACHES[name].defaults())
             reasons |= {r.txt: explain(differences(r.parameter, parameter)) for r in alike}
 
         self.mixed = {
@@ -129,6 +131,11 @@ class Collection:
             self.runs[name] = {seed: r for seed, r in runs.items() if r.txt in kept}
         for runs in self.sweep_runs.values():
             runs |= {seed: [r for r in results if r.txt in kept] for seed, results in runs.items()}
+
+    def _say_what_differs(self, which, facts, defaults):
+        """Add a note: a table does not show with which settings its runs agree."""
+        if differing := explain(differences(facts, defaults)):
+            self.notes.append(f'{which}: {"; ".join(differing)} (the default)')
 
     def _explain_marks(self):
         """Add notes on the marks that marks() gives."""

@@ -61,7 +61,8 @@ class Runs:
         """changes: of the arguments, or of the record."""
         parameter = APPROACHES[approach].defaults() | (parameter or {})
         arguments = {'approach': approach, 'experiment': 'mixture', 'seed': seed, 'parameter': parameter, 'tasks': None,
-                     'ntasks': None, 'ntrain': 60, 'nepochs': 2, 'lr': 0.05, 'batch_size': 64, 'width': 1}  # fmt: skip
+                     'ntasks': None, 'ntrain': None, 'nepochs': 200, 'lr': 0.05, 'batch_size': 64,
+                     'width': 1}  # fmt: skip
         arguments |= {key: changes.pop(key) for key in list(changes) if key in arguments and key != 'tasks'}
         epochs = [[{'valid_accuracy': 0.1 * e + 0.5, 'active': [10 * e, 30], 'capacity': [10 * e + 50 * t, 60 * e]}
                    for e in (1, 2)] for t in (0, 1)]  # fmt: skip
@@ -215,6 +216,17 @@ def test_a_table_never_mixes(runs, capsys):
     assert notes == [f'left out: {line}' for line in WHY]
 
 
+def test_settings_in_which_all_runs_differ_from_the_defaults_are_said(runs, capsys):
+    for seed in 0, 1, 2:
+        for name in 'hat', 'sgd':
+            runs(name, seed, JOINT, {'c': 4} if name == 'hat' else {}, width=0.5, ntrain=60)
+    assert plot(runs, '--approaches', 'hat,sgd') == 0
+    assert printed(capsys)[0][:2] == [
+        'all runs: width is 0.5, not 1; ntrain is 60, not none (the default)',
+        'hat: c is 4, not 0.75 (the default)',
+    ]
+
+
 def test_mixed_keeps_runs_that_differ_and_marks_their_row(runs, capsys):
     foreign(runs)
     (runs.folder / 'mixture_sgd_2.json').unlink()
@@ -281,11 +293,12 @@ def test_tasks_that_depend_on_the_seed_are_compared_where_they_are_the_same(tmp_
         for approach, accuracy in ('hat', hat), ('sgd', sgd):
             runs(approach, seed, [[accuracy]], ntasks=1, tasks=[task(name)], **one)
     assert plot(runs, '--approaches', 'hat,sgd', '--seeds', '0,1') == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    note, _, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ' '.join(note) == 'all runs: ntasks is 1, not none (the default)'
     assert lines[1:3] == [['0', 'facescrub', '25.0', '50.0'], ['1', 'notmnist', '75.0', '87.5']]
     runs('ewc', 1, [[0.5]], ntasks=1, tasks=[task('notmnist', data='ffff')], **one)
     assert plot(runs, '--approaches', 'ewc,hat,sgd', '--seeds', '0,1') == 0
-    assert printed(capsys)[0][1] == 'left out: mixture_ewc_1.txt: task notmnist: data is ffff, not 0a1b'
+    assert printed(capsys)[0][2] == 'left out: mixture_ewc_1.txt: task notmnist: data is ffff, not 0a1b'
 
 
 def test_neither_the_folder_of_the_data_nor_a_new_hyper_parameter_matters(runs, capsys):
@@ -321,7 +334,7 @@ def test_other_code_and_divergence_are_marked(runs, capsys, tmp_path):
 def test_runs_of_a_sweep_agree_in_all_but_what_is_varied(full, runs):
     runs('hat', 0, JOINT / 9, {'c': 1.5}, name='mixture_hat_0_c=1.5', nepochs=9)
     collection = Collection('mixture', full, ['hat'], [0])
-    assert collection.notes == ['left out: mixture_hat_0_c=1.5.txt: nepochs is 9, not 2']
+    assert collection.notes == ['left out: mixture_hat_0_c=1.5.txt: nepochs is 9, not 200']
     assert 1.5 not in collection.sweep_curves('hat', 0)['c'][0]
 
 
