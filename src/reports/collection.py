@@ -55,6 +55,7 @@ class Collection:
             names = (f'{experiment}_{name}_{{{",".join(seeds)}}}' for name, seeds in missing.items())
             self.notes.insert(0, f'missing or not finished: {" ".join(names)}')
         self._explain_marks()
+        self._explain_ratios()
         self.selected = {name: self.runs[name] for name in approaches if self.runs[name]}
         self.metrics = {name: self.measure(runs) for name, runs in self.selected.items()}
         self.pruned = list(self._pruned())
@@ -151,6 +152,16 @@ class Collection:
         where = [f'{r.txt.name}: task {task}, {", ".join(layers)}' for r in self.all() for task, layers in r.closed]
         if where:
             self.notes.append(f'! all gates of a layer closed: {"; ".join(where)}')
+
+    def _explain_ratios(self):
+        """Add a note where joint training is no better than chance: the ratio divides by what it gains."""
+        for seed in self.seeds:
+            joint, random = (self.get(name, seed) for name in REFERENCES)
+            if joint and random and joint.like(random):
+                gain = joint.accuracy - random.accuracy
+                if without := [name for name, gains in zip(joint.tasks, gain.T, strict=True) if (gains < 0).any()]:
+                    what = f'joint training of seed {seed} is worse than chance on {", ".join(without)}'
+                    self.notes.append(f'{what}: forgetting ratios mean nothing there')
 
     def stale(self, result):
         """Was a result with a record computed by other, or unknown, code?"""

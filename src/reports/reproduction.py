@@ -149,7 +149,8 @@ class Setup:
         if 'hat' not in self.collection.metrics:
             return None
         values, (name, *unit) = self.values(self.main, 'hat'), self.main.label.split(', ')
-        paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main, len(values)), *unit])
+        marks = self.collection.marks(self.collection.selected['hat'].values())
+        paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main, len(values)), *unit]) + marks
         paper = ' '.join([f'{name} = {paper}', *unit]) if paper else f'{name}: no value'
         return [self.about['title'], paper, ours, str(len(values)), self.about['differs']]
 

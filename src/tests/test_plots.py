@@ -173,6 +173,14 @@ def test_joint_training_at_chance_gives_nan_and_no_warning(res, capsys):
     assert err == '' and 'nan' in out
 
 
+def test_joint_training_below_chance_is_said(runs, capsys):
+    runs('joint', 1, np.array([[0.9, 0], [0.8, 0.19]]))
+    assert plot(runs, '--approaches', 'hat') == 0
+    assert printed(capsys)[0] == [
+        'joint training of seed 1 is worse than chance on svhn: forgetting ratios mean nothing there'
+    ]
+
+
 def test_no_results_at_all_is_one_line(tmp_path, capsys):
     assert plot(tmp_path) == 2
     assert f'--res: no finished run of mixture in {tmp_path}' in capsys.readouterr().err

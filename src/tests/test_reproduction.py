@@ -184,6 +184,10 @@ def test_a_page_says_that_code_computes_the_same_only_of_todays(folder):
         runs('sgd', 0, JOINT / 2, code='old', rounded=known)
         assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
         assert (same in page.read_text()) == says and ("by other code than today's" in page.read_text()) != says
+    runs('hat', 0, JOINT, code='old')
+    assert '| mixture | rho<=2 = -0.02 (0.03) | -0.01 (0.01) | 2 | all |' in page.read_text()
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert '| mixture | rho<=2 = -0.02 (0.03) | -0.01 (0.01)* | 2 | all |' in page.read_text()
 
 
 def test_what_a_run_does_not_say_that_it_keeps_is_not_nothing(folder):
