@@ -84,8 +84,10 @@ def load(txt, experiment, approach, seed, but=()):
         arguments = asked | record['arguments']
         if other := [f'{key} {arguments[key]}' for key in asked if arguments[key] != asked[key]]:
             raise UserError(f'{path}: the record of a run of {", ".join(other)}')
-        if np.abs(accuracy - record.get('accuracy', accuracy)).max() > ROUNDING:
+        exact = np.array(record.get('accuracy', accuracy))
+        if np.abs(accuracy - exact).max() > ROUNDING:
             raise UserError(f'{txt}: not the accuracy matrix that is in {path.name}')
+        accuracy = exact  # four digits may round to another table cell: 0.65354 is 65.4 %, 0.6535 is not
     return Result(approach, txt, accuracy, record, but) if record or accuracy[-1].any() else None
 
 

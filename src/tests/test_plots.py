@@ -173,6 +173,13 @@ def test_joint_training_at_chance_gives_nan_and_no_warning(res, capsys):
     assert err == '' and 'nan' in out
 
 
+def test_accuracies_are_those_of_the_record_not_its_four_digits(runs, capsys):
+    for seed in 0, 1, 2:
+        runs('sgd', seed, np.full((2, 2), 0.65354))
+    assert plot(runs, '--approaches', 'sgd') == 0
+    assert '65.4' in printed(capsys)[1]['sgd']
+
+
 def test_joint_training_below_chance_is_said(runs, capsys):
     runs('joint', 1, np.array([[0.9, 0], [0.8, 0.19]]))
     assert plot(runs, '--approaches', 'hat') == 0

@@ -50,6 +50,41 @@ def test_the_pages_here_are_what_the_files_give(capsys):
     assert size < 6_000_000
 
 
+def test_the_numbers_between_the_tables_are_those_of_the_files():
+    text = ' '.join((reproduction.FOLDER / 'README.md').read_text().split())
+    runs = {setup.name: setup.collection for setup in reproduction.setups()}
+
+    def ratio(setup, name):
+        return runs[setup].ratios(runs[setup].get(name, 0), 0)
+
+    def percent(setup, name, learned=False):
+        result = runs[setup].get(name, 0)
+        accuracy = result.accuracy.diagonal() if learned else result.accuracy[-1]
+        return dict(zip(result.tasks, (f'{100 * a:.1f}' for a in accuracy), strict=True))
+
+    hat, pnn, ewc = (ratio('mixture', name)[-1] for name in ('hat', 'pnn', 'ewc'))
+    joint, end = percent('mixture', 'joint'), percent('mixture', 'hat')
+    names = {'MNIST': 'mnist', 'CIFAR-100': 'cifar100', 'NotMNIST': 'notmnist', 'SVHN': 'svhn', 'CIFAR-10': 'cifar10',
+             'traffic signs': 'traffic-signs', 'Fashion-MNIST': 'fashion-mnist'}  # fmt: skip
+    pairs = [f'{shown} {joint[name]} and {end[name]}' for shown, name in names.items()]
+    a, j, r = (runs['mixture'].get(name, 0).accuracy[-1, 0] for name in ('hat', 'joint', 'random'))
+    lost = 1 - (a - r) / (j - r)  # of the first task
+    sgd, narrow = (percent('mixture-0.25', name, True) for name in ('sgd', 'hat'))
+    for claim in (
+        f'its ratio of {hat:.2f} is {100 * (1 - hat / pnn):.0f} % nearer to joint training',
+        f"(PNN, {pnn:.2f}) and {100 * (1 - hat / ewc):.0f} % nearer than EWC's ({ewc:.2f})",
+        f'{pairs[0]} %, {", ".join(pairs[1:6])}, {pairs[6]}',
+        f'{joint["facescrub"]} and {end["facescrub"]} %; that is {lost / 8:.3f} of the {-hat:.2f}',
+        ' and '.join(percent('mixture', name, True)['facescrub'] for name in ('sgd', 'sgd-frozen')) + ' % of it',
+        'too: {:.2f} (paper: -0.09), EWC {:.2f} (paper: -0.18)'.format(
+            *(ratio('cifar', name)[-1] for name in ('hat', 'ewc'))
+        ),
+        f"FaceScrub's stand-in {sgd['facescrub']} and {narrow['facescrub']} %, SVHN {sgd['svhn']} and {narrow['svhn']}",
+        f'traffic signs {sgd["traffic-signs"]} and {narrow["traffic-signs"]} %',
+    ):
+        assert claim in text
+
+
 def test_runs_are_added_and_tables_made_from_them(folder, capsys):
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', '0123456789abcdef') == 0
     assert capsys.readouterr().out.endswith('page.md\n')
