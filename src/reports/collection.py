@@ -67,8 +67,10 @@ class Collection:
             names = [name, *(alias for alias, canonical in ALIASES.items() if canonical == name)]
             for seed in self.seeds:
                 paths = [self.folder / f'{self.experiment}_{each}_{seed}.txt' for each in names]
-                path, n_notes = next(filter(os.path.exists, paths), None), len(self.notes)
-                if result := path and self._load(path, name, seed):
+                found = list(filter(os.path.exists, paths))
+                self.notes += [f'left out: {other.name}, beside {found[0].name}' for other in found[1:]]
+                n_notes = len(self.notes)
+                if result := found and self._load(found[0], name, seed):
                     self.runs[name][seed] = result
                 elif len(self.notes) == n_notes:
                     missing.setdefault(name, []).append(str(seed))

@@ -149,6 +149,13 @@ def test_the_original_codes_name_of_pnn_is_known(res, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ['pnn', '1', '0.00']
 
 
+def test_two_names_of_a_run_are_said(res, capsys):
+    for name in 'pnn', 'progressive':
+        (res / f'mixture_{name}_0.txt').write_bytes((res / 'mixture_hat_0.txt').read_bytes())
+    assert plot(res, '--approaches', 'pnn') == 0
+    assert 'left out: mixture_progressive_0.txt, beside mixture_pnn_0.txt' in capsys.readouterr().out
+
+
 def test_without_the_references_there_is_no_ratio(res, capsys):
     (res / 'mixture_joint_1.txt').unlink()
     assert plot(res, '--approaches', 'hat', '--seeds', '1') == 0
