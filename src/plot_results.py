@@ -9,11 +9,12 @@ hyper-parameters) are listed and left out.
 --fig2 draws Fig. 2, which needs no results.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
 from approaches import APPROACHES, canonical
-from core.arguments import Parser, names, positive, seeds
+from core.arguments import Once, Parser, names, positive, seeds
 from core.errors import UserError, exit_code
 from core.files import ROOT, atomic
 from core.results import make_folder
@@ -34,6 +35,7 @@ examples:
 """
 
 
+TABLES = {'tasks': single_tasks, 'table1': table_1, 'times': times, 'pruned': compression}
 BESIDE = Path()  # --html without a name: the page is beside the results
 
 
@@ -45,7 +47,7 @@ def parse(argv):
     what.add_argument('--reproduction', action='store_true', help='the tables of README.md and .results/README.md')
     what.add_argument('--fig2', action='store_true', help="Fig. 2: the gradient of HAT's embeddings")
     runs = parser.add_argument_group('with --experiment')
-    runs.add_argument('--approaches', type=names(APPROACHES, canonical), default='all', metavar='X,Y,...',
+    runs.add_argument('--approaches', action=Once, type=names(APPROACHES, canonical), default='all', metavar='X,Y,...',
                       help='(default all)')  # fmt: skip
     runs.add_argument('--seeds', type=seeds, metavar='N,N-N', help='such as 0,2,5-7 (default: all that are there)')
     runs.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='the results (default res)')
@@ -95,9 +97,8 @@ def main(argv=None):
         return one_run(args.run, args.output, args.html, args.data)
     numbers = args.seeds or seeds_of(args.experiment, args.res)
     collection = Collection(args.experiment, args.res, args.approaches, numbers, args.mixed)
-    makers = {'tasks': single_tasks} if collection.n_tasks == 1 else {'table1': table_1}
-    makers |= {'times': times, 'pruned': compression}
-    tables = {name: table for name, make in makers.items() if (table := make(collection))}
+    without = 'table1' if collection.n_tasks == 1 else 'tasks'
+    tables = {name: table for name, make in TABLES.items() if name != without and (table := make(collection))}
     print('\n\n'.join(['\n'.join(collection.notes), *(text(*table) for table in tables.values())]).lstrip('\n'))
     if args.output or args.html:
         page = args.res / f'{args.experiment}.html' if args.html == BESIDE else args.html
@@ -132,6 +133,8 @@ def write(collection, tables, folder, page):
         make_folder(target)
     figures = dict(draw(collection))
     if folder:
+        for name, suffix in itertools.product(TABLES, ('txt', 'md', 'tex')):  # of an earlier call
+            (folder / f'{name}.{suffix}').unlink(missing_ok=True)
         files = {'notes.txt': '\n'.join(collection.notes)}  # they explain the marks in the tables
         for name, table in tables.items():
             files |= {f'{name}.txt': text(*table), f'{name}.md': markdown(*table), f'{name}.tex': latex(*table)}

@@ -22,6 +22,15 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message} (--help lists all arguments)')
 
 
+class Once(argparse.Action):
+    """A list that may not be given twice: the first one would be lost without a word."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) != self.default:
+            parser.error(f'{option_string} stands twice; give one list A,B,...')
+        setattr(namespace, self.dest, values)
+
+
 def count(text):
     return _number(text, int, 1, MAX_COUNT)
 

@@ -55,6 +55,7 @@ class Collection:
             names = (f'{experiment}_{name}_{{{",".join(seeds)}}}' for name, seeds in missing.items())
             self.notes.insert(0, f'missing or not finished: {" ".join(names)}')
         self._explain_marks()
+        self._explain_ratios()
         self.selected = {name: self.runs[name] for name in approaches if self.runs[name]}
         self.metrics = {name: self.measure(runs) for name, runs in self.selected.items()}
         self.pruned = list(self._pruned())
@@ -66,8 +67,10 @@ class Collection:
             names = [name, *(alias for alias, canonical in ALIASES.items() if canonical == name)]
             for seed in self.seeds:
                 paths = [self.folder / f'{self.experiment}_{each}_{seed}.txt' for each in names]
-                path, n_notes = next(filter(os.path.exists, paths), None), len(self.notes)
-                if result := path and self._load(path, name, seed):
+                found = list(filter(os.path.exists, paths))
+                self.notes += [f'left out: {other.name}, beside {found[0].name}' for other in found[1:]]
+                n_notes = len(self.notes)
+                if result := found and self._load(found[0], name, seed):
                     self.runs[name][seed] = result
                 elif len(self.notes) == n_notes:
                     missing.setdefault(name, []).append(str(seed))
@@ -110,10 +113,12 @@ class Collection:
         standard |= {'lr': Protocol.lr, 'batch_size': Protocol.batch_size}
         common = majority([r.facts for r in ([r for r in learned if r.txt in table] or learned or rest)], standard)
         self.n_tasks = common['number of tasks']
+        self._say_what_differs('all runs', common, standard)
         reasons |= {r.txt: explain(differences(r.facts, common)) for r in rest}
         for name, runs in self.runs.items():
             alike = [r for r in runs.values() if not reasons[r.txt]]
             parameter = majority([r.parameter for r in alike], APPROACHES[name].defaults())
+            self._say_what_differs(name, parameter, APPROACHES[name].defaults())
             reasons |= {r.txt: explain(differences(r.parameter, parameter)) for r in alike}
 
         self.mixed = {
@@ -130,6 +135,11 @@ class Collection:
         for runs in self.sweep_runs.values():
             runs |= {seed: [r for r in results if r.txt in kept] for seed, results in runs.items()}
 
+    def _say_what_differs(self, which, facts, defaults):
+        """Add a note: a table does not show with which settings its runs agree."""
+        if differing := explain(differences(facts, defaults)):
+            self.notes.append(f'{which}: {"; ".join(differing)} (the default)')
+
     def _explain_marks(self):
         """Add notes on the marks that marks() gives."""
         if stale := [r.txt.name for r in self.all() if self.stale(r)]:
@@ -145,11 +155,29 @@ class Collection:
         if where:
             self.notes.append(f'! all gates of a layer closed: {"; ".join(where)}')
 
+    def _explain_ratios(self):
+        """Add a note where joint training is no better than chance: the ratio divides by what it gains."""
+        for seed in self.seeds:
+            joint, random = (self.get(name, seed) for name in REFERENCES)
+            if joint and random and joint.like(random):
+                gain = joint.accuracy - random.accuracy
+                if without := [name for name, gains in zip(joint.tasks, gain.T, strict=True) if (gains < 0).any()]:
+                    what = f'joint training of seed {seed} is worse than chance on {", ".join(without)}'
+                    self.notes.append(f'{what}: forgetting ratios mean nothing there')
+
     def stale(self, result):
         """Was a result with a record computed by other, or unknown, code?"""
-        codes = result.record.get('code'), *result.record.get('verified', []), *result.record.get('rounded', [])
+        codes = result.record.get('code'), *result.record.get('verified', [])
+        return result.record and self.code(result) not in codes and not self.rounded(result)
+
+    def rounded(self, result):
+        """Is today's code known to compute a result but for rounding?"""
+        return self.code(result) in result.record.get('rounded', [])
+
+    def code(self, result):
+        """The fingerprint of today's code."""
         network = result.record.get('arguments', {}).get('network')
-        return result.record and identity.code(result.approach, self.experiment, network) not in codes
+        return identity.code(result.approach, self.experiment, network)
 
     def marks(self, results):
         """The marks of Results, after the name of their row; the notes explain them."""

@@ -1,8 +1,10 @@
 """The figures of a Collection of runs: Figs. 3 to 7 of the paper, and heat maps."""
 
+import json
+
 import numpy as np
 
-from core.files import atomic
+from core.files import atomic, digest
 from reports import charts
 from reports.collection import REFERENCES
 from reports.tables import best_first
@@ -45,18 +47,20 @@ def sweeps(collection):
 
 def published(setups):
     """As draw(), from the setups of reproduction.py: Fig. 3 of each with a ratio, and the ratio against the width."""
-    points = {}  # experiment and number of its tasks -> approach -> width -> ratio
+    points = {}  # experiment, number of its tasks, all else in which runs must agree -> approach -> width -> ratio
     for setup in setups:
-        collection, which = setup.collection, (setup.about['experiment'], setup.collection.n_tasks)
+        collection = setup.collection
         rho = {name: m['rho'] for name, m in collection.metrics.items() if len(m['rho']) and name not in REFERENCES}
         if rho:
             caption = f'Forgetting ratio (Eq. 6, Fig. 3), mean over the runs: {setup.about["title"]}.'
             figure = charts.curves(means(collection, rho), charts.RATIO.format('t'))
             yield f'{setup.name}-fig3', (caption, figure)
         for name, ratios in rho.items():
-            width = next(iter(collection.selected[name].values())).record['arguments']['width']
+            facts = next(iter(collection.selected[name].values())).facts.copy()
+            width, which = facts.pop('width'), (collection.experiment, collection.n_tasks)
+            which += (json.dumps(facts, sort_keys=True),)
             points.setdefault(which, {}).setdefault(name, {})[width] = ratios[:, -1].mean()
-    for (experiment, n_tasks), approaches in points.items():
+    for (experiment, n_tasks, _), approaches in points.items():
         series = {name: (name, *zip(*sorted(ratios.items()), strict=True)) for name, ratios in approaches.items()}
         widths = sorted({width for ratios in approaches.values() for width in ratios})
         if len(widths) > 1:
@@ -75,11 +79,18 @@ def remove_old(folder):
 
 
 def save(figures, folder):
-    """Write each figure of draw() as .png and .pdf."""
+    """Write each figure of draw() as .png and .pdf, with a digest of its numbers."""
     for name, (_, figure) in figures.items():
         for suffix in 'png', 'pdf':
             with atomic(folder / f'{name}.{suffix}') as part:
-                figure.savefig(part, format=suffix, dpi=120)
+                figure.savefig(part, format=suffix, dpi=120, metadata={'Subject': numbers(figure)})
+
+
+def numbers(figure):
+    """A digest of the points of its lines: does a file still show what the results say?"""
+    lines = [line for axes in figure.axes for line in axes.lines]
+    points = [(line.get_label(), (line.get_xydata().round(4) + 0.0).tolist()) for line in lines]  # never -0.0
+    return digest(repr(points).encode()).hex()
 
 
 def means(collection, series):

@@ -13,6 +13,7 @@ from core.comparison import agree
 from core.errors import UserError
 from core.shapes import check, record_shape
 from dataloaders import EXPERIMENTS
+from runs.identity import of_task
 
 # Arguments in which runs must agree
 PROTOCOL = 'nepochs', 'lr', 'batch_size', *DEPARTURES, 'network', 'width', 'size', 'ntrain', 'tasks', 'ntasks'
@@ -58,7 +59,7 @@ class Result:
             return facts
         if not arguments.get('ntasks') or arguments.get('tasks'):  # otherwise the set depends on the seed
             facts['set of tasks'] = sorted(self.tasks)
-        facts |= {task['name']: {key: task.get(key) for key in TASK} for task in self.record.get('tasks', [])}
+        facts |= {of_task(task['name']): {key: task.get(key) for key in TASK} for task in self.record.get('tasks', [])}
         if self.approach == 'random':  # depends on the data only
             return facts
         protocol = {key: arguments.get(key) for key in PROTOCOL}
@@ -83,8 +84,10 @@ def load(txt, experiment, approach, seed, but=()):
         arguments = asked | record['arguments']
         if other := [f'{key} {arguments[key]}' for key in asked if arguments[key] != asked[key]]:
             raise UserError(f'{path}: the record of a run of {", ".join(other)}')
-        if np.abs(accuracy - record.get('accuracy', accuracy)).max() > ROUNDING:
+        exact = np.array(record.get('accuracy', accuracy))
+        if np.abs(accuracy - exact).max() > ROUNDING:
             raise UserError(f'{txt}: not the accuracy matrix that is in {path.name}')
+        accuracy = exact  # four digits may round to another table cell: 0.65354 is 65.4 %, 0.6535 is not
     return Result(approach, txt, accuracy, record, but) if record or accuracy[-1].any() else None
 
 

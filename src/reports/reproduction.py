@@ -18,13 +18,12 @@ from core.errors import UserError
 from core.files import ROOT, atomic
 from core.hyperparameters import show
 from core.text_tables import markdown
-from reports.collection import Collection
+from reports.collection import Collection, seeds_of
 from reports.tables import best_first, deviation
 
 FOLDER = ROOT / '.results'
 PAGES = ROOT / 'README.md', FOLDER / 'README.md'
 BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
-SEEDS = range(100)
 ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys of about.json
 DROPPED = 'epochs', 'monitor', 'folder', 'model', 'inputs'  # entries of a record that .results/ does not keep
 
@@ -73,8 +72,11 @@ class Setup:
             raise UserError(f'{folder.name}/about.json: {absent[0]} is missing')
         if self.about['experiment'] not in PAPER:
             raise UserError(f'{folder.name}/about.json: the paper has no values for {self.about["experiment"]!r}')
-        self.collection = Collection(self.about['experiment'], folder, list(APPROACHES), SEEDS, but=('versions',))
-        paper = PAPER[self.about['experiment']]
+        experiment = self.about['experiment']
+        self.collection = Collection(
+            experiment, folder, list(APPROACHES), seeds_of(experiment, folder), but=('versions',)
+        )
+        paper = PAPER[experiment]
         known = any(len(self.values(paper[-1], name)) for name in self.collection.metrics)
         self.metrics = paper if known else [Metric('A', self.collection.n_tasks, {})]  # no ratio without joint
 
@@ -104,7 +106,7 @@ class Setup:
             header += [metric.label, 'paper']
         average = [] if self.main.name == 'A' else [f'A<={self.collection.n_tasks}, %']
         header += [*average, 'BWT, points', 'hours a run', 'epochs']
-        known = any(stored_cell(runs) for _, runs, _ in rows.values())
+        known = any('stored' in r.record for _, runs, _ in rows.values() for r in runs.values())
         header += ['network, M', 'kept besides, MB'] if known else []
         key = 'rho' if self.main.name == 'rho' else 'accuracy'
         for label in best_first({label: computed[key] for label, (_, _, computed) in rows.items()}):
@@ -131,17 +133,14 @@ class Setup:
                 f'correlation {rank:.2f}.']  # fmt: skip
 
     def notes(self):
-        records = [r.record for runs in self.collection.selected.values() for r in runs.values()]
-        commits = sorted({record.get('commit', '?')[:10] for record in records})
-        devices = sorted({d for r in self.collection.all() for d in r.record.get('devices', [])})
+        everything = self.collection.all()
+        commits = sorted({r.record.get('commit', '?')[:10] for r in everything})
+        rounds = any(map(self.collection.rounded, everything)) and not any(map(self.collection.stale, everything))
+        devices = sorted({d for r in everything for d in r.record.get('devices', [])})
         origin = f'Commit {", ".join(commits)}; {self.about["machine"]} ({"; ".join(devices)}):'
         return [
             f'{origin}\n\n```\n{self.about["command"]}\n```',
-            *(
-                ["Today's code computes the same but for rounding."]
-                if any('rounded' in record for record in records)
-                else []
-            ),
+            *(["Today's code computes the same but for rounding."] if rounds else []),
             *(note for note in self.collection.notes if not note.startswith('missing')),
         ]
 
@@ -150,7 +149,8 @@ class Setup:
         if 'hat' not in self.collection.metrics:
             return None
         values, (name, *unit) = self.values(self.main, 'hat'), self.main.label.split(', ')
-        paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main, len(values)), *unit])
+        marks = self.collection.marks(self.collection.selected['hat'].values())
+        paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main, len(values)), *unit]) + marks
         paper = ' '.join([f'{name} = {paper}', *unit]) if paper else f'{name}: no value'
         return [self.about['title'], paper, ours, str(len(values)), self.about['differs']]
 
@@ -179,9 +179,12 @@ def parameters_cell(runs):
 
 
 def stored_cell(runs):
-    """What an approach keeps of learned tasks besides its network: megabytes and names of the last run."""
+    """What an approach keeps of learned tasks besides its network: megabytes and names of the last run; ? if that does
+    not say, as those of earlier versions."""
     *_, last = runs.values()
-    sizes = last.record.get('stored', {})
+    if 'stored' not in last.record:
+        return '?' if parameters_cell(runs) else ''
+    sizes = last.record['stored']
     return f'{sum(sizes.values()) / 1e6:.1f} ({", ".join(sizes)})' if sizes else ''
 
 

@@ -3,8 +3,13 @@
 It must give the same accuracies and the same numbers of each epoch, bit for bit; or else, in double precision and a
 narrow network, the same to CLOSE, and in the first epoch of single precision, before rounding has grown, the same to
 ROUNDED: such code differs in rounding only.
+
+The run has the arguments of the results, but few images and epochs, and three tasks: the third one shows what a method
+accumulates over the tasks, such as EWC's Fisher information.
 """
 
+import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -12,12 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
+from approaches import APPROACHES
+from approaches.training import DEPARTURES
 from core import results
 from core.errors import UserError
 from core.files import ROOT
+from core.hyperparameters import show
 from reports.reproduction import setups, write
 
-SHORT = ['--seed', '0', '--ntasks', '2', '--ntrain', '300', '--nepochs', '12', '--device', 'cpu', '--threads', '1']
+SHORT = {'seed': 0, 'ntasks': 3, 'ntrain': 300, 'nepochs': 12}  # arguments
 CLOSE, ROUNDED = 1e-6, 1e-3  # relative, or absolute below 1
 NARROW = 0.25  # width
 NUMBERS = 'accuracy', 'valid_accuracy', 'initial', 'before'  # of a record
@@ -26,8 +34,8 @@ DOUBLE = f'import torch; torch.set_default_dtype(torch.float64); torch.Tensor.fl
 
 
 def verify(checkout, data):
-    """Accept results of the code in a checkout that today's code would compute, too. Prints a line for each approach,
-    experiment and width.
+    """Accept results of the code in a checkout that today's code would compute, too. Prints a line for all results
+    whose arguments differ in those of SHORT only.
 
     Their records then list the fingerprint of today's code under `verified`, or under `rounded` if the last bits
     differ; `commit` stays that of the code that ran.
@@ -36,12 +44,12 @@ def verify(checkout, data):
     for setup in setups():
         for result in setup.collection.all():
             if setup.collection.stale(result):
-                what = result.approach, setup.about['experiment'], result.record['arguments']['width']
-                stale.setdefault(what, []).append(result.txt.with_suffix('.json'))
-    for what, paths in stale.items():
-        name = '{} on {}, width {:g}'.format(*what)
+                arguments = short(result)
+                stale.setdefault(json.dumps(arguments), (arguments, []))[1].append(result.txt.with_suffix('.json'))
+    for arguments, paths in stale.values():
+        name = title(arguments)
         try:
-            there, then = short_run(checkout, *what, data)
+            there, then = short_run(checkout, arguments, data)
         except UserError as error:  # such as an approach that it does not have
             print(f'{name}: {error}', flush=True)
             continue
@@ -50,11 +58,11 @@ def verify(checkout, data):
         records = {p: r for p, r in records.items() if there in (*known[p], *r.get('rounded', []))}
         if not records:
             continue
-        here, now = short_run(ROOT, *what, data)
+        here, now = short_run(ROOT, arguments, data)
         verdict = 'the same'
         if then != now:
             rounded = close(first_losses(then), first_losses(now), ROUNDED) and close(
-                *(short_run(tree, *what[:2], NARROW, data, DOUBLE)[1] for tree in (checkout, ROOT)), CLOSE
+                *(short_run(tree, arguments | {'width': NARROW}, data, DOUBLE)[1] for tree in (checkout, ROOT)), CLOSE
             )
             verdict = 'the same but for rounding' if rounded else 'not the same'
         for path, record in records.items():
@@ -64,12 +72,26 @@ def verify(checkout, data):
         print(f'{name}, {len(records)} results: {verdict}', flush=True)
 
 
-def short_run(tree, approach, experiment, width, data, program=SINGLE):
+def short(result):
+    """The arguments of a short run in place of a Result."""
+    return result.record['arguments'] | SHORT | {'ntasks': min(SHORT['ntasks'], len(result.tasks))}
+
+
+def title(arguments):
+    """Names approach, experiment, width, and what is not a default."""
+    approach, experiment, width = (arguments[name] for name in ('approach', 'experiment', 'width'))
+    default, chosen = APPROACHES[approach].defaults(), arguments.get('parameter', {})
+    more = [show({name: value}) for name, value in chosen.items() if value != default.get(name)]
+    more += [str(arguments[name]) for name in ('network', *DEPARTURES) if arguments.get(name)]
+    return ', '.join([f'{approach} on {experiment}', f'width {width:g}', *more])
+
+
+def short_run(tree, arguments, data, program=SINGLE):
     """By the code in a checkout: its fingerprint, and the numbers that it computes."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, 'run.txt')
-        which = ['--approach', approach, '--experiment', experiment, '--width', str(width), *SHORT]
-        places = ['--data', data.resolve(), '--output', output, '--tmp', folder]
+        _, _, *which = shlex.split(results.command({'arguments': arguments}))
+        places = ['--data', data.resolve(), '--output', output, '--tmp', folder, '--device', 'cpu', '--threads', '1']
         command = [sys.executable, '-c', program, *which, *places]
         try:
             done = subprocess.run(command, cwd=tree / 'src', capture_output=True, text=True)

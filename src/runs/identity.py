@@ -84,8 +84,13 @@ def facts(record):
     """What identifies the run of a record: name -> value or a dict of values."""
     arguments = {name: v for name, v in record.get('arguments', {}).items() if name not in NOT_PART_OF_IDENTITY}
     others = {name: record.get(name) for name in ('n_parameters', 'weights', 'versions', 'format')}
-    tasks = {task['name']: {key: v for key, v in task.items() if key != 'name'} for task in record.get('tasks', [])}
+    tasks = {of_task(task['name']): {k: v for k, v in task.items() if k != 'name'} for task in record.get('tasks', [])}
     return arguments | others | tasks
+
+
+def of_task(name):
+    """The name of the facts of a task, which may be called as an argument is: lr, seed, size."""
+    return f'task {name}'
 
 
 @functools.cache

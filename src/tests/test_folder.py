@@ -1,5 +1,6 @@
 """Tasks of your own in a folder: what becomes of the pictures, what is refused, that nothing is left half-written."""
 
+import copy
 import csv
 import io
 import json
@@ -28,6 +29,7 @@ import work
 from core import results
 from core.errors import UserError
 from dataloaders import cache, folder, pictures
+from reports import records
 from runs import identity
 
 FAST = ['--approach', 'random', '--experiment', 'folder', '--width', '0.02', '--nepochs', '1', '--device', 'cpu']
@@ -163,6 +165,22 @@ def test_a_run_records_classes_and_options_and_a_second_one_reads_no_picture(sta
     assert 'already finished' in start('--seed', '3')[1]
     assert start('--seed', '3', '--fresh')[0] == 0
     assert listing(data) == before  # it may be read-only
+
+
+def test_a_task_may_be_called_as_an_argument_is(start, data, tmp_path):
+    for old, new in ('pets', 'lr'), ('wild', 'width'):
+        (data / old).rename(data / new)
+    assert start()[0] == 0
+    assert 'already finished' in start()[1]
+    _, out, _ = start('--lr', '0.01')
+    assert 'lr is 0.01, not 0.05' in out or 'lr is 0.05, not 0.01' in out
+    record = json.loads((tmp_path / 'out.json').read_text())
+    other = copy.deepcopy(record)
+    next(task for task in other['tasks'] if task['name'] == 'width')['data'] = 'ffff'
+    one, same, other = (
+        records.Result('sgd', tmp_path / 'out.txt', np.eye(4), each) for each in (record, record, other)
+    )
+    assert one.like(same) and not one.like(other)
 
 
 def test_a_changed_picture_is_another_run_and_one_that_was_only_touched_is_not(start, data, kept, tmp_path):

@@ -136,7 +136,7 @@ def test_data_that_change_during_a_run_give_no_result(command, folder, tmp_path,
     after, kept = Approach.after_task, (folder / 'mnist.npz').read_bytes()
     monkeypatch.setattr(Approach, 'after_task', lambda self, t: a_pixel(folder / 'mnist.npz') if t else None)
     assert run.cli(command('sgd')) == 2
-    assert ': mnist: data is ' in capsys.readouterr().err
+    assert ': task mnist: data is ' in capsys.readouterr().err
     assert not (tmp_path / 'out.json').exists()
     monkeypatch.setattr(Approach, 'after_task', after)
     (folder / 'mnist.npz').write_bytes(kept)

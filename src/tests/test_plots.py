@@ -61,7 +61,8 @@ class Runs:
         """changes: of the arguments, or of the record."""
         parameter = APPROACHES[approach].defaults() | (parameter or {})
         arguments = {'approach': approach, 'experiment': 'mixture', 'seed': seed, 'parameter': parameter, 'tasks': None,
-                     'ntasks': None, 'ntrain': 60, 'nepochs': 2, 'lr': 0.05, 'batch_size': 64, 'width': 1}  # fmt: skip
+                     'ntasks': None, 'ntrain': None, 'nepochs': 200, 'lr': 0.05, 'batch_size': 64,
+                     'width': 1}  # fmt: skip
         arguments |= {key: changes.pop(key) for key in list(changes) if key in arguments and key != 'tasks'}
         epochs = [[{'valid_accuracy': 0.1 * e + 0.5, 'active': [10 * e, 30], 'capacity': [10 * e + 50 * t, 60 * e]}
                    for e in (1, 2)] for t in (0, 1)]  # fmt: skip
@@ -132,12 +133,27 @@ def test_files_are_made(res, tmp_path):
     latex = (tmp_path / 'fig' / 'table1.tex').read_text()
     assert r'$\rho^{\leq 2}$' in latex and r'$A^{\leq 2}$, \%' in latex
     assert (tmp_path / 'fig' / 'table1.md').read_text().splitlines()[3].startswith('| hat | 3 | ')  # after joint
+    (tmp_path / 'fig' / 'pruned.txt').touch()  # of an earlier call
+    assert plot(res, '--output', tmp_path / 'fig') == 0
+    assert names == {path.name for path in (tmp_path / 'fig').iterdir()}
+
+
+def test_a_list_given_twice_is_an_error(res, capsys):
+    assert plot(res, '--approaches', 'hat', '--approaches', 'sgd') == 2
+    assert '--approaches stands twice' in capsys.readouterr().err
 
 
 def test_the_original_codes_name_of_pnn_is_known(res, capsys):
     (res / 'mixture_hat_0.txt').rename(res / 'mixture_progressive_0.txt')
     assert plot(res, '--approaches', 'pnn') == 0
     assert capsys.readouterr().out.splitlines()[-1].split()[:3] == ['pnn', '1', '0.00']
+
+
+def test_two_names_of_a_run_are_said(res, capsys):
+    for name in 'pnn', 'progressive':
+        (res / f'mixture_{name}_0.txt').write_bytes((res / 'mixture_hat_0.txt').read_bytes())
+    assert plot(res, '--approaches', 'pnn') == 0
+    assert 'left out: mixture_progressive_0.txt, beside mixture_pnn_0.txt' in capsys.readouterr().out
 
 
 def test_without_the_references_there_is_no_ratio(res, capsys):
@@ -164,6 +180,21 @@ def test_joint_training_at_chance_gives_nan_and_no_warning(res, capsys):
     assert err == '' and 'nan' in out
 
 
+def test_accuracies_are_those_of_the_record_not_its_four_digits(runs, capsys):
+    for seed in 0, 1, 2:
+        runs('sgd', seed, np.full((2, 2), 0.65354))
+    assert plot(runs, '--approaches', 'sgd') == 0
+    assert '65.4' in printed(capsys)[1]['sgd']
+
+
+def test_joint_training_below_chance_is_said(runs, capsys):
+    runs('joint', 1, np.array([[0.9, 0], [0.8, 0.19]]))
+    assert plot(runs, '--approaches', 'hat') == 0
+    assert printed(capsys)[0] == [
+        'joint training of seed 1 is worse than chance on svhn: forgetting ratios mean nothing there'
+    ]
+
+
 def test_no_results_at_all_is_one_line(tmp_path, capsys):
     assert plot(tmp_path) == 2
     assert f'--res: no finished run of mixture in {tmp_path}' in capsys.readouterr().err
@@ -187,7 +218,7 @@ def foreign(runs):
 
 
 WHY = [
-    'mixture_hat_3.txt: mnist: data is ffff, not 0a1b',
+    'mixture_hat_3.txt: task mnist: data is ffff, not 0a1b',
     'mixture_hat_4.txt: c is 2.5, not 0.75; smax is 50, not 400',
     'mixture_hat_5.txt: set of tasks is cifar10,mnist, not mnist,svhn',
     'mixture_hat_6.txt: width is 0.5, not 1',
@@ -205,6 +236,17 @@ def test_a_table_never_mixes(runs, capsys):
     (missing, *notes), *tables = printed(capsys)
     assert tables == clean and missing.startswith('missing or not finished: mixture_sgd_{3,4,5,6,7}')
     assert notes == [f'left out: {line}' for line in WHY]
+
+
+def test_settings_in_which_all_runs_differ_from_the_defaults_are_said(runs, capsys):
+    for seed in 0, 1, 2:
+        for name in 'hat', 'sgd':
+            runs(name, seed, JOINT, {'c': 4} if name == 'hat' else {}, width=0.5, ntrain=60)
+    assert plot(runs, '--approaches', 'hat,sgd') == 0
+    assert printed(capsys)[0][:2] == [
+        'all runs: width is 0.5, not 1; ntrain is 60, not none (the default)',
+        'hat: c is 4, not 0.75 (the default)',
+    ]
 
 
 def test_mixed_keeps_runs_that_differ_and_marks_their_row(runs, capsys):
@@ -258,7 +300,7 @@ def test_references_are_of_the_same_data_and_protocol(runs, capsys):
     runs('joint', 2, JOINT, tasks=[task('svhn'), task('mnist')])  # the same tasks in another order
     assert plot(runs, '--approaches', 'hat') == 0
     notes, table, _ = printed(capsys)
-    assert notes == ['left out: mixture_random_1.txt: svhn: test is 9, not 40']
+    assert notes == ['left out: mixture_random_1.txt: task svhn: test is 9, not 40']
     assert table['hat'][:3] == ['3', '0.00', '[n=1]']
     runs('joint', 0, JOINT, nepochs=9)
     assert plot(runs, '--approaches', 'hat', '--mixed') == 0
@@ -273,11 +315,12 @@ def test_tasks_that_depend_on_the_seed_are_compared_where_they_are_the_same(tmp_
         for approach, accuracy in ('hat', hat), ('sgd', sgd):
             runs(approach, seed, [[accuracy]], ntasks=1, tasks=[task(name)], **one)
     assert plot(runs, '--approaches', 'hat,sgd', '--seeds', '0,1') == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    note, _, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ' '.join(note) == 'all runs: ntasks is 1, not none (the default)'
     assert lines[1:3] == [['0', 'facescrub', '25.0', '50.0'], ['1', 'notmnist', '75.0', '87.5']]
     runs('ewc', 1, [[0.5]], ntasks=1, tasks=[task('notmnist', data='ffff')], **one)
     assert plot(runs, '--approaches', 'ewc,hat,sgd', '--seeds', '0,1') == 0
-    assert printed(capsys)[0][1] == 'left out: mixture_ewc_1.txt: notmnist: data is ffff, not 0a1b'
+    assert printed(capsys)[0][2] == 'left out: mixture_ewc_1.txt: task notmnist: data is ffff, not 0a1b'
 
 
 def test_neither_the_folder_of_the_data_nor_a_new_hyper_parameter_matters(runs, capsys):
@@ -313,7 +356,7 @@ def test_other_code_and_divergence_are_marked(runs, capsys, tmp_path):
 def test_runs_of_a_sweep_agree_in_all_but_what_is_varied(full, runs):
     runs('hat', 0, JOINT / 9, {'c': 1.5}, name='mixture_hat_0_c=1.5', nepochs=9)
     collection = Collection('mixture', full, ['hat'], [0])
-    assert collection.notes == ['left out: mixture_hat_0_c=1.5.txt: nepochs is 9, not 2']
+    assert collection.notes == ['left out: mixture_hat_0_c=1.5.txt: nepochs is 9, not 200']
     assert 1.5 not in collection.sweep_curves('hat', 0)['c'][0]
 
 

@@ -255,3 +255,11 @@ def test_size_of_the_networks(experiment):
         net = networks.build(module.FAMILY, variant, module.SHAPE, CLASSES[experiment], 1, 0)
         assert sum(p.numel() for p in net.parameters()) == expected
         assert abs(expected / plain - 1) < 0.035 or variant == 'hat'
+
+
+@pytest.mark.parametrize(('seed', 'expected'), [(0, 7_134_966), (1, 7_160_706), (3, 7_151_268)])
+def test_size_of_the_progressive_network_depends_on_the_first_task(seed, expected):
+    names = dataloaders.ordered('mixture', seed)
+    classes = [dict(zip(mixture.NAMES, CLASSES['mixture'], strict=True))[name] for name in names]
+    net = networks.build('alexnet', 'pnn', mixture.SHAPE, classes, 1, seed)
+    assert sum(p.numel() for p in net.parameters()) == expected

@@ -5,13 +5,14 @@ import shutil
 
 import numpy as np
 import pytest
-from test_plots import JOINT, RANDOM, Runs
+from PIL import Image
+from test_plots import JOINT, RANDOM, Runs, task
 
 import plot_results
 from core.errors import exit_code
 from core.files import ROOT
 from reports import reproduction, verification
-from reports.figures import published
+from reports.figures import numbers, published
 from runs import identity
 
 ABOUT = {'experiment': 'mixture', 'title': 'mixture', 'what': 'Two sets.', 'differs': 'all', 'machine': 'a machine',
@@ -49,6 +50,41 @@ def test_the_pages_here_are_what_the_files_give(capsys):
     assert size < 6_000_000
 
 
+def test_the_numbers_between_the_tables_are_those_of_the_files():
+    text = ' '.join((reproduction.FOLDER / 'README.md').read_text().split())
+    runs = {setup.name: setup.collection for setup in reproduction.setups()}
+
+    def ratio(setup, name):
+        return runs[setup].ratios(runs[setup].get(name, 0), 0)
+
+    def percent(setup, name, learned=False):
+        result = runs[setup].get(name, 0)
+        accuracy = result.accuracy.diagonal() if learned else result.accuracy[-1]
+        return dict(zip(result.tasks, (f'{100 * a:.1f}' for a in accuracy), strict=True))
+
+    hat, pnn, ewc = (ratio('mixture', name)[-1] for name in ('hat', 'pnn', 'ewc'))
+    joint, end = percent('mixture', 'joint'), percent('mixture', 'hat')
+    names = {'MNIST': 'mnist', 'CIFAR-100': 'cifar100', 'NotMNIST': 'notmnist', 'SVHN': 'svhn', 'CIFAR-10': 'cifar10',
+             'traffic signs': 'traffic-signs', 'Fashion-MNIST': 'fashion-mnist'}  # fmt: skip
+    pairs = [f'{shown} {joint[name]} and {end[name]}' for shown, name in names.items()]
+    a, j, r = (runs['mixture'].get(name, 0).accuracy[-1, 0] for name in ('hat', 'joint', 'random'))
+    lost = 1 - (a - r) / (j - r)  # of the first task
+    sgd, narrow = (percent('mixture-0.25', name, True) for name in ('sgd', 'hat'))
+    for claim in (
+        f'its ratio of {hat:.2f} is {100 * (1 - hat / pnn):.0f} % nearer to joint training',
+        f"(PNN, {pnn:.2f}) and {100 * (1 - hat / ewc):.0f} % nearer than EWC's ({ewc:.2f})",
+        f'{pairs[0]} %, {", ".join(pairs[1:6])}, {pairs[6]}',
+        f'{joint["facescrub"]} and {end["facescrub"]} %; that is {lost / 8:.3f} of the {-hat:.2f}',
+        ' and '.join(percent('mixture', name, True)['facescrub'] for name in ('sgd', 'sgd-frozen')) + ' % of it',
+        'too: {:.2f} (paper: -0.09), EWC {:.2f} (paper: -0.18)'.format(
+            *(ratio('cifar', name)[-1] for name in ('hat', 'ewc'))
+        ),
+        f"FaceScrub's stand-in {sgd['facescrub']} and {narrow['facescrub']} %, SVHN {sgd['svhn']} and {narrow['svhn']}",
+        f'traffic signs {sgd["traffic-signs"]} and {narrow["traffic-signs"]} %',
+    ):
+        assert claim in text
+
+
 def test_runs_are_added_and_tables_made_from_them(folder, capsys):
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', '0123456789abcdef') == 0
     assert capsys.readouterr().out.endswith('page.md\n')
@@ -69,6 +105,13 @@ def test_runs_are_added_and_tables_made_from_them(folder, capsys):
     assert reproduce() == 0 and (folder / 'page.md').read_text() == page
 
 
+def test_each_seed_is_in_the_tables(folder):
+    for name, accuracy in ('hat', JOINT), ('joint', JOINT), ('random', RANDOM):
+        Runs(folder / 'runs')(name, 2026, accuracy)
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert '| hat | 4 | ' in (folder / 'page.md').read_text()
+
+
 def test_a_table_without_results_is_one_line(folder, capsys):
     (folder / 'page.md').write_text('<!-- reproduction: other -->\n<!-- end -->\n')
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 2
@@ -80,6 +123,56 @@ def test_a_table_without_results_is_one_line(folder, capsys):
     assert not (folder / 'results' / 'new').exists()
 
 
+def checkout(folder, file, old, new):
+    """The code here with an edit."""
+    shutil.copytree(ROOT / 'src', folder / 'src', ignore=shutil.ignore_patterns('tests', '__pycache__'))
+    path = folder / 'src' / file
+    path.write_text(path.read_text().replace(old, new))
+    assert path.read_text() != (ROOT / 'src' / file).read_text()
+
+
+def computed_by(folder, setup, approach, data, **parameter):
+    """The record of a published result, with the code of a checkout."""
+    three = {'tasks': [task(name) for name in ('mnist', 'svhn', 'cifar10')], 'valid_accuracy': np.eye(3).tolist()}
+    three |= {'initial': [0.1] * 3, 'before': [0.1] * 3, 'epochs': [[]] * 3, 'times': {'total': 1, 'epochs': [[]] * 3}}
+    Runs(setup)(approach, 0, np.eye(3), parameter, width=0.1, **three)
+    path = setup / f'mixture_{approach}_0.json'
+    record = json.loads(path.read_text())
+    code, _ = verification.short_run(folder, record['arguments'] | verification.SHORT, data)
+    path.write_text(json.dumps(record | {'code': code}))
+    return path
+
+
+OTHER_FORMULAS = {  # that two tasks do not show, or default hyper-parameters
+    'ewc': ('ewc', {}, 'approaches/ewc.py', '(f + t * g) / (t + 1)', 'f + t * g'),
+    'packnet': (
+        'packnet',
+        {'share': 'equal'},
+        'approaches/packnet.py',
+        'n / (len(self.tasks) - t)',
+        'n / len(self.tasks)',
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('formula', OTHER_FORMULAS)
+def test_another_formula_is_not_the_same_in_the_third_task_and_by_its_own_parameters(
+    formula, small_data, tmp_path, monkeypatch, capsys
+):
+    approach, parameter, file, old, new = OTHER_FORMULAS[formula]
+    monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
+    monkeypatch.setattr(reproduction, 'PAGES', [])
+    setup = tmp_path / 'results' / 'small'
+    setup.mkdir(parents=True)
+    (setup / 'about.json').write_text(json.dumps(ABOUT))
+    checkout(tmp_path / 'other', file, old, new)
+    path = computed_by(tmp_path / 'other', setup, approach, small_data, **parameter)
+    before = path.read_bytes()
+    assert reproduce('--verify', tmp_path / 'other', '--data', small_data) == 0
+    assert '1 results: not the same' in capsys.readouterr().out and path.read_bytes() == before
+
+
 @pytest.mark.slow
 def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small_data, tmp_path, monkeypatch, capsys):
     """A checkout with one more name in it computes the same, one that rounds a product the same but for rounding, one
@@ -89,15 +182,12 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
         {
             'rounded': ('approaches/optimizers.py', 'p.addcmul_(p.grad, step)', 'p.add_(p.grad * step)'),
             'renamed': ('approaches/base.py', 'p = self.protocol', 'p = protocol = self.protocol'),
-            'other': ('approaches/optimizers.py', "'sgd': 0.05", "'sgd': 0.04"),
+            'other': ('approaches/optimizers.py', '(-self.lr * factor)', '(-0.8 * self.lr * factor)'),
             'single': ('networks/layers.py', 'return torch.ops.mkldnn', 'return 1.1 * torch.ops.mkldnn'),
         },
     )
     for name, (file, old, new) in names.items():
-        shutil.copytree(ROOT / 'src', tmp_path / name / 'src', ignore=shutil.ignore_patterns('tests', '__pycache__'))
-        path = tmp_path / name / 'src' / file
-        path.write_text(path.read_text().replace(old, new))
-        assert path.read_text() != (ROOT / 'src' / file).read_text()
+        checkout(tmp_path / name, file, old, new)
     setup.mkdir(parents=True)
     (setup / 'about.json').write_text(json.dumps(ABOUT))
     monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
@@ -108,12 +198,8 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
         ('rounded', 'the same but for rounding', 'rounded'),
         ('renamed', 'the same', 'verified'),
     ):
-        code, (_, accuracy, *_) = verification.short_run(tmp_path / name, 'sgd', 'mixture', 0.1, small_data)
-        Runs(setup)('sgd', 0, np.array(accuracy))
-        path = setup / 'mixture_sgd_0.json'
-        there = json.loads(path.read_text()) | {'code': code}
-        there['arguments']['width'] = 0.1
-        path.write_text(json.dumps(there))
+        path = computed_by(tmp_path / name, setup, 'sgd', small_data)
+        there = json.loads(path.read_text())
         assert reproduce('--verify', tmp_path / name, '--data', small_data) == 0
         assert f'sgd on mixture, width 0.1, 1 results: {verdict}' in capsys.readouterr().out
         found = {
@@ -124,6 +210,33 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
     assert 'results:' not in capsys.readouterr().out
     collection = reproduction.setups()[0].collection
     assert not collection.stale(collection.get('sgd', 0))
+
+
+def test_a_page_says_that_code_computes_the_same_only_of_todays(folder):
+    page, same = folder / 'page.md', "Today's code computes the same but for rounding."
+    today, runs = identity.code('sgd', 'mixture'), Runs(folder / 'runs')
+    for known, says in ([today], True), (['another'], False):
+        runs('sgd', 0, JOINT / 2, code='old', rounded=known)
+        assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+        assert (same in page.read_text()) == says and ("by other code than today's" in page.read_text()) != says
+    runs('hat', 0, JOINT, code='old')
+    assert '| mixture | rho<=2 = -0.02 (0.03) | -0.01 (0.01) | 2 | all |' in page.read_text()
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert '| mixture | rho<=2 = -0.02 (0.03) | -0.01 (0.01)* | 2 | all |' in page.read_text()
+
+
+def test_what_a_run_does_not_say_that_it_keeps_is_not_nothing(folder):
+    runs = Runs(folder / 'runs')
+    for name, stored in ('ewc', None), ('si', {'old': 4_000_000}), ('sgd', {}):
+        runs(name, 0, JOINT / 2, n_parameters=1_000_000, stored=stored)
+    for name in 'hat', 'joint', 'random':
+        for seed in 0, 1, 2:
+            runs(name, seed, RANDOM if name == 'random' else JOINT, n_parameters=1_000_000, stored={})
+    runs('sgd', 1, JOINT / 2, n_parameters=1_000_000, stored={})
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    rows = [line.strip('| ').split('|') for line in (folder / 'page.md').read_text().splitlines() if '|' in line]
+    kept = {row[0].strip(): row[-1].strip() for row in rows}
+    assert (kept['ewc'], kept['si'], kept['sgd']) == ('?', '4.0 (old)', '1.0')
 
 
 def test_code_that_lacks_an_approach_is_a_line(folder, monkeypatch, capsys):
@@ -146,6 +259,25 @@ def test_figures_of_the_setups(folder):
     lines = {line.get_label(): line.get_xydata() for line in figures['mixture-width'][1].axes[0].lines}
     assert lines['hat'][:, 0].tolist() == [0.5, 1] and lines['hat'][0, 1] < lines['hat'][1, 1] < 0.001
     assert lines['sgd'][:, 0].tolist() == [1]
+
+
+def test_setups_that_differ_in_more_than_the_width_are_not_in_one_figure(folder):
+    reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc')
+    other = folder / 'results' / 'other'
+    other.mkdir()
+    (other / 'about.json').write_text(json.dumps(ABOUT))
+    for name, accuracy in ('joint', JOINT), ('random', RANDOM), ('hat', JOINT / 2):
+        Runs(other)(name, 0, accuracy, width=0.5, ntrain=30)
+    assert set(dict(published(reproduction.setups()))) == {'small-fig3', 'other-fig3'}
+
+
+def test_the_figures_here_show_what_the_files_give():
+    shown = set()
+    for name, (_, figure) in published(reproduction.setups()):
+        if (path := ROOT / '.figures' / f'{name}.png').exists():
+            assert Image.open(path).text['Subject'] == numbers(figure), name
+            shown.add(name)
+    assert shown == {'mixture-fig3', 'mixture-width'}
 
 
 def test_what_a_sweep_chooses_by_validation_has_a_row(folder):

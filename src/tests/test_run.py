@@ -113,6 +113,7 @@ BAD = {
     'no CUDA': (['--device', 'cuda:99'], 'cuda:99 is not available'),
     'unknown device': (['--device', 'abacus'], "'abacus' is none of auto, cpu, cuda, cuda:N"),
     'unknown task': (['--tasks', 'mnist,moon'], "unknown task 'moon'"),
+    'two lists': (['--parameter', 'c=1', '--parameter', 'smax=100'], '--parameter stands twice'),
     'a task twice': (['--tasks', 'mnist,mnist'], 'a task stands twice'),
     'too many tasks': (['--ntasks', '4'], '4 asked for, there are 3'),
     'no validation images': (['--ntrain', '3'], 'leave none for validation'),
