@@ -43,6 +43,8 @@ class HAT(Approach):
         ends = {'low': self.low, 'high': self.high} if self.init == 'uniform' else {}
         if self.low > self.high:
             raise UserError(f'--parameter: low={self.low:g} is above high={self.high:g}')
+        if not ends and (self.low, self.high) != tuple(self.parameters[name].default for name in ('low', 'high')):
+            raise UserError(f'--parameter: low and high are bounds of init=uniform, not of init={self.init}')
         for l in range(len(self.net.units)):
             generator = seeds.generator(self.protocol.seed, 'weights', f'gates.{l}')
             for task in self.hidden.tasks:

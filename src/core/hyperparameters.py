@@ -8,7 +8,12 @@ from core.errors import UserError
 
 def show(values):
     """A dict of values as the text of --parameter."""
-    return ','.join(f'{name}={v if isinstance(v, str) else format(v, "g")}' for name, v in values.items())
+    return ','.join(f'{name}={short(value)}' for name, value in values.items())
+
+
+def short(value):
+    """A value as text: a float with few digits, but enough that it is the same."""
+    return text if isinstance(value, float) and float(text := format(value, 'g')) == value else str(value)
 
 
 MOST = 1e30  # the largest value; that of float32 is 3e38

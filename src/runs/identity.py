@@ -102,7 +102,8 @@ def code(approach, experiment, network=None):
     method, data = APPROACHES[approach], dataloaders.EXPERIMENTS[experiment]
     family = networks.external if network else networks.NETWORKS[data.FAMILY][method.variant]
     module = family.__name__ if network else family.__module__
-    queue, seen, fingerprints = [method.__module__, module, data.__name__, *REGISTRIES], set(), set()
+    queue, seen = [method.__module__, module, data.__name__, *REGISTRIES], set()
+    fingerprints = {method.__name__, family.__name__}  # a file may have several
     while queue:
         if (path := find_file(module := queue.pop())) and module not in seen:
             seen.add(module)

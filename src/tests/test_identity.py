@@ -21,6 +21,7 @@ from core import files, results
 from core.errors import UserError
 from core.files import ROOT
 from dataloaders import npz
+from networks import NETWORKS, mlp
 from runs import identity
 from runs.checkpoints import Checkpoint
 
@@ -210,6 +211,14 @@ def test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, fin
     changed = {name for name in fingerprints if identity.code(name, 'mixture') != fingerprints[name]}
     words = set(hit.split())
     assert changed == (set(fingerprints) - words if 'not' in words else words)
+
+
+def test_which_class_of_a_file_it_is_counts(monkeypatch):
+    before = [identity.code('imm-mean', 'mixture'), identity.code('sgd', 'mnist2')]
+    monkeypatch.setitem(run.APPROACHES, 'imm-mean', run.APPROACHES['imm-mode'])
+    monkeypatch.setitem(NETWORKS['mlp'], '', mlp.WideMLP)
+    identity.code.cache_clear()
+    assert not set(before) & {identity.code('imm-mean', 'mixture'), identity.code('sgd', 'mnist2')}
 
 
 @pytest.mark.parametrize('path, old, new', [

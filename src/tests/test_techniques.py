@@ -8,6 +8,7 @@ import torch
 
 import hat
 import run
+from core.hyperparameters import show
 
 
 def test_initializations():
@@ -82,20 +83,17 @@ def test_the_approach_uses_what_was_chosen(make_approach):
     assert loss.item() == pytest.approx(expected.item())
 
 
-def test_ends_of_the_uniform_initialization_are_in_order(small_data, tmp_path, capsys):
-    arguments = [
-        '--approach',
-        'hat',
-        '--experiment',
-        'mixture',
-        '--device',
-        'cpu',
-        '--data',
-        small_data,
-        '--output',
-        tmp_path / 'out.txt',
-        '--parameter',
-        'init=uniform,low=3',
-    ]
-    assert run.cli(map(str, arguments)) == 2
-    assert capsys.readouterr().err == 'run.py: error: --parameter: low=3 is above high=2\n'
+@pytest.mark.parametrize('parameter, message', [
+    ('init=uniform,low=3', 'low=3 is above high=2'),
+    ('low=-1', 'low and high are bounds of init=uniform, not of init=normal'),
+])  # fmt: skip
+def test_bounds_of_the_uniform_initialization_are_checked(small_data, tmp_path, capsys, parameter, message):
+    out = tmp_path / 'out.txt'
+    arguments = ['--approach', 'hat', '--experiment', 'mixture', '--device', 'cpu', '--data', small_data]
+    assert run.cli(map(str, [*arguments, '--output', out, '--parameter', parameter])) == 2
+    assert capsys.readouterr().err == f'run.py: error: --parameter: {message}\n'
+
+
+def test_the_text_of_hyperparameters_gives_the_same_values():
+    values = {'lamb': 0.12345678, 'c': 0.75, 'buffer': 12345678, 'share': 'equal'}
+    assert show(values) == 'lamb=0.12345678,c=0.75,buffer=12345678,share=equal'
