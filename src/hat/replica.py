@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from hat.names import FROZEN, frozen_again
 
@@ -47,6 +48,8 @@ class Replica:
         self.copies: dict[int, nn.Module] = {}
         self.buffers: list[tuple[dict[str, Tensor | None], str, Tensor | None, str]] = []
         self.references: list[tuple[dict[str, Any], str]] = []  # attributes that may refer to modules or tensors
+        if parametrize._cache:  # of parametrize.cached(): by id of the module, which may have been another replica's
+            parametrize._cache.clear()
         self.network = self.copy(net, '')
         if self.missing:
             raise RuntimeError(f'the network has lost {min(self.missing)} since its conversion: {AGAIN}')

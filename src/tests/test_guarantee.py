@@ -17,7 +17,7 @@ from nets import NETS
 from test_convert import OPTIMIZERS, answers, build, learn
 from test_properties import FLAT, STEPS, Random
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -326,6 +326,18 @@ def test_two_threads_do_not_disturb_each_other():
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert wrong == [0, 0] and same(dict(model.state_dict()), before) and torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.filterwarnings('ignore:.*has not been trained')
+def test_a_cache_of_computed_weights_is_not_that_of_another_task():
+    torch.manual_seed(0)
+    norm, x = parametrizations.weight_norm, torch.randn(4, 6)
+    model = hat.convert(nn.Sequential(norm(nn.Linear(6, 12)), nn.ReLU(), nn.Linear(12, 3)), 2, x).eval()
+    for task in 0, 1:
+        model.end_task(task)
+    expected = [model(x, task=t) for t in range(2)]
+    with parametrize.cached(), torch.no_grad():  # modules of one forward pass are where those of another were
+        assert all(same(model(x, task=t), expected[t]) for t in (0, 1) * 10)
 
 
 class Checkpointed(nn.Module):
