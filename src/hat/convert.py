@@ -12,7 +12,7 @@ from hat import init as inits
 from hat import regularizers, schedules
 from hat.errors import CannotConvert, warn
 from hat.functional import GRADIENTS
-from hat.graph import changed_attributes, fast_path_differs
+from hat.graph import changed_in_training, fast_path_differs
 from hat.nested import mapped, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
@@ -98,13 +98,16 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     net, inputs = copied(net) if copy else net, example(example_input)
     with torch.device('cpu'):  # whatever the default device is
         plan = Reader(net, inputs, heads, gated, ignored).plan
-        changed = changed_attributes(net, inputs)
+        written, changed = changed_in_training(net, inputs)
+        if written := [name for name in written if name not in plan.written]:
+            plan = Reader(net, inputs, heads, gated, lambda name: ignored(name) or name in written).plan
+            plan.give_each_task(written)
     if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
         raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
-    known = {*dict(net.named_modules()), *dict(net.named_parameters())}
+    known: dict[str, Any] = dict(net.named_modules()) | dict(net.named_parameters())
     if isinstance(left_alone, list) and (unknown := [name for name in left_alone if name not in known]):
         raise ValueError(f'ignore: {unknown[0]!r} is neither a module nor a parameter of the network')
-    if by_itself := {name: why for name, why in plan.fixed.items() if why}:
+    if by_itself := {name: why for name, why in plan.fixed.items() if why and known[name].requires_grad}:
         warn('these parameters are used by every task, and the first task that is learned fixes them (ignore= silences '
              f'this): {"; ".join(f"{name}: {why}" for name, why in by_itself.items())}')  # fmt: skip
     if plan.unused:
@@ -116,7 +119,7 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         warn('nn.TransformerEncoder sets padded positions to zero in evaluation, but not after conversion: ignore them')
     if changed:
         warn(f'forward() changes attributes that are not buffers: {", ".join(changed)}; the changes are dropped after '
-             'each batch (use register_buffer)')  # fmt: skip
+             'each batch (use register_buffer, with a tensor)')  # fmt: skip
     if plan.branches:
         warn(f'forward() branches on values of its input {plan.branches[0]}: gates follow the branch of example_input')
     if not plan.gates:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import itertools
 import operator
 import threading
 import zlib
@@ -62,7 +63,7 @@ class Network(parallel.Whole, nn.Module):
         super().__init__()
         self.net, self.plan, self.s_max, self.hard, self.gradient = net, plan, s_max, hard, gradient
         self.init, self.schedule, self.regularizer = init, schedule, regularizer
-        self.watch = Watch(check)
+        self.watch, self.done = Watch(check), []
         self.state: tuple | None = None  # fingerprints and settings at the last refresh()
         self.stamp: tuple | None = None  # the same without a look at the device: versions of the buffers
         self.frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
@@ -189,13 +190,14 @@ class Network(parallel.Whole, nn.Module):
         with contextlib.nullcontext() if torch.compiler.is_compiling() else no_attention_fast_path():
             output = replica.network(*inputs, **(named or {}))
         if not self.done[task]:
-            for buffers, key, tensor, name in replica.buffers:
-                assigned = buffers.get(key)
+            for slots, key, tensor, name in (*replica.buffers, *replica.parameters(self.plan.changed)):
+                assigned = slots.get(key)
                 if assigned is not tensor and tensor is not None:  # forward() has assigned a new tensor
                     if isinstance(assigned, Tensor) and assigned.shape == tensor.shape:
-                        tensor.copy_(assigned.detach())
+                        with torch.no_grad():
+                            tensor.copy_(assigned)
                     else:
-                        warn(f'forward() changes the shape of buffer {name}: its value is kept as it was before')
+                        warn(f'forward() changes the shape of {name}: its value is kept as it was before')
         return output
 
     def stored(self, task: int) -> dict[str, Tensor]:
@@ -281,6 +283,7 @@ class Network(parallel.Whole, nn.Module):
             checksum = zlib.crc32(ctypes.string_at(part.data_ptr(), part.nbytes), checksum)
         self.fingerprints[task] = PRIME * (checksum or 1)
         self.refresh()
+        self.watch.check_frozen(self)
 
     @torch.no_grad()
     def clamp(self, task: int) -> None:
@@ -350,9 +353,10 @@ class Network(parallel.Whole, nn.Module):
                                'can be copied, not averaged (AveragedModel: use_buffers=False)')  # fmt: skip
         if fingerprints != kept_fingerprints:
             self.keep(fingerprints, kept_fingerprints)
-        self.state, self.done, self.cumulative, self.factors = state, [f != 0 for f in fingerprints], None, {}
-        for task, learned in zip(self.tasks, self.done, strict=True):
-            for name, p in task.named_parameters():
+        before, self.done = self.done, [f != 0 for f in fingerprints]
+        self.state, self.cumulative, self.factors = state, None, {}
+        for task, learned, was in itertools.zip_longest(self.tasks, self.done, before):
+            for name, p in task.named_parameters() if learned or was else ():  # else they are as the caller wants them
                 p.requires_grad_(not learned and name.removeprefix('own.') not in self.frozen)
                 p.grad = None if learned else p.grad
         if any(self.done):
@@ -383,6 +387,7 @@ class Network(parallel.Whole, nn.Module):
             protected = p.new_zeros((), dtype=torch.bool) if after is None else self.between(name, after)
             self.kept.write(name, value, protected)
         self.kept.fingerprints.copy_(self.fingerprints)
+        self.watch.frozen = None
 
     def cumulated(self, tasks: list[int]) -> list[Tensor]:
         """Cumulative attention of some learned tasks (at least one), (N,) for each gate."""
@@ -411,6 +416,7 @@ class Network(parallel.Whole, nn.Module):
             for name, tensor in named_tensors(task.own):
                 if not learned and tensor.shape == get_tensor(net, name).shape:
                     tensor.copy_(get_tensor(net, name))
+        self.watch.check_frozen(self)
 
     # Copies of the network
 
@@ -432,7 +438,7 @@ class Network(parallel.Whole, nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         self.plan.to(self.fingerprints.device)
-        self.state = self.stamp = None
+        self.state = self.stamp = self.watch.frozen = None
         self.conversions += 1
         return self
 

@@ -77,6 +77,7 @@ class Plan:
     tied: set[str] = field(default_factory=set)  # shared parameters with several uses
     computed: set[str] = field(default_factory=set)  # shared parameters that other tensors are computed from
     written: set[str] = field(default_factory=set)  # parameters that forward() changes
+    changed: list[str] = field(default_factory=list)  # parameters that forward() changes in training alone
     fixed: dict[str, str] = field(default_factory=dict)  # parameters that every task uses, and why
     frozen: list[str] = field(default_factory=list)  # parameters that are not trained: tasks share them
     task_specific: list[str] = field(default_factory=list)  # parameters and buffers that each task has a copy of
@@ -91,10 +92,18 @@ class Plan:
         gates, heads = short.repr(self.gates), short.repr([head.weight for head in self.heads])
         return f'Plan({len(self.gates)} gates: {gates}, {len(self.shared)} shared parameters, heads: {heads})'
 
+    def give_each_task(self, names: list[str]) -> None:
+        """forward() changes these parameters in training, as it does buffers: each task has its own."""
+        self.changed = names
+        for name in names:
+            self.fixed.pop(name, None)
+            if self.shared.pop(name, None):
+                self.task_specific.append(name)
+
     def freeze(self, names: set[str]) -> None:
         """These parameters are not trained: no task can change them."""
-        heads = {name for head in self.heads for name, _ in head.tensors}
-        self.frozen = [name for name in (*self.shared, *self.task_specific) if name in names - heads]
+        own = {name for head in self.heads for name, _ in head.tensors} | {*self.changed}
+        self.frozen = [name for name in (*self.shared, *self.task_specific) if name in names - own]
         self.shared = {name: shared for name, shared in self.shared.items() if name not in self.frozen}
         self.task_specific = [name for name in self.task_specific if name not in self.frozen]
 

@@ -59,6 +59,12 @@ class Replica:
             module = self.copies[id(net.get_submodule(name))]
             module._forward_hooks = OrderedDict([(-1, hook), *module._forward_hooks.items()])
 
+    def parameters(self, names: list[str]) -> list[tuple[dict[str, Any], str, Tensor, str]]:
+        """Some parameters of the copy before the forward pass, as `buffers`."""
+        paths = [name.rpartition('.') for name in names]
+        return [(self.network.get_submodule(path)._parameters, key, self.replacements[name], name)
+                for name, (path, _, key) in zip(names, paths, strict=True)]  # fmt: skip
+
     def copy(self, module: nn.Module, prefix: str) -> nn.Module:
         """The copy of a module and its submodules. prefix: of the names of its tensors."""
         old = module.__dict__

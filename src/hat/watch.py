@@ -1,7 +1,7 @@
 """Warnings in training: mistakes that would otherwise pass unnoticed."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from hat.errors import warn
 from hat.graph import operations
+from hat.kept import bits_type
+from hat.names import get_tensor
 
 if TYPE_CHECKING:
     from hat.network import Network
@@ -29,6 +31,7 @@ class Watch:
         constant: number of its first batches with the progress of the batch before.
         start: its embeddings and a checksum of all weights that it trains, as it began.
         shut: a task whose closed layers the caller has warned of; end_task() does not repeat it.
+        frozen: checksums of the frozen parameters since a task was learned; None: none was, or they are not known.
         check: number of training batches in which the operations are compared with those for example_input.
         names: of the tasks, for warnings; None: they are 'task 0', 'task 1' ...
     """
@@ -39,6 +42,7 @@ class Watch:
         self.thread: int | None = None
         self.progress: float | Tensor | None = None
         self.shut: int | None = None
+        self.frozen: list[int] | None = None
         self.names: Sequence[str] | None = None
 
     def name(self, task: int) -> str:
@@ -48,6 +52,7 @@ class Watch:
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
         self.thread = threading.get_ident()
         network.refresh()
+        self.check_frozen(network)
         if last is not None and last != task and not network.done[last]:
             warn(f'task {last} was trained, but end_task({last}) was not called: its weights are not protected')
         if network.done[task]:
@@ -88,7 +93,17 @@ class Watch:
             warn('forward() runs other operations for this batch than for example_input: the gates may not fit them')
             self.check = 0
 
+    @torch.no_grad()
+    def check_frozen(self, network: 'Network') -> None:
+        """Warn if a frozen parameter, which tasks share without a copy, has changed since a task was learned."""
+        if not any(network.done) or not network.plan.frozen:
+            return
+        last, self.frozen = self.frozen, checksums(get_tensor(network.net, name) for name in network.plan.frozen)
+        if last and (names := [n for n, a, b in zip(network.plan.frozen, last, self.frozen, strict=True) if a != b]):
+            warn(f'{", ".join(names)}: frozen, but changed since a task was learned: learned tasks have other outputs')
+
     def end_task(self, network: 'Network', task: int) -> None:
+        self.check_frozen(network)
         if not network.tasks[task].embedding(False).isfinite().all():
             warn(
                 f'{self.name(task)} has diverged: its embeddings are not finite; units whose mask is NaN are not '
@@ -138,6 +153,12 @@ def present(network: 'Network', task: int) -> tuple[Tensor, Tensor]:
     weights = [*network.shared.values(), *own.own.parameters()]
     sums = (torch.sum, torch.linalg.vector_norm)  # the sum of a head is constant in training, and its norm is not
     return own.embedding(False).clone(), torch.stack([f(p) for p in weights for f in sums])
+
+
+def checksums(tensors: Iterable[Tensor]) -> list[int]:
+    """The sum of the bits of each tensor, which does not depend on the order."""
+    sums = [x.contiguous().view(bits_type(x.dtype)).sum(dtype=torch.int64) for x in tensors]
+    return torch.stack(sums).tolist()
 
 
 def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:

@@ -488,6 +488,82 @@ def test_what_forward_remembers_is_the_tasks_own_or_a_constant_and_that_is_said(
     assert same(model.eval()(x, task=0).detach(), learned)
 
 
+class Teacher(nn.Module):
+    """Parameters that forward() changes itself, in training: a momentum encoder, and two codebooks."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.head = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 8)), nn.Linear(8, 4)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.frozen, self.codes = nn.Parameter(torch.ones(8), requires_grad=False), nn.Parameter(torch.ones(3, 8))
+
+    def forward(self, x):
+        h = self.student(x)
+        nearest = torch.cdist(h, self.codes).argmin(1)
+        if self.training:
+            for p, q in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                p.data.lerp_(q.detach(), 0.5)
+            self.frozen.mul_(0.9)
+            self.codes = nn.Parameter(0.9 * self.codes.detach() + h.detach().mean(0))
+        return self.head(h + self.teacher(x) * self.frozen + self.codes[nearest].detach())
+
+
+def test_parameters_that_forward_changes_in_training_are_the_tasks_own():
+    torch.manual_seed(0)
+    x = torch.randn(5, 12)
+    model = hat.convert(Teacher(), 2, x)
+    learn_vectors(model, 0)
+    learned, own = model.eval()(x, task=0).detach(), model.tasks[0].own
+    for name in 'teacher.0.weight', 'frozen', 'codes':
+        assert not same(own.get_parameter(name), model.tasks[1].own.get_parameter(name))
+    learn_vectors(model, 1)
+    assert same(model.eval()(x, task=0).detach(), learned)
+
+
+def train_with_frozen(model, task):
+    one = OPTIMIZERS['momentum']([*model.parameters(), model.net[0].weight.requires_grad_()])
+    for b in range(2):
+        model.train()(torch.randn(4, 6), task=task, progress=b).square().mean().backward()
+        one.step()
+
+
+@pytest.mark.filterwarnings('ignore:.*has not been trained', 'ignore:less than', 'ignore:all gates')
+@pytest.mark.parametrize(
+    'change',
+    (
+        lambda model: model.net.load_state_dict(frozen_first().state_dict()),
+        lambda model: model.load_state_dict(model.state_dict() | {'net.0.weight': torch.zeros(8, 6)}),
+        lambda model: (train_with_frozen(model, 1), model.end_task(1)),
+        lambda model: (model.net[0].weight.data.mul_(2), model.begin_task(1)),
+    ),
+)
+def test_a_frozen_parameter_that_changes_after_a_task_is_learned_is_warned_of(change):
+    model = hat.convert(frozen_first(), 2, torch.randn(4, 6))
+    model.end_task(0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*frozen')
+        copy.deepcopy(model).double().begin_task(1)
+        model.load_state_dict(model.state_dict())
+    with pytest.warns(UserWarning, match='^0.weight.*: frozen, but changed since a task was learned'):
+        change(model)
+
+
+def frozen_first():
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 2))
+    net[0].requires_grad_(False)
+    return net
+
+
+@pytest.mark.filterwarnings('ignore:.*has not been trained')
+def test_what_is_switched_off_stays_switched_off():
+    model = small(2).requires_grad_(False)
+    state = copy.deepcopy(model.state_dict())
+    model.double().end_task(0)
+    assert not any(p.requires_grad for p in model.parameters())
+    model.load_state_dict(state)  # task 0 is not learned any more
+    assert [all(p.requires_grad for p in task.parameters()) for task in model.tasks] == [True, False]
+
+
 def learn_vectors(model, task):
     one = OPTIMIZERS['momentum'](model.parameters())
     for b in range(3):
@@ -1032,10 +1108,15 @@ def test_what_forward_changes_in_python_is_dropped_and_said():
         def between(self, h, x):
             self.step += 1
             self.seen.append(h)
+            self.later = h.mean(0)
             return h if self.step > 3 else 0.1 * h
 
-    with pytest.warns(UserWarning, match=r'forward\(\) changes attributes that are not buffers: step, seen; the'):
-        model = hat.convert(Warming(step=0, seen=[]), 2, torch.randn(4, 6))
+    net = Warming(step=0, seen=[])
+    net.register_buffer('later', None)
+    with pytest.warns(
+        UserWarning, match=r'forward\(\) changes attributes that are not buffers: step, seen, later; the'
+    ):
+        model = hat.convert(net, 2, torch.randn(4, 6))
     model.train()(torch.randn(4, 6), task=0, progress=0)
     assert model.net.step == 0 and model.net.seen == [] and hat.plain(model, 0).seen == []
 
