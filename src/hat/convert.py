@@ -17,6 +17,7 @@ from hat.nested import mapped, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
 from hat.reader import Reader
+from hat.watch import listed
 
 Names = Callable[[str], bool] | Iterable[str]
 
@@ -110,6 +111,9 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     if by_itself := {name: why for name, why in plan.fixed.items() if why and known[name].requires_grad}:
         warn('these parameters are used by every task, and the first task that is learned fixes them (ignore= silences '
              f'this): {"; ".join(f"{name}: {why}" for name, why in by_itself.items())}')  # fmt: skip
+    if plan.ungated:
+        warn(f'{listed(plan.ungated)} can have no gate, so that every task uses all units: the weight is computed and '
+             'no subclass of nn.Linear or the like returns the output, or the output is a weight')  # fmt: skip
     if plan.unused:
         warn(
             'these parameters do not affect the output for example_input; each task has its own: '

@@ -69,6 +69,7 @@ class Plan:
     inputs: Inputs  # example inputs, on which the network was run
     layers: list[str] = field(default_factory=list)  # names of the layers with shared weights, in the order of use
     gates: list[str] = field(default_factory=list)  # names of the layers that have a gate
+    ungated: list[str] = field(default_factory=list)  # those that should have one, but can have none
     units: UnitSets = field(default_factory=lambda: UnitSets([]))
     shared: dict[str, Shared] = field(default_factory=dict)
     gating: dict[str, Gating] = field(default_factory=dict)  # parameters that a mask multiplies

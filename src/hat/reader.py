@@ -125,6 +125,8 @@ class Reader(Finder):
                 group.gate = add(group.name, group in self.last, group.size)
             else:
                 plan.layers.append(group.name)
+                if gated(group.name, group in self.last, group.size) and group.kind.axes:
+                    plan.ungated.append(group.name)
             if group.gate is not None and group.place == 'norm':
                 norms = [layers.norm_after(call.node, self.is_parameter) for call, _ in group.calls]
                 self.gate_of_norm |= dict.fromkeys(filter(None, norms), group.gate)

@@ -1147,6 +1147,23 @@ def test_what_cannot_be_read_at_all_is_said_in_one_line():
             hat.convert(**{'net': nn.Linear(6, 3), 'n_tasks': 2, 'example_input': x} | settings)
 
 
+class Scaled(nn.Module):
+    """A linear layer with a computed weight, which is no subclass of nn.Linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x):
+        return F.linear(x, 0.3 * self.weight)
+
+
+def test_a_layer_that_can_have_no_gate_is_warned_of():
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Scaled(), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.warns(UserWarning, match="^layer '2' can have no gate, so that every task uses all units"):
+        assert hat.convert(net, 1, torch.randn(4, 6)).plan.gates == ['0']
+
+
 def test_layers_whose_names_differ_in_weight_alone():
     class Named(Small):
         def between(self, h, x):
