@@ -319,10 +319,12 @@ class Network(parallel.Whole, nn.Module):
         return functools.reduce(torch.logical_or, each)
 
     @property
-    def writes(self) -> bool:
-        """Whether the forward pass may write kept values into parameters: in training, and in the thread that began the
-        task, as writing in another could undo a step of an optimizer. Otherwise it computes with copies."""
-        return self.training and not torch.compiler.is_compiling() and self.watch.thread == threading.get_ident()
+    def writable(self) -> set[int]:
+        """Ids of the parameters that the forward pass may write kept values into: in training, and in the thread that
+        began the task, as writing in another could undo a step of an optimizer; not those of the caller, as in
+        torch.func.functional_call. Otherwise it computes with copies."""
+        writes = self.training and not torch.compiler.is_compiling() and self.watch.thread == threading.get_ident()
+        return self.watch.parameters if writes else set()
 
     def marks_of(self, name: str) -> Tensor:
         """Not 0 at the protected elements of a shared parameter that has some, and 0 elsewhere."""

@@ -26,6 +26,7 @@ class Watch:
     Attributes:
         task: its number; None: no task is in training.
         thread: the one that began it.
+        parameters: ids of the shared parameters as it began.
         progress: of its last batch.
         batches: number of its batches so far.
         constant: number of its first batches with the progress of the batch before.
@@ -40,6 +41,7 @@ class Watch:
         self.check, self.batches, self.constant = check, 0, 0
         self.task: int | None = None
         self.thread: int | None = None
+        self.parameters: set[int] = set()
         self.progress: float | Tensor | None = None
         self.shut: int | None = None
         self.frozen: list[int] | None = None
@@ -50,7 +52,7 @@ class Watch:
 
     def begin_task(self, network: 'Network', task: int) -> None:
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
-        self.thread = threading.get_ident()
+        self.thread, self.parameters = threading.get_ident(), set(map(id, network.shared.values()))
         network.refresh()
         self.check_frozen(network)
         if last is not None and last != task and not network.done[last]:

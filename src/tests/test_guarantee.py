@@ -767,9 +767,10 @@ def key(model):
     return name
 
 
-def test_tensors_of_the_caller_are_not_written_to():
+@pytest.mark.parametrize('kind', [torch.Tensor.clone, nn.Parameter])
+def test_tensors_of_the_caller_are_not_written_to(kind):
     model, x = large()
-    given = {name: p.detach() * 0.9 for name, p in model.named_parameters()}
+    given = {name: kind(p.detach() * 0.9) for name, p in model.named_parameters()}
     before = copy.deepcopy(given)
     torch.func.functional_call(model, given, (x[0],), {'task': 1, 'progress': 0.5})
     assert same(given, before)
