@@ -17,7 +17,7 @@ from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from hat import rules
+from hat import rules, weights
 from hat.errors import CannotConvert
 from hat.names import named_tensors
 from hat.nested import mapped, tensors_in
@@ -88,6 +88,21 @@ def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, An
         replica.network(*inputs, **named)
     torch.clear_autocast_cache()  # of weights that were cast here, without gradients
     return recorder.operations()
+
+
+@torch.no_grad()
+def example_outputs(network: 'Network', task: int) -> list[Tensor]:
+    """The outputs of a task for the example inputs, in evaluation; none, if the network fails on them."""
+    masks = network.masks(task)
+    tensors = {name: tensor.detach() for name, tensor in network.tensors(task, masks).items()}
+    tensors |= {name: tensors[name].clone() for name, _ in network.net.named_buffers()}  # forward() may change them
+    hooks = weights.output_masks(network, masks, network.hard and network.done[task])
+    replica, like = Replica(network.net, tensors, hooks, training=False), named_tensors(network.net)[0][1]
+    args, kwargs = mapped(lambda x: x.to(like if x.is_floating_point() else like.device), network.plan.inputs)
+    devices = [like.device] if like.is_cuda else []
+    with torch.random.fork_rng(devices), no_attention_fast_path(), contextlib.suppress(Exception):
+        return tensors_in(replica.network(*args, **kwargs))
+    return []
 
 
 def fast_path_differs(net: nn.Module, inputs: Inputs) -> bool:

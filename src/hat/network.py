@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from hat import bundles, parallel, saving, weights
 from hat.errors import warn
 from hat.functional import E_MAX, CompensatedGate, attention, cumulate, gradient_factor, rounded, write_kept
-from hat.graph import no_attention_fast_path
+from hat.graph import example_outputs, no_attention_fast_path
 from hat.kept import Kept
 from hat.names import as_buffer, get_tensor, named_tensors
 from hat.plan import Plan
@@ -276,6 +276,7 @@ class Network(parallel.Whole, nn.Module):
         self.watch.end_task(self, task)
         self.agree()
         self.clamp(task)
+        before = example_outputs(self, task)
         checksum = 0
         for part in (*self.tasks[task].embeddings, *(t for _, t in named_tensors(self.tasks[task].own)),
                      *self.shared.values()):  # fmt: skip
@@ -284,6 +285,7 @@ class Network(parallel.Whole, nn.Module):
         self.fingerprints[task] = PRIME * (checksum or 1)
         self.refresh()
         self.watch.check_frozen(self)
+        self.watch.compare(task, before, example_outputs(self, task))
 
     @torch.no_grad()
     def clamp(self, task: int) -> None:

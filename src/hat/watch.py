@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from hat.errors import warn
+from hat.functional import HALF
 from hat.graph import operations
 from hat.kept import bits_type
 from hat.names import get_tensor
+from hat.nested import distance
 
 if TYPE_CHECKING:
     from hat.network import Network
@@ -122,6 +124,13 @@ class Watch:
                 'older than the task?'
             )
         self.task = self.progress = None
+
+    def compare(self, task: int, before: list[Tensor], after: list[Tensor]) -> None:
+        """Warn if end_task() has changed the outputs of a task for the example inputs. Some are NaN if it diverged."""
+        tolerance = 0.1 if any(x.dtype in HALF for x in before) else 1e-3
+        if (d := distance(after, before)) > tolerance:
+            warn(f'end_task({task}) has changed outputs by up to {d:.1g} of the largest: its gates do not fit what '
+                 'forward() does, as where buffers with indices have changed since convert()')  # fmt: skip
 
     def stuck(self, network: 'Network', task: int) -> bool:
         """Warn if the weights have changed since the task began, but not its masks."""

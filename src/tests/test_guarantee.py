@@ -488,6 +488,29 @@ def test_what_forward_remembers_is_the_tasks_own_or_a_constant_and_that_is_said(
     assert same(model.eval()(x, task=0).detach(), learned)
 
 
+class Ordered(nn.Module):
+    """Hidden units in an order that a buffer says."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(12, 8), nn.Linear(8, 4)
+        self.register_buffer('order', torch.arange(8))
+
+    def forward(self, x):
+        return self.head(F.relu(self.layer(x))[:, self.order])
+
+
+@pytest.mark.parametrize('change', [False, True])
+def test_outputs_that_end_task_changes_are_warned_of(change):
+    torch.manual_seed(0)
+    model = hat.convert(Ordered(), 2, torch.randn(4, 12), heads=False)
+    model.tasks[0].own.order.copy_(torch.arange(8).roll(3 * change))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        learn_vectors(model, 0)
+    assert any('end_task(0) has changed outputs' in str(each.message) for each in caught) == change
+
+
 class Teacher(nn.Module):
     """Parameters that forward() changes itself, in training: a momentum encoder, and two codebooks."""
 
