@@ -92,15 +92,17 @@ def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, An
 
 @torch.no_grad()
 def example_outputs(network: 'Network', task: int) -> list[Tensor]:
-    """The outputs of a task for the example inputs, in evaluation; none, if the network fails on them."""
+    """The outputs of a task for the example inputs, in evaluation and without autocast; none, if the network fails on
+    them."""
     masks = network.masks(task)
     tensors = {name: tensor.detach() for name, tensor in network.tensors(task, masks).items()}
     tensors |= {name: tensors[name].clone() for name, _ in network.net.named_buffers()}  # forward() may change them
     hooks = weights.output_masks(network, masks, network.hard and network.done[task])
     replica, like = Replica(network.net, tensors, hooks, training=False), named_tensors(network.net)[0][1]
     args, kwargs = mapped(lambda x: x.to(like if x.is_floating_point() else like.device), network.plan.inputs)
-    devices = [like.device] if like.is_cuda else []
-    with torch.random.fork_rng(devices), no_attention_fast_path(), contextlib.suppress(Exception):
+    devices, kind = [like.device] if like.is_cuda else [], like.device.type
+    with (torch.random.fork_rng(devices), no_attention_fast_path(), torch.autocast(kind, enabled=False),
+          contextlib.suppress(Exception)):  # fmt: skip
         return tensors_in(replica.network(*args, **kwargs))
     return []
 

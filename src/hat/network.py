@@ -284,7 +284,7 @@ class Network(parallel.Whole, nn.Module):
             checksum = zlib.crc32(ctypes.string_at(part.data_ptr(), part.nbytes), checksum)
         self.fingerprints[task] = PRIME * (checksum or 1)
         self.refresh()
-        self.watch.check_frozen(self)
+        self.watch.check_learned(self)
         self.watch.compare(task, before, example_outputs(self, task))
 
     @torch.no_grad()
@@ -391,7 +391,7 @@ class Network(parallel.Whole, nn.Module):
             protected = p.new_zeros((), dtype=torch.bool) if after is None else self.between(name, after)
             self.kept.write(name, value, protected)
         self.kept.fingerprints.copy_(self.fingerprints)
-        self.watch.frozen = None
+        self.watch.frozen = self.watch.answer = None
 
     def cumulated(self, tasks: list[int]) -> list[Tensor]:
         """Cumulative attention of some learned tasks (at least one), (N,) for each gate."""
@@ -420,7 +420,6 @@ class Network(parallel.Whole, nn.Module):
             for name, tensor in named_tensors(task.own):
                 if not learned and tensor.shape == get_tensor(net, name).shape:
                     tensor.copy_(get_tensor(net, name))
-        self.watch.check_frozen(self)
 
     # Copies of the network
 
@@ -442,7 +441,7 @@ class Network(parallel.Whole, nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         self.plan.to(self.fingerprints.device)
-        self.state = self.stamp = self.watch.frozen = None
+        self.state = self.stamp = self.watch.frozen = self.watch.answer = None
         self.conversions += 1
         return self
 

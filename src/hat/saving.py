@@ -94,7 +94,7 @@ def same(network: 'Network', tasks: list[int], state: dict[str, Tensor], prefix:
 def after_loading(network: 'Network', keys: Any) -> None:
     """Hook: keep the values of tasks that are learned in the state."""
     network.refresh()
-    network.watch.check_frozen(network)
+    network.watch.check_learned(network)
 
 
 def save(network: 'Network', file: File) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hat.errors import warn
 from hat.functional import HALF
-from hat.graph import operations
+from hat.graph import example_outputs, operations
 from hat.kept import bits_type
 from hat.names import get_tensor
 from hat.nested import distance
@@ -34,6 +34,7 @@ class Watch:
         constant: number of its first batches with the progress of the batch before.
         start: its embeddings and a checksum of all weights that it trains, as it began.
         shut: a task whose closed layers the caller has warned of; end_task() does not repeat it.
+        answer: the task that was learned last, and its outputs for the example inputs then; None: they are not known.
         frozen: checksums of the frozen parameters since a task was learned; None: none was, or they are not known.
         check: number of training batches in which the operations are compared with those for example_input.
         names: of the tasks, for warnings; None: they are 'task 0', 'task 1' ...
@@ -46,6 +47,7 @@ class Watch:
         self.parameters: set[int] = set()
         self.progress: float | Tensor | None = None
         self.shut: int | None = None
+        self.answer: tuple[int, list[Tensor]] | None = None
         self.frozen: list[int] | None = None
         self.names: Sequence[str] | None = None
 
@@ -56,7 +58,7 @@ class Watch:
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
         self.thread, self.parameters = threading.get_ident(), set(map(id, network.shared.values()))
         network.refresh()
-        self.check_frozen(network)
+        self.check_learned(network)
         if last is not None and last != task and not network.done[last]:
             warn(f'task {last} was trained, but end_task({last}) was not called: its weights are not protected')
         if network.done[task]:
@@ -98,16 +100,20 @@ class Watch:
             self.check = 0
 
     @torch.no_grad()
-    def check_frozen(self, network: 'Network') -> None:
-        """Warn if a frozen parameter, which tasks share without a copy, has changed since a task was learned."""
-        if not any(network.done) or not network.plan.frozen:
+    def check_learned(self, network: 'Network') -> None:
+        """Warn of changes that reach learned tasks: of frozen parameters, which are shared without a copy, and, seen by
+        the outputs of the last one, of attributes of modules."""
+        if not any(network.done):
             return
         last, self.frozen = self.frozen, checksums(get_tensor(network.net, name) for name in network.plan.frozen)
         if last and (names := [n for n, a, b in zip(network.plan.frozen, last, self.frozen, strict=True) if a != b]):
             warn(f'{", ".join(names)}: frozen, but changed since a task was learned: learned tasks have other outputs')
+        elif network.hard and self.answer and (d := far(example_outputs(network, self.answer[0]), self.answer[1])):
+            warn(f'{self.name(self.answer[0])} is learned, but its outputs have changed, by up to {d:.1g} of the '
+                 'largest: has an attribute that forward() uses been changed?')  # fmt: skip
 
     def end_task(self, network: 'Network', task: int) -> None:
-        self.check_frozen(network)
+        self.check_learned(network)
         if not network.tasks[task].embedding(False).isfinite().all():
             warn(
                 f'{self.name(task)} has diverged: its embeddings are not finite; units whose mask is NaN are not '
@@ -126,10 +132,10 @@ class Watch:
         self.task = self.progress = None
 
     def compare(self, task: int, before: list[Tensor], after: list[Tensor]) -> None:
-        """Warn if end_task() has changed the outputs of a task for the example inputs. Some are NaN if it diverged."""
-        tolerance = 0.1 if any(x.dtype in HALF for x in before) else 1e-3
-        if (d := distance(after, before)) > tolerance:
-            warn(f'end_task({task}) has changed outputs by up to {d:.1g} of the largest: its gates do not fit what '
+        """Warn if end_task() has changed the outputs of a task for the example inputs."""
+        self.answer = task, after
+        if d := far(after, before):
+            warn(f'end_task({task}) has changed outputs, by up to {d:.1g} of the largest: its gates do not fit what '
                  'forward() does, as where buffers with indices have changed since convert()')  # fmt: skip
 
     def stuck(self, network: 'Network', task: int) -> bool:
@@ -166,10 +172,16 @@ def present(network: 'Network', task: int) -> tuple[Tensor, Tensor]:
     return own.embedding(False).clone(), torch.stack([f(p) for p in weights for f in sums])
 
 
+def far(outputs: list[Tensor], expected: list[Tensor]) -> float:
+    """The distance of outputs, if it is more than rounding; else, and where some are not known or are NaN, 0."""
+    d = distance(outputs, expected) if outputs and expected else 0.0
+    return d if d > (0.1 if any(x.dtype in HALF for x in expected) else 1e-3) else 0.0
+
+
 def checksums(tensors: Iterable[Tensor]) -> list[int]:
     """The sum of the bits of each tensor, which does not depend on the order."""
     sums = [x.contiguous().view(bits_type(x.dtype)).sum(dtype=torch.int64) for x in tensors]
-    return torch.stack(sums).tolist()
+    return torch.stack(sums).tolist() if sums else []
 
 
 def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:

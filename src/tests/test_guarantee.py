@@ -489,15 +489,16 @@ def test_what_forward_remembers_is_the_tasks_own_or_a_constant_and_that_is_said(
 
 
 class Ordered(nn.Module):
-    """Hidden units in an order that a buffer says."""
+    """Hidden units in an order that a buffer says, and a temperature that the caller may change."""
 
     def __init__(self):
         super().__init__()
+        self.temperature = 1.0
         self.layer, self.head = nn.Linear(12, 8), nn.Linear(8, 4)
         self.register_buffer('order', torch.arange(8))
 
     def forward(self, x):
-        return self.head(F.relu(self.layer(x))[:, self.order])
+        return self.head(F.relu(self.layer(x))[:, self.order]) / self.temperature
 
 
 @pytest.mark.parametrize('change', [False, True])
@@ -509,6 +510,19 @@ def test_outputs_that_end_task_changes_are_warned_of(change):
         warnings.simplefilter('always')
         learn_vectors(model, 0)
     assert any('end_task(0) has changed outputs' in str(each.message) for each in caught) == change
+
+
+@pytest.mark.parametrize('change', [False, True])
+def test_an_attribute_that_reaches_a_learned_task_is_warned_of(change):
+    torch.manual_seed(0)
+    model = hat.convert(Ordered(), 2, torch.randn(4, 12))
+    with torch.autocast('cpu', torch.bfloat16):
+        learn_vectors(model, 0)
+    model.net.temperature += change
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        learn_vectors(model, 1)
+    assert any('task 0 is learned, but its outputs have changed' in str(each.message) for each in caught) == change
 
 
 class Teacher(nn.Module):
@@ -554,7 +568,7 @@ def train_with_frozen(model, task):
 @pytest.mark.parametrize(
     'change',
     (
-        lambda model: model.net.load_state_dict(frozen_first().state_dict()),
+        lambda model: (model.net.load_state_dict(frozen_first().state_dict()), model.begin_task(1)),
         lambda model: model.load_state_dict(model.state_dict() | {'net.0.weight': torch.zeros(8, 6)}),
         lambda model: (train_with_frozen(model, 1), model.end_task(1)),
         lambda model: (model.net[0].weight.data.mul_(2), model.begin_task(1)),
