@@ -76,7 +76,7 @@ class Plan:
     outputs: dict[str, OutputGate] = field(default_factory=dict)  # modules whose output masks multiply
     folded: dict[str, Gating] = field(default_factory=dict)  # the same as factors of parameters, where there are such
     tied: set[str] = field(default_factory=set)  # shared parameters with several uses
-    computed: set[str] = field(default_factory=set)  # shared parameters that other tensors are computed from
+    aliased: set[str] = field(default_factory=set)  # shared parameters whose gradient may be another tensor's, too
     written: set[str] = field(default_factory=set)  # parameters that forward() changes
     changed: list[str] = field(default_factory=list)  # parameters that forward() changes in training alone
     fixed: dict[str, str] = field(default_factory=dict)  # parameters that every task uses, and why

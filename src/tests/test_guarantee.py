@@ -813,6 +813,28 @@ def test_tensors_of_the_caller_are_not_written_to(kind):
     assert same(given, before)
 
 
+class Added(nn.Module):
+    """One vector after the other, and a bias that is added to each as it is: all have one gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 8)
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 20000)), nn.Parameter(torch.randn(20000))
+
+    def forward(self, x):
+        return F.relu(self.layer(x)) @ self.weight + self.bias
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+@pytest.mark.parametrize('hard', [False, True])
+def test_gradients_of_the_caller_are_not_written_to(hard):
+    model = hat.convert(Added(), 2, torch.randn(6), heads=False, hard=hard)
+    model.end_task(0)
+    given = torch.ones(20000)
+    model.train()(torch.randn(6), task=1, progress=0.5).backward(given)
+    assert same(given, torch.ones(20000)) and same(model.net.bias.grad, torch.zeros(20000))
+
+
 def test_a_small_parameter_that_changes_before_second_derivatives_is_an_error():
     model, x = large()
     loss = model(x[0], task=1, progress=0.5).square().sum()
