@@ -1,6 +1,6 @@
 """convert(): hard attention in any network."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from numbers import Integral
 from typing import Any
@@ -174,7 +174,7 @@ def example(value: Any) -> Inputs:
     """The example_input of convert() as positional and keyword inputs, detached, on the CPU."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], tuple) and isinstance(value[1], dict):
         args, kwargs = value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):  # such as what a tokenizer returns
         args, kwargs = (), value
     else:
         args, kwargs = value if isinstance(value, tuple) else (value,), {}
