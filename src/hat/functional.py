@@ -207,6 +207,13 @@ def write_kept(p: Tensor, kept: Tensor, marks: Tensor) -> None:
         part.copy_(where_free(part, mark).add_(value))
 
 
+def write_protected(p: Tensor, kept: Tensor, marks: Tensor) -> None:
+    """As write_kept(), more slowly, for another thread than the one that trains: no other element is written, not even
+    with its own value, as an optimizer may be writing it."""
+    protected = marks != 0
+    p.data.masked_scatter_(protected, kept[protected])
+
+
 def parts(x: Tensor) -> Sequence[Tensor]:
     """A tensor in parts of about PART elements, views."""
     return x.split(max(1, PART * len(x) // x.numel())) if x.numel() > PART else (x,)

@@ -15,7 +15,16 @@ from torch import Tensor, distributed, nn
 
 from hat import bundles, parallel, saving, weights
 from hat.errors import warn
-from hat.functional import E_MAX, CompensatedGate, attention, cumulate, gradient_factor, rounded, write_kept
+from hat.functional import (
+    E_MAX,
+    CompensatedGate,
+    attention,
+    cumulate,
+    gradient_factor,
+    rounded,
+    write_kept,
+    write_protected,
+)
 from hat.graph import example_outputs, no_attention_fast_path
 from hat.kept import Kept
 from hat.names import as_buffer, get_tensor, named_tensors
@@ -409,9 +418,9 @@ class Network(parallel.Whole, nn.Module):
         for task, learned in zip(self.tasks, self.done, strict=True):
             if learned:
                 task.restore()
-        shared = self.shared
+        shared, trains = self.shared, self.watch.thread in (None, threading.get_ident())
         for name in self.marks:
-            write_kept(shared[name], self.kept.value(name), self.marks_of(name))
+            (write_kept if trains else write_protected)(shared[name], self.kept.value(name), self.marks_of(name))
 
     @torch.no_grad()
     def start_from(self, net: nn.Module, *_: Any) -> None:

@@ -798,6 +798,35 @@ def test_what_is_written_is_never_seen_half_done(read):
     assert same(p.detach(), after)
 
 
+class Stepping(TorchDispatchMode):
+    """An optimizer's step in another thread, just before an operation writes to a parameter."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p.data
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.is_mutable and args[0].untyped_storage().data_ptr() == self.p.untyped_storage().data_ptr():
+            with torch._C._DisableTorchDispatch():
+                self.p.add_(1)
+        return func(*args, **kwargs or {})
+
+
+def test_state_dict_in_another_thread_undoes_no_step():
+    model, _ = large()
+    p, protected = model.shared['2.weight'], model.protected()['2.weight']
+    before, kept = p.detach().clone(), copy.deepcopy(model).state_dict()[key(model)]
+
+    def save():
+        with Stepping(p):
+            model.state_dict()
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    thread.join()
+    assert same(p[~protected].detach(), before[~protected] + 1) and same(p[protected].detach(), kept[protected])
+
+
 def key(model):
     """Of the second weight in the state dict."""
     (name,) = (name for name, p in model.named_parameters() if p is model.shared['2.weight'])
