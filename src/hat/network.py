@@ -334,7 +334,7 @@ class Network(parallel.Whole, nn.Module):
         """Ids of the parameters that the forward pass may write kept values into: in training, and in the thread that
         began the task, as writing in another could undo a step of an optimizer; not those of the caller, as in
         torch.func.functional_call. Otherwise it computes with copies."""
-        writes = self.training and not torch.compiler.is_compiling() and self.watch.thread == threading.get_ident()
+        writes = self.training and not torch.compiler.is_compiling() and self.watch.thread == threading.get_native_id()
         return self.watch.parameters if writes else set()
 
     def marks_of(self, name: str) -> Tensor:
@@ -418,7 +418,7 @@ class Network(parallel.Whole, nn.Module):
         for task, learned in zip(self.tasks, self.done, strict=True):
             if learned:
                 task.restore()
-        shared, trains = self.shared, self.watch.thread in (None, threading.get_ident())
+        shared, trains = self.shared, self.watch.thread in (None, threading.get_native_id())
         for name in self.marks:
             (write_kept if trains else write_protected)(shared[name], self.kept.value(name), self.marks_of(name))
 

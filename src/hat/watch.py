@@ -27,7 +27,7 @@ class Watch:
 
     Attributes:
         task: its number; None: no task is in training.
-        thread: the one that began it.
+        thread: the one that began it; its number is that of no thread in another process, which may share the memory.
         parameters: ids of the shared parameters as it began.
         progress: of its last batch.
         batches: number of its batches so far.
@@ -56,7 +56,7 @@ class Watch:
 
     def begin_task(self, network: 'Network', task: int) -> None:
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
-        self.thread, self.parameters = threading.get_ident(), set(map(id, network.shared.values()))
+        self.thread, self.parameters = threading.get_native_id(), set(map(id, network.shared.values()))
         network.refresh()
         self.check_learned(network)
         if last is not None and last != task and not network.done[last]:

@@ -3,6 +3,7 @@
 import copy
 import functools
 import io
+import multiprocessing
 import pickle
 import random
 import re
@@ -738,9 +739,11 @@ def test_batches_may_overlap():
 def test_only_the_thread_that_trains_writes():
     (model, x), protected = large(), large()[0].protected()
     before = copy.deepcopy(dict(model.shared))
-    thread = threading.Thread(target=lambda: model(x[0], task=1, progress=0.5))
-    thread.start()
-    thread.join()
+    model.share_memory()
+    for kind in threading.Thread, multiprocessing.get_context('fork').Process:
+        other = kind(target=lambda: model(x[0], task=1, progress=0.5))
+        other.start()
+        other.join()
     evaluated = model.eval()(x[0], task=1)
     assert all(same(p, before[name]) for name, p in model.shared.items())
     model.train()(x[0], task=1, progress=0.5)
