@@ -480,4 +480,5 @@ def forget(network: Network, task: int, generator: torch.Generator | None = None
     network.fingerprints[task] = 0
     network.tasks[task] = TaskParameters(network.net, network.plan, n_classes, network.init, network.frozen, generator)
     network.watch.task = None
+    network.watch.begun.discard(task)
     network.refresh()

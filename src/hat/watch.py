@@ -27,6 +27,7 @@ class Watch:
 
     Attributes:
         task: its number; None: no task is in training.
+        begun: numbers of the tasks that have been in training.
         thread: the one that began it; its number is that of no thread in another process, which may share the memory.
         parameters: ids of the shared parameters as it began.
         progress: of its last batch.
@@ -43,6 +44,7 @@ class Watch:
     def __init__(self, check: int):
         self.check, self.batches, self.constant = check, 0, 0
         self.task: int | None = None
+        self.begun: set[int] = set()
         self.thread: int | None = None
         self.parameters: set[int] = set()
         self.progress: float | Tensor | None = None
@@ -56,6 +58,7 @@ class Watch:
 
     def begin_task(self, network: 'Network', task: int) -> None:
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
+        self.begun.add(task)
         self.thread, self.parameters = threading.get_native_id(), set(map(id, network.shared.values()))
         network.refresh()
         self.check_learned(network)
@@ -121,8 +124,9 @@ class Watch:
             )
         elif (layers := closed(network, task)) and self.shut != task:
             warn(f'{shut(layers)} for {self.name(task)}')
-        if self.task != task:
+        if task not in self.begun:
             warn(f'end_task({task}): task {task} has not been trained')
+        if self.task != task:
             return
         if self.batches > 1 and not self.stuck(network, task) and same(present(network, task), self.start):
             warn(

@@ -922,6 +922,18 @@ def test_a_task_that_has_changed_nothing_is_warned_of_when_it_ends():
     assert said[0].startswith('the training of task 1 has not changed anything: is the learning rate 0')
 
 
+def test_tasks_that_were_trained_in_turns_may_end_in_turn():
+    model = small(2).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match='was not called'):
+        steps(model, optimizer, 0, [0.0, 1.0])
+        steps(model, optimizer, 1, [0.0, 1.0])
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*has not been trained')
+        model.end_task(0)
+        model.end_task(1)
+
+
 def test_a_task_that_trains_nothing_but_its_head_has_changed_something():
     model = small().train()
     with warnings.catch_warnings():
