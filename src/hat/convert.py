@@ -1,6 +1,6 @@
 """convert(): hard attention in any network."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from numbers import Integral
 from typing import Any
@@ -12,11 +12,12 @@ from hat import init as inits
 from hat import regularizers, schedules
 from hat.errors import CannotConvert, warn
 from hat.functional import GRADIENTS
-from hat.graph import changed_attributes, fast_path_differs
+from hat.graph import changed_in_training, fast_path_differs
 from hat.nested import mapped, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
 from hat.reader import Reader
+from hat.watch import listed
 
 Names = Callable[[str], bool] | Iterable[str]
 
@@ -98,15 +99,21 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     net, inputs = copied(net) if copy else net, example(example_input)
     with torch.device('cpu'):  # whatever the default device is
         plan = Reader(net, inputs, heads, gated, ignored).plan
-        changed = changed_attributes(net, inputs)
+        written, changed = changed_in_training(net, inputs)
+        if written := [name for name in written if name not in plan.written]:
+            plan = Reader(net, inputs, heads, gated, lambda name: ignored(name) or name in written).plan
+            plan.give_each_task(written)
     if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
         raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
-    known = {*dict(net.named_modules()), *dict(net.named_parameters())}
+    known: dict[str, Any] = dict(net.named_modules()) | dict(net.named_parameters())
     if isinstance(left_alone, list) and (unknown := [name for name in left_alone if name not in known]):
         raise ValueError(f'ignore: {unknown[0]!r} is neither a module nor a parameter of the network')
-    if by_itself := {name: why for name, why in plan.fixed.items() if why}:
+    if by_itself := {name: why for name, why in plan.fixed.items() if why and known[name].requires_grad}:
         warn('these parameters are used by every task, and the first task that is learned fixes them (ignore= silences '
              f'this): {"; ".join(f"{name}: {why}" for name, why in by_itself.items())}')  # fmt: skip
+    if plan.ungated:
+        warn(f'{listed(plan.ungated)} can have no gate, so that every task uses all units: the weight is computed and '
+             'no subclass of nn.Linear or the like returns the output, or the output is a weight')  # fmt: skip
     if plan.unused:
         warn(
             'these parameters do not affect the output for example_input; each task has its own: '
@@ -116,7 +123,7 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         warn('nn.TransformerEncoder sets padded positions to zero in evaluation, but not after conversion: ignore them')
     if changed:
         warn(f'forward() changes attributes that are not buffers: {", ".join(changed)}; the changes are dropped after '
-             'each batch (use register_buffer)')  # fmt: skip
+             'each batch (use register_buffer, with a tensor)')  # fmt: skip
     if plan.branches:
         warn(f'forward() branches on values of its input {plan.branches[0]}: gates follow the branch of example_input')
     if not plan.gates:
@@ -167,7 +174,7 @@ def example(value: Any) -> Inputs:
     """The example_input of convert() as positional and keyword inputs, detached, on the CPU."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], tuple) and isinstance(value[1], dict):
         args, kwargs = value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):  # such as what a tokenizer returns
         args, kwargs = (), value
     else:
         args, kwargs = value if isinstance(value, tuple) else (value,), {}

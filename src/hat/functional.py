@@ -166,14 +166,13 @@ class Protected(Function):
     kept: the kept values, 0 where it is free.
     marks: 0 where it is free, and only there.
     aliased: the gradient may also be that of another tensor, so it must not be changed in place.
-    write: write the kept values into the parameter and use it as it is, which is faster than a copy; tensors of the
-        caller, as in torch.func.functional_call, stay as they are.
+    write: write the kept values into the parameter and use it as it is, which is faster than a copy.
     """
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, kept: Tensor, marks: Tensor, aliased: bool, write: bool = False) -> Tensor:
         ctx.marks, ctx.aliased = marks, aliased
-        if not write or not isinstance(p, torch.nn.Parameter) or p.is_inference():
+        if not write or p.is_inference():
             return where_free(p, marks).add_(kept)
         write_kept(p, kept, marks)
         return p.view_as(p)
@@ -206,6 +205,13 @@ def write_kept(p: Tensor, kept: Tensor, marks: Tensor) -> None:
     """
     for part, value, mark in zip(*map(parts, (p.data, kept, marks)), strict=True):
         part.copy_(where_free(part, mark).add_(value))
+
+
+def write_protected(p: Tensor, kept: Tensor, marks: Tensor) -> None:
+    """As write_kept(), more slowly, for another thread than the one that trains: no other element is written, not even
+    with its own value, as an optimizer may be writing it."""
+    protected = marks != 0
+    p.data.masked_scatter_(protected, kept[protected])
 
 
 def parts(x: Tensor) -> Sequence[Tensor]:

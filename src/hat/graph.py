@@ -17,7 +17,7 @@ from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from hat import rules
+from hat import rules, weights
 from hat.errors import CannotConvert
 from hat.names import named_tensors
 from hat.nested import mapped, tensors_in
@@ -90,6 +90,23 @@ def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, An
     return recorder.operations()
 
 
+@torch.no_grad()
+def example_outputs(network: 'Network', task: int) -> list[Tensor]:
+    """The outputs of a task for the example inputs, in evaluation and without autocast; none, if the network fails on
+    them."""
+    masks = network.masks(task)
+    tensors = {name: tensor.detach() for name, tensor in network.tensors(task, masks).items()}
+    tensors |= {name: tensors[name].clone() for name, _ in network.net.named_buffers()}  # forward() may change them
+    hooks = weights.output_masks(network, masks, network.hard and network.done[task])
+    replica, like = Replica(network.net, tensors, hooks, training=False), named_tensors(network.net)[0][1]
+    args, kwargs = mapped(lambda x: x.to(like if x.is_floating_point() else like.device), network.plan.inputs)
+    devices, kind = [like.device] if like.is_cuda else [], like.device.type
+    with (torch.random.fork_rng(devices), no_attention_fast_path(), torch.autocast(kind, enabled=False),
+          contextlib.suppress(Exception)):  # fmt: skip
+        return tensors_in(replica.network(*args, **kwargs))
+    return []
+
+
 def fast_path_differs(net: nn.Module, inputs: Inputs) -> bool:
     """Whether PyTorch's fast path for attention changes the outputs of the network."""
     replica, _, (args, kwargs) = copied(net, inputs)
@@ -101,21 +118,29 @@ def fast_path_differs(net: nn.Module, inputs: Inputs) -> bool:
     return not all(torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
 
 
-def changed_attributes(net: nn.Module, inputs: Inputs) -> list[str]:
-    """Names of module attributes, other than parameters and buffers, that forward() changes in training: tensors,
-    numbers, and lists, dicts and sets whose length changes."""
-    replica, _, (args, kwargs) = copied(net, inputs, training=True, copies=False)
+def changed_in_training(net: nn.Module, inputs: Inputs) -> tuple[list[str], list[str]]:
+    """Names of the parameters that forward() writes to or replaces in training, and of other module attributes that it
+    changes: tensors, numbers, lists, dicts and sets whose length changes, and buffers that are None before."""
+    try:
+        return run_in_training(net, inputs, copies=False)
+    except ParameterChanged:
+        return run_in_training(net, inputs, copies=True)
+
+
+def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[str], list[str]]:
+    """As changed_in_training(). copies: of the parameters."""
+    replica, tensors, (args, kwargs) = copied(net, inputs, training=True, copies=copies)
     guard = Recorder({}, [])
-    guard.read_only = addresses(net.parameters())
-    before = {id(module): dict(vars(module)) for module in replica.copies.values()}
+    guard.read_only = () if copies else addresses(net.parameters())
+    before = {id(module): vars(module) | module._parameters | module._buffers for module in replica.copies.values()}
     lengths = {id(v): len(v) for state in before.values() for v in state.values() if isinstance(v, CONTAINERS)}
-    with (
-        torch.no_grad(),
-        torch.random.fork_rng(devices=[]),
-        contextlib.suppress(Exception),
-        guard,
-    ):  # batch norm on 1 image
-        replica.network(*args, **kwargs)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), guard:
+            replica.network(*args, **kwargs)
+    except ParameterChanged:
+        raise
+    except Exception:  # such as batch norm on 1 image
+        pass
 
     def changed(old: Any, new: Any) -> bool:
         if isinstance(old, Tensor):
@@ -124,10 +149,17 @@ def changed_attributes(net: nn.Module, inputs: Inputs) -> list[str]:
             return len(old) != lengths[id(old)]
         return type(old) in (int, float, bool) and (type(new) is not type(old) or new != old)
 
-    return [f'{name}.{key}'.lstrip('.') for name, module in replica.network.named_modules()
-            for key, old in before[id(module)].items()
-            if not (key.startswith('_') or is_computed(module, key))
-            and changed(old, vars(module).get(key))]  # fmt: skip
+    modules = [(f'{name}.'.lstrip('.'), module) for name, module in replica.network.named_modules()]
+    replaced = {id(before[id(module)].get(key)) for _, module in modules
+                for key, new in module._parameters.items() if before[id(module)].get(key) is not new}  # fmt: skip
+    written = [name for name, _ in net.named_parameters()
+               if id(tensors[name]) in replaced or addresses([tensors[name]]) & guard.written]  # fmt: skip
+    others = [f'{prefix}{key}' for prefix, module in modules for key, old in before[id(module)].items()
+              if not (key.startswith('_') or key in {*module._parameters, *module._buffers} or is_computed(module, key))
+              and changed(old, vars(module).get(key))]  # fmt: skip
+    others += [f'{prefix}{key}' for prefix, module in modules for key, new in module._buffers.items()
+               if new is not None and before[id(module)].get(key, new) is None]  # fmt: skip
+    return written, others
 
 
 def is_computed(module: nn.Module, name: str) -> bool:
@@ -150,8 +182,8 @@ def copied(net: nn.Module, inputs: Inputs, training: bool = False,
 
 
 def addresses(tensors: Iterable[Tensor]) -> set[int]:
-    """Where the memory of tensors is."""
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    """Where the memory of tensors is; of those that have some."""
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
 
 
 def to_float32(x: Tensor) -> Tensor:
@@ -194,6 +226,7 @@ class Recorder(TorchDispatchMode):
         replaced: names of the parameters and buffers of the network itself, by id: nothing may use them.
         constants: ids of the network's other tensors.
         read_only: addresses of memory that operations may not change: they raise ParameterChanged.
+        written: addresses of memory that operations have changed.
     """
 
     replaced: Mapping[int, str] = {}
@@ -202,7 +235,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self, names: Mapping[int, str], inputs: list[Tensor]):
         super().__init__()
-        self.graph, self.names = torch.fx.Graph(), names
+        self.graph, self.names, self.written = torch.fx.Graph(), names, set[int]()
         self.path: list[tuple[str, nn.Module | None]] = [('', None)]  # the modules that are running
         self.known: dict[
             int, tuple[Tensor, Node]
@@ -216,8 +249,9 @@ class Recorder(TorchDispatchMode):
         named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
         written = [named[a.name] for a in func._schema.arguments
                    if a.alias_info and a.alias_info.is_write and a.name in named]  # fmt: skip
-        if self.read_only and any(x.untyped_storage().data_ptr() in self.read_only for x in tree_leaves(written)):
+        if not (memory := addresses(tree_leaves(written))).isdisjoint(self.read_only):
             raise ParameterChanged
+        self.written |= memory
         output = func(*args, **kwargs)
         node_args, node_kwargs = tree_map_only(Tensor, self.node, (args, kwargs))
         node = self.graph.call_function(func, node_args, node_kwargs)

@@ -3,7 +3,8 @@ libraries."""
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,3 +45,12 @@ def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
                 object.__setattr__(new, name, mapped(function, part))
         return new
     return value
+
+
+def distance(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference of floating-point tensors, in units of the largest value; infinite for other shapes."""
+    if [a.shape for a in outputs] != [b.shape for b in expected]:
+        return math.inf
+    pairs = [(a, b) for a, b in zip(outputs, expected, strict=True) if b.is_floating_point() and b.numel()]
+    each = [float((a - b).abs().max()) / (float(b.abs().max()) or 1) for a, b in pairs]
+    return math.nan if any(map(math.isnan, each)) else max(each, default=0.0)

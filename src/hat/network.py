@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import itertools
 import operator
 import threading
 import zlib
@@ -14,8 +15,17 @@ from torch import Tensor, distributed, nn
 
 from hat import bundles, parallel, saving, weights
 from hat.errors import warn
-from hat.functional import E_MAX, CompensatedGate, attention, cumulate, gradient_factor, rounded, write_kept
-from hat.graph import no_attention_fast_path
+from hat.functional import (
+    E_MAX,
+    CompensatedGate,
+    attention,
+    cumulate,
+    gradient_factor,
+    rounded,
+    write_kept,
+    write_protected,
+)
+from hat.graph import example_outputs, no_attention_fast_path
 from hat.kept import Kept
 from hat.names import as_buffer, get_tensor, named_tensors
 from hat.plan import Plan
@@ -62,7 +72,7 @@ class Network(parallel.Whole, nn.Module):
         super().__init__()
         self.net, self.plan, self.s_max, self.hard, self.gradient = net, plan, s_max, hard, gradient
         self.init, self.schedule, self.regularizer = init, schedule, regularizer
-        self.watch = Watch(check)
+        self.watch, self.done = Watch(check), []
         self.state: tuple | None = None  # fingerprints and settings at the last refresh()
         self.stamp: tuple | None = None  # the same without a look at the device: versions of the buffers
         self.frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
@@ -189,13 +199,14 @@ class Network(parallel.Whole, nn.Module):
         with contextlib.nullcontext() if torch.compiler.is_compiling() else no_attention_fast_path():
             output = replica.network(*inputs, **(named or {}))
         if not self.done[task]:
-            for buffers, key, tensor, name in replica.buffers:
-                assigned = buffers.get(key)
+            for slots, key, tensor, name in (*replica.buffers, *replica.parameters(self.plan.changed)):
+                assigned = slots.get(key)
                 if assigned is not tensor and tensor is not None:  # forward() has assigned a new tensor
                     if isinstance(assigned, Tensor) and assigned.shape == tensor.shape:
-                        tensor.copy_(assigned.detach())
+                        with torch.no_grad():
+                            tensor.copy_(assigned)
                     else:
-                        warn(f'forward() changes the shape of buffer {name}: its value is kept as it was before')
+                        warn(f'forward() changes the shape of {name}: its value is kept as it was before')
         return output
 
     def stored(self, task: int) -> dict[str, Tensor]:
@@ -274,6 +285,7 @@ class Network(parallel.Whole, nn.Module):
         self.watch.end_task(self, task)
         self.agree()
         self.clamp(task)
+        before = example_outputs(self, task)
         checksum = 0
         for part in (*self.tasks[task].embeddings, *(t for _, t in named_tensors(self.tasks[task].own)),
                      *self.shared.values()):  # fmt: skip
@@ -281,6 +293,8 @@ class Network(parallel.Whole, nn.Module):
             checksum = zlib.crc32(ctypes.string_at(part.data_ptr(), part.nbytes), checksum)
         self.fingerprints[task] = PRIME * (checksum or 1)
         self.refresh()
+        self.watch.check_learned(self)
+        self.watch.compare(task, before, example_outputs(self, task))
 
     @torch.no_grad()
     def clamp(self, task: int) -> None:
@@ -316,10 +330,12 @@ class Network(parallel.Whole, nn.Module):
         return functools.reduce(torch.logical_or, each)
 
     @property
-    def writes(self) -> bool:
-        """Whether the forward pass may write kept values into parameters: in training, and in the thread that began the
-        task, as writing in another could undo a step of an optimizer. Otherwise it computes with copies."""
-        return self.training and not torch.compiler.is_compiling() and self.watch.thread == threading.get_ident()
+    def writable(self) -> set[int]:
+        """Ids of the parameters that the forward pass may write kept values into: in training, and in the thread that
+        began the task, as writing in another could undo a step of an optimizer; not those of the caller, as in
+        torch.func.functional_call. Otherwise it computes with copies."""
+        writes = self.training and not torch.compiler.is_compiling() and self.watch.thread == threading.get_native_id()
+        return self.watch.parameters if writes else set()
 
     def marks_of(self, name: str) -> Tensor:
         """Not 0 at the protected elements of a shared parameter that has some, and 0 elsewhere."""
@@ -350,9 +366,10 @@ class Network(parallel.Whole, nn.Module):
                                'can be copied, not averaged (AveragedModel: use_buffers=False)')  # fmt: skip
         if fingerprints != kept_fingerprints:
             self.keep(fingerprints, kept_fingerprints)
-        self.state, self.done, self.cumulative, self.factors = state, [f != 0 for f in fingerprints], None, {}
-        for task, learned in zip(self.tasks, self.done, strict=True):
-            for name, p in task.named_parameters():
+        before, self.done = self.done, [f != 0 for f in fingerprints]
+        self.state, self.cumulative, self.factors = state, None, {}
+        for task, learned, was in itertools.zip_longest(self.tasks, self.done, before):
+            for name, p in task.named_parameters() if learned or was else ():  # else they are as the caller wants them
                 p.requires_grad_(not learned and name.removeprefix('own.') not in self.frozen)
                 p.grad = None if learned else p.grad
         if any(self.done):
@@ -383,6 +400,7 @@ class Network(parallel.Whole, nn.Module):
             protected = p.new_zeros((), dtype=torch.bool) if after is None else self.between(name, after)
             self.kept.write(name, value, protected)
         self.kept.fingerprints.copy_(self.fingerprints)
+        self.watch.frozen = self.watch.answer = None
 
     def cumulated(self, tasks: list[int]) -> list[Tensor]:
         """Cumulative attention of some learned tasks (at least one), (N,) for each gate."""
@@ -400,9 +418,9 @@ class Network(parallel.Whole, nn.Module):
         for task, learned in zip(self.tasks, self.done, strict=True):
             if learned:
                 task.restore()
-        shared = self.shared
+        shared, trains = self.shared, self.watch.thread in (None, threading.get_native_id())
         for name in self.marks:
-            write_kept(shared[name], self.kept.value(name), self.marks_of(name))
+            (write_kept if trains else write_protected)(shared[name], self.kept.value(name), self.marks_of(name))
 
     @torch.no_grad()
     def start_from(self, net: nn.Module, *_: Any) -> None:
@@ -432,7 +450,7 @@ class Network(parallel.Whole, nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
         self.plan.to(self.fingerprints.device)
-        self.state = self.stamp = None
+        self.state = self.stamp = self.watch.frozen = self.watch.answer = None
         self.conversions += 1
         return self
 
@@ -462,4 +480,5 @@ def forget(network: Network, task: int, generator: torch.Generator | None = None
     network.fingerprints[task] = 0
     network.tasks[task] = TaskParameters(network.net, network.plan, n_classes, network.init, network.frozen, generator)
     network.watch.task = None
+    network.watch.begun.discard(task)
     network.refresh()

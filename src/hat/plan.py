@@ -69,14 +69,16 @@ class Plan:
     inputs: Inputs  # example inputs, on which the network was run
     layers: list[str] = field(default_factory=list)  # names of the layers with shared weights, in the order of use
     gates: list[str] = field(default_factory=list)  # names of the layers that have a gate
+    ungated: list[str] = field(default_factory=list)  # those that should have one, but can have none
     units: UnitSets = field(default_factory=lambda: UnitSets([]))
     shared: dict[str, Shared] = field(default_factory=dict)
     gating: dict[str, Gating] = field(default_factory=dict)  # parameters that a mask multiplies
     outputs: dict[str, OutputGate] = field(default_factory=dict)  # modules whose output masks multiply
     folded: dict[str, Gating] = field(default_factory=dict)  # the same as factors of parameters, where there are such
     tied: set[str] = field(default_factory=set)  # shared parameters with several uses
-    computed: set[str] = field(default_factory=set)  # shared parameters that other tensors are computed from
+    aliased: set[str] = field(default_factory=set)  # shared parameters whose gradient may be another tensor's, too
     written: set[str] = field(default_factory=set)  # parameters that forward() changes
+    changed: list[str] = field(default_factory=list)  # parameters that forward() changes in training alone
     fixed: dict[str, str] = field(default_factory=dict)  # parameters that every task uses, and why
     frozen: list[str] = field(default_factory=list)  # parameters that are not trained: tasks share them
     task_specific: list[str] = field(default_factory=list)  # parameters and buffers that each task has a copy of
@@ -91,10 +93,18 @@ class Plan:
         gates, heads = short.repr(self.gates), short.repr([head.weight for head in self.heads])
         return f'Plan({len(self.gates)} gates: {gates}, {len(self.shared)} shared parameters, heads: {heads})'
 
+    def give_each_task(self, names: list[str]) -> None:
+        """forward() changes these parameters in training, as it does buffers: each task has its own."""
+        self.changed = names
+        for name in names:
+            self.fixed.pop(name, None)
+            if self.shared.pop(name, None):
+                self.task_specific.append(name)
+
     def freeze(self, names: set[str]) -> None:
         """These parameters are not trained: no task can change them."""
-        heads = {name for head in self.heads for name, _ in head.tensors}
-        self.frozen = [name for name in (*self.shared, *self.task_specific) if name in names - heads]
+        own = {name for head in self.heads for name, _ in head.tensors} | {*self.changed}
+        self.frozen = [name for name in (*self.shared, *self.task_specific) if name in names - own]
         self.shared = {name: shared for name, shared in self.shared.items() if name not in self.frozen}
         self.task_specific = [name for name in self.task_specific if name not in self.frozen]
 

@@ -125,6 +125,8 @@ class Reader(Finder):
                 group.gate = add(group.name, group in self.last, group.size)
             else:
                 plan.layers.append(group.name)
+                if gated(group.name, group in self.last, group.size) and group.kind.axes:
+                    plan.ungated.append(group.name)
             if group.gate is not None and group.place == 'norm':
                 norms = [layers.norm_after(call.node, self.is_parameter) for call, _ in group.calls]
                 self.gate_of_norm |= dict.fromkeys(filter(None, norms), group.gate)
@@ -331,7 +333,7 @@ class Reader(Finder):
         kinds = [group.kind for group in self.groups.values()]
         exact, others = ({name for kind in kinds if kind.exact == is_exact for name in kind.names}
                          for is_exact in (True, False))  # fmt: skip
-        plan.computed = uses.keys() - exact - self.biases.keys() | others | plan.fixed.keys()
+        plan.aliased = uses.keys() - exact | others | plan.fixed.keys()
         plan.tied = {name for name, several in uses.items() if len(several) > 1}
         plan.shared = {name: Shared(layer_of.get(name), tuple(several)) for name, several in uses.items()}
         for name in plan.tied & plan.gating.keys():  # a factor of the weight is one in all of its uses

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from hat.names import FROZEN, frozen_again
 
@@ -47,6 +48,8 @@ class Replica:
         self.copies: dict[int, nn.Module] = {}
         self.buffers: list[tuple[dict[str, Tensor | None], str, Tensor | None, str]] = []
         self.references: list[tuple[dict[str, Any], str]] = []  # attributes that may refer to modules or tensors
+        if parametrize._cache:  # of parametrize.cached(): by id of the module, which may have been another replica's
+            parametrize._cache.clear()
         self.network = self.copy(net, '')
         if self.missing:
             raise RuntimeError(f'the network has lost {min(self.missing)} since its conversion: {AGAIN}')
@@ -55,6 +58,12 @@ class Replica:
         for name, hook in (hooks or {}).items():
             module = self.copies[id(net.get_submodule(name))]
             module._forward_hooks = OrderedDict([(-1, hook), *module._forward_hooks.items()])
+
+    def parameters(self, names: list[str]) -> list[tuple[dict[str, Any], str, Tensor, str]]:
+        """Some parameters of the copy before the forward pass, as `buffers`."""
+        paths = [name.rpartition('.') for name in names]
+        return [(self.network.get_submodule(path)._parameters, key, self.replacements[name], name)
+                for name, (path, _, key) in zip(names, paths, strict=True)]  # fmt: skip
 
     def copy(self, module: nn.Module, prefix: str) -> nn.Module:
         """The copy of a module and its submodules. prefix: of the names of its tensors."""

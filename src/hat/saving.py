@@ -1,6 +1,8 @@
 """Saving and loading: a state has the settings of a network beside its weights."""
 
+import contextlib
 import functools
+import io
 import json
 import os
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from hat import schedules
 from hat.errors import warn
 from hat.names import get_tensor, named_tensors
+from hat.plan import Inputs
 
 if TYPE_CHECKING:
     from hat.network import Network
@@ -94,6 +97,7 @@ def same(network: 'Network', tasks: list[int], state: dict[str, Tensor], prefix:
 def after_loading(network: 'Network', keys: Any) -> None:
     """Hook: keep the values of tasks that are learned in the state."""
     network.refresh()
+    network.watch.check_learned(network)
 
 
 def save(network: 'Network', file: File) -> None:
@@ -103,24 +107,38 @@ def save(network: 'Network', file: File) -> None:
         network: a converted network.
         file: a path, or a binary file open for writing.
     """
-    content = {'settings': settings(network).decode(), 'heads': len(network.plan.heads), 'inputs': network.plan.inputs}
+    content = {'settings': settings(network).decode(), 'heads': len(network.plan.heads)}
+    content['inputs'] = network.plan.inputs if is_safe(network.plan.inputs) else None
     torch.save(content | {'state': network.state_dict()}, file)
 
 
-def load(file: File, net: nn.Module, schedule: Callable | None = None, **functions: Any) -> 'Network':
+def is_safe(inputs: Inputs) -> bool:
+    """Whether torch.load(weights_only=True) reads the example inputs: no dataclasses, for example."""
+    with io.BytesIO() as file, contextlib.suppress(Exception):
+        torch.save(inputs, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+        return True
+    return False
+
+
+def load(file: File, net: nn.Module, schedule: Callable | None = None, example_input: Any = None,
+         **functions: Any) -> 'Network':  # fmt: skip
     """Read a network that save() wrote.
 
     Args:
         file: a path, or a binary file open for reading.
         net: the network before conversion; its weights do not matter.
         schedule: the schedule of convert(), if it is not one of hat.schedules.
+        example_input: as for convert(); None: that of the file, which has none if it is of a class other than tensors,
+            numbers, strings, tuples, lists and dicts.
         functions: `init` and `regularizer` of convert(), for tasks that are not learned.
 
     Returns:
         The converted network, on the device and of the type of `net`.
 
     Raises:
-        ValueError: save() did not write the file, or `net` is another network.
+        ValueError: save() did not write the file, `net` is another network, or an argument is missing.
 
     Example:
         hat.save(model, 'model.pt')
@@ -135,11 +153,13 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, **functio
     schedule = schedule or getattr(schedules, saved['schedule'], None)
     if schedule is None:
         raise ValueError(f'{file}: its schedule {saved["schedule"]} is not one of hat.schedules: pass schedule=')
+    if example_input is None and (example_input := content['inputs']) is None:
+        raise ValueError(f'{file} has no example input, as it is of a class of its own: pass example_input=')
     classes = saved['classes']
     network = convert(
         net,
         len(classes),
-        content['inputs'],
+        example_input,
         classes if content['heads'] == 1 else None,
         heads=bool(content['heads']),
         gates=saved['gates'],

@@ -1,14 +1,18 @@
 """Warnings in training: mistakes that would otherwise pass unnoticed."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hat.errors import warn
-from hat.graph import operations
+from hat.functional import HALF
+from hat.graph import example_outputs, operations
+from hat.kept import bits_type
+from hat.names import get_tensor
+from hat.nested import distance
 
 if TYPE_CHECKING:
     from hat.network import Network
@@ -23,12 +27,16 @@ class Watch:
 
     Attributes:
         task: its number; None: no task is in training.
-        thread: the one that began it.
+        begun: numbers of the tasks that have been in training.
+        thread: the one that began it; its number is that of no thread in another process, which may share the memory.
+        parameters: ids of the shared parameters as it began.
         progress: of its last batch.
         batches: number of its batches so far.
         constant: number of its first batches with the progress of the batch before.
         start: its embeddings and a checksum of all weights that it trains, as it began.
         shut: a task whose closed layers the caller has warned of; end_task() does not repeat it.
+        answer: the task that was learned last, and its outputs for the example inputs then; None: they are not known.
+        frozen: checksums of the frozen parameters since a task was learned; None: none was, or they are not known.
         check: number of training batches in which the operations are compared with those for example_input.
         names: of the tasks, for warnings; None: they are 'task 0', 'task 1' ...
     """
@@ -36,9 +44,13 @@ class Watch:
     def __init__(self, check: int):
         self.check, self.batches, self.constant = check, 0, 0
         self.task: int | None = None
+        self.begun: set[int] = set()
         self.thread: int | None = None
+        self.parameters: set[int] = set()
         self.progress: float | Tensor | None = None
         self.shut: int | None = None
+        self.answer: tuple[int, list[Tensor]] | None = None
+        self.frozen: list[int] | None = None
         self.names: Sequence[str] | None = None
 
     def name(self, task: int) -> str:
@@ -46,8 +58,10 @@ class Watch:
 
     def begin_task(self, network: 'Network', task: int) -> None:
         last, self.task, self.batches, self.constant = self.task, task, 0, 0
-        self.thread = threading.get_ident()
+        self.begun.add(task)
+        self.thread, self.parameters = threading.get_native_id(), set(map(id, network.shared.values()))
         network.refresh()
+        self.check_learned(network)
         if last is not None and last != task and not network.done[last]:
             warn(f'task {last} was trained, but end_task({last}) was not called: its weights are not protected')
         if network.done[task]:
@@ -88,7 +102,21 @@ class Watch:
             warn('forward() runs other operations for this batch than for example_input: the gates may not fit them')
             self.check = 0
 
+    @torch.no_grad()
+    def check_learned(self, network: 'Network') -> None:
+        """Warn of changes that reach learned tasks: of frozen parameters, which are shared without a copy, and, seen by
+        the outputs of the last one, of attributes of modules."""
+        if not any(network.done):
+            return
+        last, self.frozen = self.frozen, checksums(get_tensor(network.net, name) for name in network.plan.frozen)
+        if last and (names := [n for n, a, b in zip(network.plan.frozen, last, self.frozen, strict=True) if a != b]):
+            warn(f'{", ".join(names)}: frozen, but changed since a task was learned: learned tasks have other outputs')
+        elif network.hard and self.answer and (d := far(example_outputs(network, self.answer[0]), self.answer[1])):
+            warn(f'{self.name(self.answer[0])} is learned, but its outputs have changed, by up to {d:.1g} of the '
+                 'largest: has an attribute that forward() uses been changed?')  # fmt: skip
+
     def end_task(self, network: 'Network', task: int) -> None:
+        self.check_learned(network)
         if not network.tasks[task].embedding(False).isfinite().all():
             warn(
                 f'{self.name(task)} has diverged: its embeddings are not finite; units whose mask is NaN are not '
@@ -96,8 +124,9 @@ class Watch:
             )
         elif (layers := closed(network, task)) and self.shut != task:
             warn(f'{shut(layers)} for {self.name(task)}')
-        if self.task != task:
+        if task not in self.begun:
             warn(f'end_task({task}): task {task} has not been trained')
+        if self.task != task:
             return
         if self.batches > 1 and not self.stuck(network, task) and same(present(network, task), self.start):
             warn(
@@ -105,6 +134,13 @@ class Watch:
                 'older than the task?'
             )
         self.task = self.progress = None
+
+    def compare(self, task: int, before: list[Tensor], after: list[Tensor]) -> None:
+        """Warn if end_task() has changed the outputs of a task for the example inputs."""
+        self.answer = task, after
+        if d := far(after, before):
+            warn(f'end_task({task}) has changed outputs, by up to {d:.1g} of the largest: its gates do not fit what '
+                 'forward() does, as where buffers with indices have changed since convert()')  # fmt: skip
 
     def stuck(self, network: 'Network', task: int) -> bool:
         """Warn if the weights have changed since the task began, but not its masks."""
@@ -138,6 +174,18 @@ def present(network: 'Network', task: int) -> tuple[Tensor, Tensor]:
     weights = [*network.shared.values(), *own.own.parameters()]
     sums = (torch.sum, torch.linalg.vector_norm)  # the sum of a head is constant in training, and its norm is not
     return own.embedding(False).clone(), torch.stack([f(p) for p in weights for f in sums])
+
+
+def far(outputs: list[Tensor], expected: list[Tensor]) -> float:
+    """The distance of outputs, if it is more than rounding, in TF32, too; 0 where some are not known or are NaN."""
+    d = distance(outputs, expected) if outputs and expected else 0.0
+    return d if d > (0.1 if any(x.dtype in HALF for x in expected) else 0.01) else 0.0
+
+
+def checksums(tensors: Iterable[Tensor]) -> list[int]:
+    """The sum of the bits of each tensor, which does not depend on the order."""
+    sums = [x.contiguous().view(bits_type(x.dtype)).sum(dtype=torch.int64) for x in tensors]
+    return torch.stack(sums).tolist() if sums else []
 
 
 def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:

@@ -101,9 +101,9 @@ def kept_weight(network: 'Network', name: str, is_open: Tensor) -> Tensor:
 def unlearned_weights(network: 'Network', bundled: Container[str]) -> dict[str, Tensor]:
     """The shared parameters for a task that is not learned, by name: protected elements get no gradient. bundled: names
     of those that a bundle protects."""
-    shared, kept, computed, write = network.shared, network.kept, network.plan.computed, network.writes
+    shared, kept, aliased, writable = network.shared, network.kept, network.plan.aliased, network.writable
     if network.factors:
-        return {name: Conditioned.apply(p, network.factors[name], name in computed) for name, p in shared.items()}
-    protected = {name: Protected.apply(shared[name], kept.value(name), network.marks_of(name), name in computed, write)
-                 for name in network.marks if name not in bundled}  # fmt: skip
+        return {name: Conditioned.apply(p, network.factors[name], name in aliased) for name, p in shared.items()}
+    protected = {name: Protected.apply(p, kept.value(name), network.marks_of(name), name in aliased, id(p) in writable)
+                 for name, p in shared.items() if name in network.marks and name not in bundled}  # fmt: skip
     return shared | protected

@@ -3,6 +3,7 @@
 import copy
 import functools
 import io
+import multiprocessing
 import pickle
 import random
 import re
@@ -17,7 +18,7 @@ from nets import NETS
 from test_convert import OPTIMIZERS, answers, build, learn
 from test_properties import FLAT, STEPS, Random
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -328,6 +329,18 @@ def test_two_threads_do_not_disturb_each_other():
     assert wrong == [0, 0] and same(dict(model.state_dict()), before) and torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.filterwarnings('ignore:.*has not been trained')
+def test_a_cache_of_computed_weights_is_not_that_of_another_task():
+    torch.manual_seed(0)
+    norm, x = parametrizations.weight_norm, torch.randn(4, 6)
+    model = hat.convert(nn.Sequential(norm(nn.Linear(6, 12)), nn.ReLU(), nn.Linear(12, 3)), 2, x).eval()
+    for task in 0, 1:
+        model.end_task(task)
+    expected = [model(x, task=t) for t in range(2)]
+    with parametrize.cached(), torch.no_grad():  # modules of one forward pass are where those of another were
+        assert all(same(model(x, task=t), expected[t]) for t in (0, 1) * 10)
+
+
 class Checkpointed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -476,6 +489,119 @@ def test_what_forward_remembers_is_the_tasks_own_or_a_constant_and_that_is_said(
     assert same(model.eval()(x, task=0).detach(), learned)
 
 
+class Ordered(nn.Module):
+    """Hidden units in an order that a buffer says, and a temperature that the caller may change."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = 1.0
+        self.layer, self.head = nn.Linear(12, 8), nn.Linear(8, 4)
+        self.register_buffer('order', torch.arange(8))
+
+    def forward(self, x):
+        return self.head(F.relu(self.layer(x))[:, self.order]) / self.temperature
+
+
+@pytest.mark.parametrize('change', [False, True])
+def test_outputs_that_end_task_changes_are_warned_of(change):
+    torch.manual_seed(0)
+    model = hat.convert(Ordered(), 2, torch.randn(4, 12), heads=False)
+    model.tasks[0].own.order.copy_(torch.arange(8).roll(3 * change))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        learn_vectors(model, 0)
+    assert any('end_task(0) has changed outputs' in str(each.message) for each in caught) == change
+
+
+@pytest.mark.parametrize('change', [False, True])
+def test_an_attribute_that_reaches_a_learned_task_is_warned_of(change):
+    torch.manual_seed(0)
+    model = hat.convert(Ordered(), 2, torch.randn(4, 12))
+    with torch.autocast('cpu', torch.bfloat16):
+        learn_vectors(model, 0)
+    model.net.temperature += change
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        learn_vectors(model, 1)
+    assert any('task 0 is learned, but its outputs have changed' in str(each.message) for each in caught) == change
+
+
+class Teacher(nn.Module):
+    """Parameters that forward() changes itself, in training: a momentum encoder, and two codebooks."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.head = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 8)), nn.Linear(8, 4)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.frozen, self.codes = nn.Parameter(torch.ones(8), requires_grad=False), nn.Parameter(torch.ones(3, 8))
+
+    def forward(self, x):
+        h = self.student(x)
+        nearest = torch.cdist(h, self.codes).argmin(1)
+        if self.training:
+            for p, q in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                p.data.lerp_(q.detach(), 0.5)
+            self.frozen.mul_(0.9)
+            self.codes = nn.Parameter(0.9 * self.codes.detach() + h.detach().mean(0))
+        return self.head(h + self.teacher(x) * self.frozen + self.codes[nearest].detach())
+
+
+def test_parameters_that_forward_changes_in_training_are_the_tasks_own():
+    torch.manual_seed(0)
+    x = torch.randn(5, 12)
+    model = hat.convert(Teacher(), 2, x)
+    learn_vectors(model, 0)
+    learned, own = model.eval()(x, task=0).detach(), model.tasks[0].own
+    for name in 'teacher.0.weight', 'frozen', 'codes':
+        assert not same(own.get_parameter(name), model.tasks[1].own.get_parameter(name))
+    learn_vectors(model, 1)
+    assert same(model.eval()(x, task=0).detach(), learned)
+
+
+def train_with_frozen(model, task):
+    one = OPTIMIZERS['momentum']([*model.parameters(), model.net[0].weight.requires_grad_()])
+    for b in range(2):
+        model.train()(torch.randn(4, 6), task=task, progress=b).square().mean().backward()
+        one.step()
+
+
+@pytest.mark.filterwarnings('ignore:.*has not been trained', 'ignore:less than', 'ignore:all gates')
+@pytest.mark.parametrize(
+    'change',
+    (
+        lambda model: (model.net.load_state_dict(frozen_first().state_dict()), model.begin_task(1)),
+        lambda model: model.load_state_dict(model.state_dict() | {'net.0.weight': torch.zeros(8, 6)}),
+        lambda model: (train_with_frozen(model, 1), model.end_task(1)),
+        lambda model: (model.net[0].weight.data.mul_(2), model.begin_task(1)),
+    ),
+)
+def test_a_frozen_parameter_that_changes_after_a_task_is_learned_is_warned_of(change):
+    model = hat.convert(frozen_first(), 2, torch.randn(4, 6))
+    model.end_task(0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*frozen')
+        copy.deepcopy(model).double().begin_task(1)
+        model.load_state_dict(model.state_dict())
+    with pytest.warns(UserWarning, match='^0.weight.*: frozen, but changed since a task was learned'):
+        change(model)
+
+
+def frozen_first():
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 2))
+    net[0].requires_grad_(False)
+    return net
+
+
+@pytest.mark.filterwarnings('ignore:.*has not been trained')
+def test_what_is_switched_off_stays_switched_off():
+    model = small(2).requires_grad_(False)
+    state = copy.deepcopy(model.state_dict())
+    model.double().end_task(0)
+    assert not any(p.requires_grad for p in model.parameters())
+    model.load_state_dict(state)  # task 0 is not learned any more
+    assert [all(p.requires_grad for p in task.parameters()) for task in model.tasks] == [True, False]
+
+
 def learn_vectors(model, task):
     one = OPTIMIZERS['momentum'](model.parameters())
     for b in range(3):
@@ -613,9 +739,11 @@ def test_batches_may_overlap():
 def test_only_the_thread_that_trains_writes():
     (model, x), protected = large(), large()[0].protected()
     before = copy.deepcopy(dict(model.shared))
-    thread = threading.Thread(target=lambda: model(x[0], task=1, progress=0.5))
-    thread.start()
-    thread.join()
+    model.share_memory()
+    for kind in threading.Thread, multiprocessing.get_context('fork').Process:
+        other = kind(target=lambda: model(x[0], task=1, progress=0.5))
+        other.start()
+        other.join()
     evaluated = model.eval()(x[0], task=1)
     assert all(same(p, before[name]) for name, p in model.shared.items())
     model.train()(x[0], task=1, progress=0.5)
@@ -673,18 +801,70 @@ def test_what_is_written_is_never_seen_half_done(read):
     assert same(p.detach(), after)
 
 
+class Stepping(TorchDispatchMode):
+    """An optimizer's step in another thread, just before an operation writes to a parameter."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p.data
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.is_mutable and args[0].untyped_storage().data_ptr() == self.p.untyped_storage().data_ptr():
+            with torch._C._DisableTorchDispatch():
+                self.p.add_(1)
+        return func(*args, **kwargs or {})
+
+
+def test_state_dict_in_another_thread_undoes_no_step():
+    model, _ = large()
+    p, protected = model.shared['2.weight'], model.protected()['2.weight']
+    before, kept = p.detach().clone(), copy.deepcopy(model).state_dict()[key(model)]
+
+    def save():
+        with Stepping(p):
+            model.state_dict()
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    thread.join()
+    assert same(p[~protected].detach(), before[~protected] + 1) and same(p[protected].detach(), kept[protected])
+
+
 def key(model):
     """Of the second weight in the state dict."""
     (name,) = (name for name, p in model.named_parameters() if p is model.shared['2.weight'])
     return name
 
 
-def test_tensors_of_the_caller_are_not_written_to():
+@pytest.mark.parametrize('kind', [torch.Tensor.clone, nn.Parameter])
+def test_tensors_of_the_caller_are_not_written_to(kind):
     model, x = large()
-    given = {name: p.detach() * 0.9 for name, p in model.named_parameters()}
+    given = {name: kind(p.detach() * 0.9) for name, p in model.named_parameters()}
     before = copy.deepcopy(given)
     torch.func.functional_call(model, given, (x[0],), {'task': 1, 'progress': 0.5})
     assert same(given, before)
+
+
+class Added(nn.Module):
+    """One vector after the other, and a bias that is added to each as it is: all have one gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 8)
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 20000)), nn.Parameter(torch.randn(20000))
+
+    def forward(self, x):
+        return F.relu(self.layer(x)) @ self.weight + self.bias
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')
+@pytest.mark.parametrize('hard', [False, True])
+def test_gradients_of_the_caller_are_not_written_to(hard):
+    model = hat.convert(Added(), 2, torch.randn(6), heads=False, hard=hard)
+    model.end_task(0)
+    given = torch.ones(20000)
+    model.train()(torch.randn(6), task=1, progress=0.5).backward(given)
+    assert same(given, torch.ones(20000)) and same(model.net.bias.grad, torch.zeros(20000))
 
 
 def test_a_small_parameter_that_changes_before_second_derivatives_is_an_error():
@@ -740,6 +920,18 @@ def test_a_task_that_has_changed_nothing_is_warned_of_when_it_ends():
         said = [str(w.message) for w in caught]
         assert len(said) == task
     assert said[0].startswith('the training of task 1 has not changed anything: is the learning rate 0')
+
+
+def test_tasks_that_were_trained_in_turns_may_end_in_turn():
+    model = small(2).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.warns(UserWarning, match='was not called'):
+        steps(model, optimizer, 0, [0.0, 1.0])
+        steps(model, optimizer, 1, [0.0, 1.0])
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='.*has not been trained')
+        model.end_task(0)
+        model.end_task(1)
 
 
 def test_a_task_that_trains_nothing_but_its_head_has_changed_something():
@@ -1020,10 +1212,15 @@ def test_what_forward_changes_in_python_is_dropped_and_said():
         def between(self, h, x):
             self.step += 1
             self.seen.append(h)
+            self.later = h.mean(0)
             return h if self.step > 3 else 0.1 * h
 
-    with pytest.warns(UserWarning, match=r'forward\(\) changes attributes that are not buffers: step, seen; the'):
-        model = hat.convert(Warming(step=0, seen=[]), 2, torch.randn(4, 6))
+    net = Warming(step=0, seen=[])
+    net.register_buffer('later', None)
+    with pytest.warns(
+        UserWarning, match=r'forward\(\) changes attributes that are not buffers: step, seen, later; the'
+    ):
+        model = hat.convert(net, 2, torch.randn(4, 6))
     model.train()(torch.randn(4, 6), task=0, progress=0)
     assert model.net.step == 0 and model.net.seen == [] and hat.plain(model, 0).seen == []
 
@@ -1052,6 +1249,23 @@ def test_what_cannot_be_read_at_all_is_said_in_one_line():
     for settings in {'n_tasks': 'a'}, {'s_max': 0}:
         with pytest.raises(ValueError, match='n_tasks must be a whole number and s_max above 0'):
             hat.convert(**{'net': nn.Linear(6, 3), 'n_tasks': 2, 'example_input': x} | settings)
+
+
+class Scaled(nn.Module):
+    """A linear layer with a computed weight, which is no subclass of nn.Linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x):
+        return F.linear(x, 0.3 * self.weight)
+
+
+def test_a_layer_that_can_have_no_gate_is_warned_of():
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Scaled(), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.warns(UserWarning, match="^layer '2' can have no gate, so that every task uses all units"):
+        assert hat.convert(net, 1, torch.randn(4, 6)).plan.gates == ['0']
 
 
 def test_layers_whose_names_differ_in_weight_alone():

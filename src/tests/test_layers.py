@@ -1,5 +1,6 @@
 """Every spelling of a layer: its weights are protected if a learned task depends on them, and only then."""
 
+import collections
 import copy
 import dataclasses
 import io
@@ -618,6 +619,19 @@ def test_a_network_with_inputs_by_keyword_is_saved_and_loaded():
     assert same(
         hat.load(file, Structured()).eval()(batch=batch, task=0).logits, model.eval()(batch=batch, task=0).logits
     )
+
+
+def test_a_file_without_its_example_asks_for_one():
+    batch = Batch(torch.randn(4, 6), ['a'])
+    model, file = hat.convert(Structured(), 2, collections.UserDict(batch=batch)), io.BytesIO()
+    model.end_task(0)
+    hat.save(model, file)
+    file.seek(0)
+    with pytest.raises(ValueError, match='has no example input, as it is of a class of its own: pass example_input='):
+        hat.load(file, Structured())
+    file.seek(0)
+    loaded = hat.load(file, Structured(), example_input=(batch,)).eval()
+    assert same(loaded(batch, task=0).logits, model.eval()(batch, task=0).logits)
 
 
 # One task as a module, or as state
