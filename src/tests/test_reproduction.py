@@ -70,6 +70,9 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     a, j, r = (runs['mixture'].get(name, 0).accuracy[-1, 0] for name in ('hat', 'joint', 'random'))
     lost = 1 - (a - r) / (j - r)  # of the first task
     sgd, narrow = (percent('mixture-0.25', name, True) for name in ('sgd', 'hat'))
+    results = [runs['mixture-0.25'].get(name, 0).accuracy for name in ('sgd', 'er', 'si', 'hat')]
+    learned, left = ([f'{100 * a.mean():.1f}' for a in each] for each in (
+        [a.diagonal() for a in results], [a[-1] for a in results]))  # fmt: skip
     for claim in (
         f'its ratio of {hat:.2f} is {100 * (1 - hat / pnn):.0f} % nearer to joint training',
         f"(PNN, {pnn:.2f}) and {100 * (1 - hat / ewc):.0f} % nearer than EWC's ({ewc:.2f})",
@@ -81,6 +84,8 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         ),
         f"FaceScrub's stand-in {sgd['facescrub']} and {narrow['facescrub']} %, SVHN {sgd['svhn']} and {narrow['svhn']}",
         f'traffic signs {sgd["traffic-signs"]} and {narrow["traffic-signs"]} %',
+        '{} % with SGD, {} with replay of 500 stored images (`er`), {} with SI, and {} with HAT'.format(*learned),
+        'after the last one {}, {}, {} and {} % are left'.format(*left),
     ):
         assert claim in text
 
