@@ -85,6 +85,7 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         f"FaceScrub's stand-in {sgd['facescrub']} and {narrow['facescrub']} %, SVHN {sgd['svhn']} and {narrow['svhn']}",
         f'traffic signs {sgd["traffic-signs"]} and {narrow["traffic-signs"]} %',
         '{} % with SGD, {} with replay of 500 stored images (`er`), {} with SI, and {} with HAT'.format(*learned),
+        f'nor has WSN ({ratio("mixture-0.25", "wsn")[-1]:.2f})',
         'after the last one {}, {}, {} and {} % are left'.format(*left),
     ):
         assert claim in text
