@@ -73,6 +73,9 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     results = [runs['mixture-0.25'].get(name, 0).accuracy for name in ('sgd', 'er', 'si', 'hat')]
     learned, left = ([f'{100 * a.mean():.1f}' for a in each] for each in (
         [a.diagonal() for a in results], [a[-1] for a in results]))  # fmt: skip
+    gaps = [f'{100 * (packed - masked):.1f}' for packed, masked in (
+        [runs[setup].get(name, 0).accuracy[-1].mean() for name in ('packnet', 'hat')]
+        for setup in ('mixture-0.5', 'mixture-0.25'))]  # fmt: skip
     for claim in (
         f'its ratio of {hat:.2f} is {100 * (1 - hat / pnn):.0f} % nearer to joint training',
         f"(PNN, {pnn:.2f}) and {100 * (1 - hat / ewc):.0f} % nearer than EWC's ({ewc:.2f})",
@@ -85,6 +88,7 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         f"FaceScrub's stand-in {sgd['facescrub']} and {narrow['facescrub']} %, SVHN {sgd['svhn']} and {narrow['svhn']}",
         f'traffic signs {sgd["traffic-signs"]} and {narrow["traffic-signs"]} %',
         '{} % with SGD, {} with replay of 500 stored images (`er`), {} with SI, and {} with HAT'.format(*learned),
+        '{} points of average accuracy here, and {} at a quarter'.format(*gaps),
         f'nor has WSN ({ratio("mixture-0.25", "wsn")[-1]:.2f})',
         'after the last one {}, {}, {} and {} % are left'.format(*left),
     ):
