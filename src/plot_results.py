@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from approaches import APPROACHES, canonical
-from core.arguments import Once, Parser, names, positive, seeds
+from core.arguments import Parser, names, positive, seeds
 from core.errors import UserError, exit_code
 from core.files import ROOT, atomic
 from core.results import make_folder
@@ -47,7 +47,7 @@ def parse(argv):
     what.add_argument('--reproduction', action='store_true', help='the tables of README.md and .results/README.md')
     what.add_argument('--fig2', action='store_true', help="Fig. 2: the gradient of HAT's embeddings")
     runs = parser.add_argument_group('with --experiment')
-    runs.add_argument('--approaches', action=Once, type=names(APPROACHES, canonical), default='all', metavar='X,Y,...',
+    runs.add_argument('--approaches', type=names(APPROACHES, canonical), default='all', metavar='X,Y,...',
                       help='(default all)')  # fmt: skip
     runs.add_argument('--seeds', type=seeds, metavar='N,N-N', help='such as 0,2,5-7 (default: all that are there)')
     runs.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='the results (default res)')

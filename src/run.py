@@ -15,7 +15,7 @@ from approaches import APPROACHES, build, canonical
 from approaches.optimizers import LR
 from approaches.training import DEPARTURES, Protocol
 from core import metrics, results
-from core.arguments import Once, Parser, count, few, parallel, positive, seed, width, words
+from core.arguments import Parser, count, few, parallel, positive, seed, width, words
 from core.device import crowded, describe, setup_device, use_threads, versions
 from core.errors import UserError, exit_code, require
 from core.files import ROOT
@@ -49,7 +49,7 @@ def parse(argv):
     what.add_argument('--pretrained', type=Path, metavar='FILE', help='its initial weights: a state_dict of torch.save '
                       'or safetensors, without a tensor too few or too many but for the classifier and a new stem '
                       '(default: drawn by the seed)')  # fmt: skip
-    what.add_argument('--parameter', action=Once, default='', metavar='VALUES', help=_parameter_help())
+    what.add_argument('--parameter', default='', metavar='VALUE,...', help=_parameter_help())
     what.add_argument(
         '--seed', type=seed, default=0, help='of task order, data split, batches, weights, dropout (default 0)'
     )

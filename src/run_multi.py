@@ -6,7 +6,7 @@ import sys
 import batches
 from approaches import APPROACHES, canonical
 from batches.run import Run
-from core.arguments import Once, Parser, few, names, seeds
+from core.arguments import Parser, few, names, seeds
 from core.errors import exit_code
 from dataloaders import EXPERIMENTS
 
@@ -24,17 +24,11 @@ def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     for option, known in ('--experiments', EXPERIMENTS), ('--approaches', APPROACHES):
         meaning = f'all, or some of {", ".join(known)}'
-        parser.add_argument(
-            option, action=Once, required=True, type=names(known, canonical), metavar='A,B,...', help=meaning
-        )
+        parser.add_argument(option, required=True, type=names(known, canonical), metavar='A,B,...', help=meaning)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        '--seeds', action=Once, type=seeds, default='0', metavar='N,N-N', help='such as 0-9 or 0,2,5-7 (default 0)'
-    )
+    which.add_argument('--seeds', type=seeds, default='0', metavar='N,N-N', help='such as 0-9 or 0,2,5-7 (default 0)')
     which.add_argument('--nruns', type=few, metavar='N', help='the seeds 0 to N - 1')
-    parser.add_argument(
-        '--parameter', action=Once, default='', metavar='VALUES', help='hyper-parameters, as for run.py'
-    )
+    parser.add_argument('--parameter', default='', metavar='VALUE,...', help='hyper-parameters, as for run.py')
     batches.add_options(parser)
     return parser.parse_args(argv)
 

@@ -11,7 +11,7 @@ import batches
 from approaches import APPROACHES, canonical
 from batches.run import Run
 from core import metrics, results
-from core.arguments import Once, Parser, seed, words
+from core.arguments import Parser, seed, words
 from core.errors import UserError, exit_code
 from core.hyperparameters import show
 from core.shapes import VALIDATION, check
@@ -33,7 +33,7 @@ def parse(argv):
     parser.add_argument('--approach', required=True, choices=APPROACHES, type=canonical)
     parser.add_argument('--experiment', required=True, choices=EXPERIMENTS)
     parser.add_argument('--seed', type=seed, default=0, help='(default 0)')
-    parser.add_argument('--vary', action=Once, type=words, metavar='NAME,...', help='the hyper-parameters to vary, the '
+    parser.add_argument('--vary', type=words, metavar='NAME,...', help='the hyper-parameters to vary, the '
                         'others stay at their defaults (default: all with a grid, in all combinations)')  # fmt: skip
     parser.add_argument('--figure', type=Path, metavar='DIR', help='draw Fig. 4 (.png .pdf); also runs joint and '
                         'random, the references of its forgetting ratios')  # fmt: skip

@@ -14,6 +14,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description, epilog=None, prog=None):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(prog, description=description, epilog=epilog, formatter_class=form, allow_abbrev=False)
+        self.register('action', None, Store)
 
     def print_help(self, file=None):
         print(self.format_help(), end='', file=file)  # argparse hides a broken pipe
@@ -22,12 +23,16 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f'{message} (--help lists all arguments)')
 
 
-class Once(argparse.Action):
-    """A list that may not be given twice: the first one would be lost without a word."""
+class Store(argparse.Action):
+    """Stores a value. A list, whose metavar has a comma, may not be given twice: the first one would be lost without a
+    word. Of other options the last one counts."""
+
+    given = False
 
     def __call__(self, parser, namespace, values, option_string=None):
-        if getattr(namespace, self.dest) != self.default:
-            parser.error(f'{option_string} stands twice; give one list A,B,...')
+        if self.given and ',' in (self.metavar or ''):
+            parser.error(f'{option_string} stands twice; give one list {self.metavar}')
+        self.given = True
         setattr(namespace, self.dest, values)
 
 

@@ -44,6 +44,12 @@ def dataset(name, n_train=200, n_test=40, seed=0):
     return *pictures(n_train, n_classes, shape, seed), *pictures(n_test, n_classes, shape, seed + 1)
 
 
+def without(usual, given):
+    """The usual arguments, pairs of an option and its value, but for the options that are given."""
+    pairs = zip(usual[::2], usual[1::2], strict=True)
+    return [word for option, value in pairs if option not in given for word in (option, value)]
+
+
 @pytest.fixture(scope='session')
 def small_data(tmp_path_factory):
     """A folder with <name>.npz of every data set, 200 training and 40 test pictures each."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_equal, left_behind, record
+from conftest import assert_equal, left_behind, record, without
 
 import batches
 import run
@@ -207,7 +207,7 @@ BAD = {
 @pytest.mark.parametrize('more, message', BAD.values(), ids=BAD.keys())
 def test_bad_input_of_a_batch_is_one_line_and_no_run_is_started(tmp_path, capsys, more, message):
     usual = ['--experiments', 'mixture', '--approaches', 'hat', '--devices', 'cpu', '--res', str(tmp_path)]
-    assert exit_code('run_multi.py', run_multi.main, [*usual, *more]) == 2
+    assert exit_code('run_multi.py', run_multi.main, [*without(usual, more), *more]) == 2
     out, err = capsys.readouterr()
     assert out == '' and err.count('\n') == 1 and message in err and err.startswith('run_multi.py: error: ')
     assert not list(tmp_path.iterdir())

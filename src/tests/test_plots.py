@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import without
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -95,8 +96,8 @@ def runs(tmp_path):
 
 
 def plot(res, *more):
-    command = ['--experiment', 'mixture', '--res', getattr(res, 'folder', res), '--seeds', '0-2', *more]
-    return exit_code('plot_results.py', plot_results.main, list(map(str, command)))
+    usual = ['--experiment', 'mixture', '--res', getattr(res, 'folder', res), '--seeds', '0-2']
+    return exit_code('plot_results.py', plot_results.main, list(map(str, [*without(usual, more), *more])))
 
 
 def test_table_1_is_the_mean_the_deviation_and_students_interval(res, capsys):
