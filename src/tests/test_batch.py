@@ -37,9 +37,10 @@ def arguments(small_data, tmp_path):
     """arguments('hat,ewc', '0,1', ...): of run_multi.py, two small runs at a time; more arguments of run.py."""
 
     def arguments(approaches, seeds, *more):
+        usual = ['--tasks', 'mnist,cifar10', '--data', str(small_data), '--width', '0.05', '--ntrain', '60',
+                 '--nepochs', '1']  # fmt: skip
         return ['--experiments', 'mixture', '--approaches', approaches, '--seeds', seeds, '--res', str(tmp_path),
-                '--devices', 'cpu', '--nproc', '2', '--', '--tasks', 'mnist,cifar10', '--data', str(small_data),
-                '--width', '0.05', '--ntrain', '60', '--nepochs', '1', *more]  # fmt: skip
+                '--devices', 'cpu', '--nproc', '2', '--', *without(usual, more), *more]  # fmt: skip
 
     return arguments
 

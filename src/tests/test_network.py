@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 import torch
-from conftest import same
+from conftest import same, without
 from torchvision import models
 
 import networks
@@ -27,7 +27,8 @@ OWN = 'pathnet', 'pnn'  # approaches with networks of their own
 
 def start(tmp_path, approach, *more):
     txt = tmp_path / f'{approach}.txt'
-    return run.cli(['--approach', approach, *SMALL, '--output', str(txt), '--tmp', str(tmp_path), *more]), txt
+    usual = ['--approach', approach, *without(SMALL, more), '--output', str(txt), '--tmp', str(tmp_path)]
+    return run.cli([*usual, *more]), txt
 
 
 @pytest.mark.slow
