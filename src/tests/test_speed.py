@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import same
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,7 +23,7 @@ from core.device import setup_device
 from core.errors import UserError, exit_code
 from dataloaders import mixture, sources, task
 from networks.dropout import Activation, Dropout, keep
-from networks.layers import Linear
+from networks.layers import FirstConvolution, Linear
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 TRAINED = [name for name in APPROACHES if name != 'random']
@@ -138,6 +139,18 @@ def test_a_large_fully_connected_layer_computes_the_same_by_onednn():
     assert same(fast.eval()(x), plain(x))
     with torch.inference_mode():
         assert same(fast(x), results[0][0])
+
+
+@pytest.mark.parametrize('layout', [torch.channels_last, torch.contiguous_format])
+def test_the_first_convolution_has_the_gradients_of_pytorchs(layout):
+    torch.manual_seed(0)
+    x, w, b = (torch.randn(shape, dtype=torch.float64) for shape in ((5, 3, 9, 9), (7, 3, 4, 4), 7))
+    x, weights = x.contiguous(memory_format=layout), (w.requires_grad_(), b.requires_grad_())
+    y, expected = FirstConvolution.apply(x, w, b), F.conv2d(x, w, b)
+    assert same(y, expected)
+    slopes = torch.randn_like(y)
+    for ours, theirs in zip(*(torch.autograd.grad(each, weights, slopes) for each in (y, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_convolutions_leave_out_only_what_no_feature_depends_on():
