@@ -38,9 +38,11 @@ def shades(n):
 
 
 def style(approach):
-    """Marker and colour, by its place in APPROACHES; neighbours there are about half of the range of shades apart."""
+    """Marker and colour, by its place in APPROACHES; neighbours there are about half of the range of shades apart.
+    HAT's line is thicker."""
     k, n = list(APPROACHES).index(approach), len(APPROACHES)
-    return {'marker': MARKERS[k % len(MARKERS)], 'color': shades(n)[k // 2 + (n + 1) // 2 * (k % 2)]}
+    prominent = {'lw': 3.5, 'ms': 9, 'zorder': 3} if approach == 'hat' else {}
+    return {'marker': MARKERS[k % len(MARKERS)], 'color': shades(n)[k // 2 + (n + 1) // 2 * (k % 2)], **prominent}
 
 
 def labelled(n, most=MAX_LABELS):

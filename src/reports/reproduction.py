@@ -2,7 +2,8 @@
 
 .results/<setup>/ holds the runs of a setup, without the logs of their epochs, and about.json: what was run, how it
 differs from the paper, on what machine, by which command. In a page, a table is between the comments
-<!-- reproduction: <setup> --> and <!-- end -->; `summary` is the table of all setups.
+<!-- reproduction: <setup> --> and <!-- end -->; `summary` is the table of all setups, `<setup>, by task` that of
+the accuracies on each task.
 """
 
 import json
@@ -90,14 +91,17 @@ class Setup:
 
     def rows(self):
         """Label -> (approach, its runs, Collection.measure of them): of each approach and, where a sweep prefers other
-        hyper-parameters, of these."""
+        hyper-parameters, of these; the best first."""
         collection = self.collection
         rows = {collection.label(name): (name, runs) for name, runs in collection.selected.items()}
         for name, parameter, runs in collection.tuned():
             default = APPROACHES[name].defaults().items()
             values = show({key: parameter[key] for key, value in default if parameter[key] != value})
             rows[f'{name}, {values}{collection.marks(runs.values())}'] = name, runs
-        return {label: (name, runs, collection.measure(runs)) for label, (name, runs) in rows.items()}
+        measured = {label: (name, runs, collection.measure(runs)) for label, (name, runs) in rows.items()}
+        key = 'rho' if self.main.name == 'rho' else 'accuracy'
+        order = best_first({label: computed[key] for label, (_, _, computed) in measured.items()})
+        return {label: measured[label] for label in order}
 
     def table(self):
         rows = self.rows()
@@ -108,9 +112,7 @@ class Setup:
         header += [*average, 'BWT, points', 'hours a run', 'epochs']
         known = any('stored' in r.record for _, runs, _ in rows.values() for r in runs.values())
         header += ['network, M', 'kept besides, MB'] if known else []
-        key = 'rho' if self.main.name == 'rho' else 'accuracy'
-        for label in best_first({label: computed[key] for label, (_, _, computed) in rows.items()}):
-            name, runs, computed = rows[label]
+        for label, (name, runs, computed) in rows.items():
             line = [label, str(len(runs))]
             for metric in self.metrics:
                 line += [our_cell(column(metric, computed), metric, len(runs)), paper_cell(metric, name)]
@@ -121,6 +123,16 @@ class Setup:
             line += [parameters_cell(runs), stored_cell(runs)] if known else []
             lines.append(line)
         return '\n\n'.join([self.about['what'], markdown(header, lines), *self.rank_correlation(), *self.notes()])
+
+    def table_by_task(self):
+        """Of the first seed: accuracy on each task after the last one, and right after the task where that differs."""
+        seed, lines = self.collection.seeds[0], []
+        for label, (_, runs, _) in self.rows().items():
+            if seed in runs:
+                tasks, final, learned = runs[seed].tasks, runs[seed].accuracy[-1], runs[seed].accuracy.diagonal()
+                cells = zip(*([f'{100 * a:.1f}' for a in each] for each in (final, learned)), strict=True)
+                lines.append([label, *(now if now == then else f'{now} ({then})' for now, then in cells)])
+        return markdown(['%', *tasks], lines)
 
     def rank_correlation(self):
         """A line that compares the order of the methods with the paper's, for at least four of them."""
@@ -201,7 +213,8 @@ def tables():
     everything = setups()
     lines = [row for setup in everything if (row := setup.summary_row())]
     summary = markdown(['setup', 'paper: HAT', 'here: HAT', 'n', 'what differs'], lines)
-    return {'summary': summary} | {setup.name: setup.table() for setup in everything}
+    by_task = {f'{setup.name}, by task': setup.table_by_task() for setup in everything}
+    return {'summary': summary} | {setup.name: setup.table() for setup in everything} | by_task
 
 
 def setups():
@@ -256,5 +269,5 @@ def rewrite(check=False):
             if not check:
                 with atomic(page) as part:
                     part.write_text(after, encoding='utf-8')
-    print(f'{len(current) - 1} setups; changed: {", ".join(changed) or "nothing"}')
+    print(f'{len(setups())} setups; changed: {", ".join(changed) or "nothing"}')
     return changed

@@ -62,13 +62,15 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         accuracy = result.accuracy.diagonal() if learned else result.accuracy[-1]
         return dict(zip(result.tasks, (f'{100 * a:.1f}' for a in accuracy), strict=True))
 
-    hat, pnn, ewc = (ratio('mixture', name)[-1] for name in ('hat', 'pnn', 'ewc'))
-    joint, end = percent('mixture', 'joint'), percent('mixture', 'hat')
-    names = {'MNIST': 'mnist', 'CIFAR-100': 'cifar100', 'NotMNIST': 'notmnist', 'SVHN': 'svhn', 'CIFAR-10': 'cifar10',
-             'traffic signs': 'traffic-signs', 'Fashion-MNIST': 'fashion-mnist'}  # fmt: skip
-    pairs = [f'{shown} {joint[name]} and {end[name]}' for shown, name in names.items()]
-    a, j, r = (runs['mixture'].get(name, 0).accuracy[-1, 0] for name in ('hat', 'joint', 'random'))
-    lost = 1 - (a - r) / (j - r)  # of the first task
+    def later(name):
+        """The ratio without the first task."""
+        a, j, r = (runs['mixture'].get(each, 0).accuracy[-1, 1:] for each in (name, 'joint', 'random'))
+        return f'{((a - r) / (j - r) - 1).mean():.2f}'
+
+    wide = {name: ratio('mixture', name)[-1] for name in ('hat', 'pnn', 'ewc', 'pathnet', 'packnet', 'adahat', 'wsn')}
+    hat, pnn, ewc, *others = wide.values()
+    replay = [runs['mixture'].get(name, 0).accuracy for name in ('er', 'der')]
+    forgotten = [100 * (a.diagonal()[:-1] - a[-1, :-1]).mean() for a in replay]
     sgd, narrow = (percent('mixture-0.25', name, True) for name in ('sgd', 'hat'))
     results = [runs['mixture-0.25'].get(name, 0).accuracy for name in ('sgd', 'er', 'si', 'hat')]
     learned, left = ([f'{100 * a.mean():.1f}' for a in each] for each in (
@@ -77,10 +79,12 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         [runs[setup].get(name, 0).accuracy[-1].mean() for name in ('packnet', 'hat')]
         for setup in ('mixture-0.5', 'mixture-0.25'))]  # fmt: skip
     for claim in (
-        f'its ratio of {hat:.2f} is {100 * (1 - hat / pnn):.0f} % nearer to joint training',
-        f"(PNN, {pnn:.2f}) and {100 * (1 - hat / ewc):.0f} % nearer than EWC's ({ewc:.2f})",
-        f'{pairs[0]} %, {", ".join(pairs[1:6])}, {pairs[6]}',
-        f'{joint["facescrub"]} and {end["facescrub"]} %; that is {lost / 8:.3f} of the {-hat:.2f}',
+        f'its ratio of {hat:.2f} is {100 * (1 - hat / pnn):.0f} % nearer to joint training than that of',
+        f'PNN ({pnn:.2f}) and {100 * (1 - hat / ewc):.0f} % nearer than that of EWC ({ewc:.2f})',
+        'PathNet is better ({:.2f}; in the paper'.format(*others),
+        'PackNet ({1:.2f}) is better, and AdaHAT ({2:.2f}) and WSN ({3:.2f}) are level'.format(*others),
+        '`er` and `der`, forgets {:.0f} and {:.0f} points'.format(*forgotten),
+        'its ratio is {}, that of PathNet {} and that of PackNet {}'.format(*map(later, ('hat', 'pathnet', 'packnet'))),
         ' and '.join(percent('mixture', name, True)['facescrub'] for name in ('sgd', 'sgd-frozen')) + ' % of it',
         'too: {:.2f} (paper: -0.09), EWC {:.2f} (paper: -0.18)'.format(
             *(ratio('cifar', name)[-1] for name in ('hat', 'ewc'))
@@ -113,6 +117,17 @@ def test_runs_are_added_and_tables_made_from_them(folder, capsys):
     (folder / 'page.md').write_text(page.replace('-0.01 (0.01)', '-0.00 (0.01)'))
     assert reproduce('--check') == 1
     assert reproduce() == 0 and (folder / 'page.md').read_text() == page
+
+
+def test_a_table_has_the_accuracy_on_each_task_at_the_end_and_right_after_it(folder):
+    (folder / 'page.md').write_text('<!-- reproduction: small, by task -->\n<!-- end -->\n')
+    Runs(folder / 'runs')('lwf', 1, JOINT)  # not of the first seed
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    record = json.loads((folder / 'runs' / 'mixture_hat_0.json').read_text())
+    tasks = ' | '.join(task['name'] for task in record['tasks'])
+    _, header, _, *rows, _ = (folder / 'page.md').read_text().splitlines()
+    assert header == f'| % | {tasks} |' and len(rows) == 4
+    assert '| hat | 80.0 (90.0) | 90.0 |' in rows and '| random | 10.0 | 20.0 |' in rows
 
 
 def test_each_seed_is_in_the_tables(folder):
