@@ -1,4 +1,4 @@
-"""The approaches, by name. A new one is a file and a line here."""
+"""The approaches, by name. A new one is a file, its import and its entry in APPROACHES (README.md)."""
 
 from dataclasses import replace
 
