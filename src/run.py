@@ -30,6 +30,9 @@ from runs.progress import TaskProgress
 from runs.tensorboard import TensorBoardLogger
 
 EXAMPLES = """\
+instead of a run:
+  --selftest            does this machine compute what it should? (--selftest --help lists its arguments)
+
 examples:
   python src/run.py --approach hat --experiment demo
   python src/run.py --approach hat --experiment mixture --parameter c=0.75,smax=400
@@ -42,8 +45,10 @@ def parse(argv):
     """All arguments: missing ones have the default of the experiment, `parameter` is a dict of all values."""
     parser = Parser(__doc__, EXAMPLES)
     what = parser.add_argument_group('what to run')
-    what.add_argument('--approach', required=True, choices=APPROACHES, type=canonical)
-    what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS)
+    what.add_argument('--approach', required=True, choices=APPROACHES, type=canonical,
+                      help='see src/approaches/README.md')  # fmt: skip
+    what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS,
+                      help='the tasks and their data: see src/dataloaders/README.md')  # fmt: skip
     what.add_argument('--network', metavar='NAME', help='another network: of torchvision (resnet18) or timm '
                       '(timm:vit_tiny_patch16_224,img_size=32,patch_size=4); not for pathnet, pnn')  # fmt: skip
     what.add_argument('--pretrained', type=Path, metavar='FILE', help='its initial weights: a state_dict of torch.save '

@@ -113,6 +113,15 @@ def test_every_command_in_a_page_has_arguments_that_its_script_takes(path, tmp_p
             script.parse(argv)
 
 
+def test_the_table_of_arguments_is_that_of_the_help_of_run(capsys):
+    with pytest.raises(SystemExit):
+        run.parse(['--help'])
+    listed, _ = capsys.readouterr().out.split('examples:')
+    shown = set(re.findall(r'--[a-z][a-z-]*', listed)) - {'--help'}
+    cells = re.findall(r'^\| (`--.*?) \|', page(''), re.M)
+    assert {name.split()[0] for cell in cells for name in plain(cell)} == shown
+
+
 # Approaches
 
 
