@@ -199,9 +199,9 @@ def where_free(x: Tensor, marks: Tensor, out: Tensor | None = None) -> Tensor:
 def write_kept(p: Tensor, kept: Tensor, marks: Tensor) -> None:
     """Write the kept values into a parameter, where it is protected.
 
-    The parameter keeps its version, so that a batch between whose forward and backward pass this happens can go on: if
-    nobody else has written to the parameter, it has the kept values already. Large ones are written in parts that fit
-    into a cache. An element has no third value for a moment: other threads and signal handlers may read it.
+    The parameter keeps its version, so that this may happen between the forward and backward pass of a batch: if nobody
+    else has written to the parameter, it has the kept values already. Large ones are written in parts that fit into a
+    cache. An element has no third value for a moment: other threads and signal handlers may read it.
     """
     for part, value, mark in zip(*map(parts, (p.data, kept, marks)), strict=True):
         part.copy_(where_free(part, mark).add_(value))
