@@ -1,4 +1,4 @@
-"""What does the network of a finished run see in pictures? RESULT.json is of run.py --save; no data are needed.
+"""Classify pictures with the network of a finished run. RESULT.json is of run.py --save; no data are needed.
 
 Pictures of any size and mode are read as those of --experiment folder are. The network has to be told the task: --task.
 Without it every task answers, and the most confident one is marked as a guess: a task knows only its own classes, and

@@ -13,7 +13,7 @@ of `hat`, count with their values, and n is at least 1; with alpha = 0 this is H
 
 alpha and epsilon are those of the authors' code, for Adam, whose steps hardly depend on the scale of the gradients.
 Plain SGD moves a protected weight by at most alpha / epsilon of what its gradient asks for. Their grid ends at 1e-5;
-here it goes on.
+here it extends to 0.1.
 """
 
 import functools

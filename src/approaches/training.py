@@ -70,7 +70,7 @@ class Training:
 
     @staticmethod
     def not_finite(train_loss, valid_loss, n_endless):
-        """What was not finite in an epoch with so many endless gradients, or None."""
+        """What was not finite in an epoch with n_endless gradients that are not finite, or None."""
         losses = {'training loss': train_loss, 'validation loss': valid_loss, 'gradient': math.inf if n_endless else 0}
         return next((name for name, value in losses.items() if not math.isfinite(value)), None)
 

@@ -212,7 +212,7 @@ class Collection:
 
     def tuned(self):
         """Yield (approach, hyper-parameters, its runs with them: seed -> Result) for each sweep in which others than
-        those of its row have the best validation accuracy; no test image has a say. The first seed with a sweep
+        those of its row have the best validation accuracy; test images are not used. The first seed with a sweep
         chooses."""
         for name, sweeps in self.sweep_runs.items():
             runs = {seed: [r for r in results if 'valid_accuracy' in r.record] for seed, results in sweeps.items()}

@@ -1,4 +1,4 @@
-"""One self-contained page of tables, figures and the details of each run; it needs no network."""
+"""One self-contained page of tables, figures and the details of each run, readable offline."""
 
 import base64
 import io

@@ -1,1 +1,1 @@
-"""What one run has besides its training: identity, checkpoints, TensorBoard."""
+"""What one run has besides its training: identity, checkpoints, progress, TensorBoard, its saved network."""
