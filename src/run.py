@@ -41,8 +41,7 @@ examples:
 """
 
 
-def parse(argv):
-    """All arguments: missing ones have the default of the experiment, `parameter` is a dict of all values."""
+def make_parser():
     parser = Parser(__doc__, EXAMPLES)
     what = parser.add_argument_group('what to run')
     what.add_argument('--approach', required=True, choices=APPROACHES, type=canonical,
@@ -97,7 +96,12 @@ def parse(argv):
     places.add_argument('--stale', choices=('keep', 'redo'), help='results and checkpoints of other code: keep a '
                         'result and resume from a checkpoint, or redo the run (default: keep a result, reject a '
                         'checkpoint)')  # fmt: skip
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv):
+    """All arguments: missing ones have the default of the experiment, `parameter` is a dict of all values."""
+    args = make_parser().parse_args(argv)
     args.parameter = parse_parameters(args.parameter, APPROACHES[args.approach].parameters)
     if args.network and args.width is not None:
         raise UserError('--width is for the networks of the paper: leave it out with --network')

@@ -87,7 +87,7 @@ def _dataset(name, cached, seed):
     moments = cached.moments
     if cached.skipped:
         n = len(cached.skipped)
-        print(f'{name}: {n} damaged picture{"s"[: n > 1]} left out, such as {cached.skipped[0]}', flush=True)
+        print(f'{name}: {n} damaged picture{"s" if n > 1 else ""} left out, such as {cached.skipped[0]}', flush=True)
     if not len(test_y):
         print(f'{name}: no test set; the seed draws a fifth of the pictures for it', flush=True)
         index = stratified(train_y, len(train_y) // TEST_SHARE, seeds.derive(seed, 'test', name))

@@ -138,7 +138,8 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
         The converted network, on the device and of the type of `net`.
 
     Raises:
-        ValueError: save() did not write the file, `net` is another network, or an argument is missing.
+        ValueError: the file is of torch.save(), but not of save(); `net` is another network; an argument is missing.
+            For other files torch.load() raises its own errors.
 
     Example:
         hat.save(model, 'model.pt')
