@@ -34,7 +34,7 @@ class Masked(Approach):
         self.hold()
 
     def hold(self):
-        """What is frozen keeps the values of now."""
+        """Note the current weights: what is frozen keeps these values."""
         self.old = [p.detach().clone() for p in self.weights]
 
     def loss(self, x, y, t, progress):

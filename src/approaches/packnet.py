@@ -27,10 +27,10 @@ class PackNet(Masked):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         number = torch.uint8 if len(self.tasks) < 256 else torch.int32
-        # Whose each weight is: t + 1 for task t, 0 while it is free
+        # The task that each weight belongs to: t + 1 for task t, 0 while it is free
         self.owners = [torch.zeros_like(p, dtype=number) for p in self.weights]
         self.learned = 0  # tasks
-        self.trained = 0  # epochs of this task's training; 0 while it goes on
+        self.trained = 0  # epochs of this task's training; 0 until it ends
 
     def masked(self, t):
         if t >= self.learned:  # all that is free is in training, or zero
@@ -49,7 +49,7 @@ class PackNet(Masked):
         return {'retraining': int(self.trained > 0)}
 
     def decide(self, t, valid_loss):
-        """When training ends: prune, and start again with the first learning rate (a cosine goes on)."""
+        """When training ends: prune, and start again with the first learning rate (a cosine schedule continues)."""
         super().decide(t, valid_loss)
         now, p = self.training, self.protocol
         epochs, most = len(now.log), max(1, round(2 * p.nepochs / 3))

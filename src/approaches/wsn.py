@@ -30,7 +30,7 @@ class WSN(Masked):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.net.scores = nn.ParameterList(torch.empty_like(p) for p in self.weights)
-        # Which weights each learned task uses; and by the scores of now: lists of bool tensors, like self.weights
+        # Which weights each learned task uses, and which the current scores choose: bool tensors, like self.weights
         self.masks, self.mask = [], [torch.zeros_like(p, dtype=torch.bool) for p in self.weights]
         self.draw(0)
 

@@ -17,7 +17,7 @@ from dataloaders.task import Dataset, stratified
 FAMILY = 'alexnet'
 DEFAULTS = {}
 OPTIONS = 'size', 'skip_bad'
-TEST_SHARE = 5  # one in so many pictures is for testing where there is no test set
+TEST_SHARE = 5  # where there is no test set, one picture in TEST_SHARE is for testing
 
 
 @dataclass

@@ -142,7 +142,7 @@ def logits(approach, t, images):
 
 
 def images_of(x, device):
-    """A split of the images x, (N,H,W,C) uint8, whose classes nobody knows."""
+    """A split of the images x, (N,H,W,C) uint8, whose classes are unknown."""
     n = len(x)
     return Images(*(torch.as_tensor(v, device=device) for v in (x, np.arange(n), np.zeros(n, np.int64))))
 
