@@ -31,7 +31,7 @@ class Store(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         if self.given and ',' in (self.metavar or ''):
-            parser.error(f'{option_string} stands twice; give one list {self.metavar}')
+            parser.error(f'{option_string} is given twice; give one list {self.metavar}')
         self.given = True
         setattr(namespace, self.dest, values)
 

@@ -141,7 +141,7 @@ def test_files_are_made(res, tmp_path):
 
 def test_a_list_given_twice_is_an_error(res, capsys):
     assert plot(res, '--approaches', 'hat', '--approaches', 'sgd') == 2
-    assert '--approaches stands twice' in capsys.readouterr().err
+    assert '--approaches is given twice' in capsys.readouterr().err
 
 
 def test_the_original_codes_name_of_pnn_is_known(res, capsys):
