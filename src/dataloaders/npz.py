@@ -102,7 +102,9 @@ def check(arrays, n_classes, where):
     """Raises UserError unless the four arrays are a data set of n_classes with images of one of SHAPES."""
     for split, x, y in ('train', *arrays[:2]), ('test', *arrays[2:]):
         if x.dtype != np.uint8 or x.shape[1:] not in SHAPES:
-            raise UserError(f'{where}: {split} images are {x.dtype} {x.shape}, not uint8 (N, ...) with one of {SHAPES}')
+            raise UserError(f'{where}: {split} images are {x.dtype} {x.shape}, not uint8 (N, height, width, channels) '
+                            f'of {", ".join("x".join(map(str, shape)) for shape in SHAPES)}; --experiment folder takes '
+                            'other sizes')  # fmt: skip
         if y.dtype != np.int64 or y.shape != (len(x),) or not len(y):
             raise UserError(f'{where}: {split} labels are {y.dtype} {y.shape}, not int64 ({len(x)},) with one or more')
         if y.min() < 0 or y.max() >= n_classes:

@@ -381,6 +381,7 @@ NPZ_FAULTS = {  # what the file holds, of four good arrays; words of the refusal
     'images are float': (lambda a: packed(a, test_x=a['test_x'] / 255), 'float64'),
     'images are channel-first': (lambda a: packed(a, test_x=a['test_x'].transpose(0, 3, 1, 2)), '(10, 1, 28, 28)'),
     'images have another size': (lambda a: packed(a, train_x=a['train_x'][:, 1:]), '(40, 27, 28, 1)'),
+    'images are small and in colour': (lambda a: packed(a, train_x=a['train_x'].repeat(3, 3)), '--experiment folder'),
     'there are no images': (lambda a: packed(a, test_x=a['test_x'][:0], test_y=a['test_y'][:0]), '(0,)'),
     'an array is one number': (lambda a: packed(a, test_x=np.uint8(0)), 'uint8'),
     'it is no zip': (lambda a: b'<html>Not here</html>', 'cannot be read'),
