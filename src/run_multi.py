@@ -22,9 +22,11 @@ examples:
 
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
-    for option, known in ('--experiments', EXPERIMENTS), ('--approaches', APPROACHES):
-        meaning = f'all, or some of {", ".join(known)}'
-        parser.add_argument(option, required=True, type=names(known, canonical), metavar='A,B,...', help=meaning)
+    every = [name for name in EXPERIMENTS if name != 'folder']
+    parser.add_argument('--experiments', required=True, type=names(EXPERIMENTS, every=every), metavar='A,B,...',
+                        help=f'some of {", ".join(EXPERIMENTS)}, or all (but folder)')  # fmt: skip
+    parser.add_argument('--approaches', required=True, type=names(APPROACHES, canonical), metavar='A,B,...',
+                        help=f'all, or some of {", ".join(APPROACHES)}')  # fmt: skip
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--seeds', type=seeds, default='0', metavar='N,N-N', help='such as 0-9 or 0,2,5-7 (default 0)')
     which.add_argument('--nruns', type=few, metavar='N', help='the seeds 0 to N - 1')

@@ -107,11 +107,12 @@ def words(text):
     return parts
 
 
-def names(known, canonical=str):
-    """A type: 'all', or some of the names in `known`, comma-separated; canonical: maps an alias to its name."""
+def names(known, canonical=str, every=None):
+    """A type: some of the names in `known`, comma-separated, or 'all': those in `every` (default: in `known`).
+    canonical: maps an alias to its name."""
 
     def parse(text):
-        chosen = list(known) if text == 'all' else [canonical(part) for part in text.split(',')]
+        chosen = list(every or known) if text == 'all' else [canonical(part) for part in text.split(',')]
         if unknown := [name for name in chosen if name not in known]:
             raise argparse.ArgumentTypeError(f'{unknown[0]!r} is none of {", ".join(known)}')
         return list(dict.fromkeys(chosen))

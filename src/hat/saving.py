@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import pickle
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
@@ -138,8 +139,7 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
         The converted network, on the device and of the type of `net`.
 
     Raises:
-        ValueError: the file is of torch.save(), but not of save(); `net` is another network; an argument is missing.
-            For other files torch.load() raises its own errors.
+        ValueError: the file is not of save(), or damaged; `net` is another network; an argument is missing.
 
     Example:
         hat.save(model, 'model.pt')
@@ -147,7 +147,11 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
     """
     from hat.convert import convert
 
-    content = torch.load(file, map_location=next(net.parameters()).device, weights_only=True)
+    device = next(net.parameters()).device
+    try:
+        content = torch.load(file, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f'{file} was not written by hat.save(), or is damaged') from error
     if not isinstance(content, dict) or 'settings' not in content:
         raise ValueError(f'{file} was not written by hat.save()')
     saved = json.loads(content['settings'])

@@ -73,7 +73,7 @@ class Watch:
         if full := [name for name, free in shares.items() if free < FREE]:
             warn(
                 f'less than {100 * FREE:.0f} % of the units of {listed(full)} are free for {self.name(task)}: '
-                'hat.forget() an earlier task and learn it again with a larger c, or convert a wider network'
+                'learn earlier tasks with a larger c (hat.forget() them first), or use a wider network'
             )
         self.start = present(network, task)
 

@@ -26,7 +26,7 @@ from batches import ray_cluster
 from core import results
 from core.errors import UserError, exit_code
 from core.files import ROOT
-from dataloaders import mixture, task
+from dataloaders import EXPERIMENTS, mixture, task
 from runs.checkpoints import Checkpoint
 
 KILLS = 24
@@ -173,6 +173,14 @@ def test_dry_run_prints_the_commands_of_runs_that_are_not_finished(arguments, tm
     assert script == str(ROOT / 'src' / 'run.py')
     args = run.parse(argv)
     assert (args.approach, args.seed, args.output.name, args.nepochs) == ('pnn', 3, 'mixture_pnn_3.txt', 1)
+
+
+def test_all_experiments_are_all_but_that_of_own_tasks(capsys):
+    argv = ['--dry-run', '--experiments', 'all', '--approaches', 'random', '--devices', 'cpu', '--fresh']
+    assert run_multi.main(argv) == 0
+    commands = capsys.readouterr().out
+    found = [name for name in EXPERIMENTS if f'--experiment {name} ' in commands]
+    assert found == ['mixture', 'cifar', 'pmnist', 'mnist2', 'demo']
 
 
 def test_the_process_that_starts_the_runs_does_not_touch_cuda(arguments, capsys, monkeypatch):

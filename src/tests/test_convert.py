@@ -356,8 +356,8 @@ def test_what_each_task_uses():
 
 
 FULL = (
-    'less than 5 % of the units of {} are free for task 1: hat.forget() an earlier task and learn it again with a '
-    'larger c, or convert a wider network'
+    'less than 5 % of the units of {} are free for task 1: learn earlier tasks with a larger c '
+    '(hat.forget() them first), or use a wider network'
 )
 
 

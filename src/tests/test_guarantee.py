@@ -1055,6 +1055,10 @@ def test_load_says_what_it_cannot_read(tmp_path):
     torch.save({}, tmp_path / 'else.pt')
     with pytest.raises(ValueError, match='else.pt was not written by hat.save'):
         hat.load(tmp_path / 'else.pt', NETS['mlp']())
+    for content in b'', b'weights', (tmp_path / 'it.pt').read_bytes()[:500]:
+        (tmp_path / 'else.pt').write_bytes(content)
+        with pytest.raises(ValueError, match='else.pt was not written by hat.save.., or is damaged$'):
+            hat.load(tmp_path / 'else.pt', NETS['mlp']())
 
 
 class Keywords(nn.Module):
