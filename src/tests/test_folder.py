@@ -31,6 +31,7 @@ from core.errors import UserError
 from dataloaders import cache, folder, pictures
 from reports import records
 from runs import identity
+from runs.checkpoints import Checkpoint
 
 FAST = ['--approach', 'random', '--experiment', 'folder', '--width', '0.02', '--nepochs', '1', '--device', 'cpu']
 CLASSES = 'cat', 'dog', 'eel'
@@ -678,3 +679,24 @@ def test_other_tasks_or_classes_in_the_folder_are_another_run(start, data):
     assert code == 0 and 'the names of the classes of more were others' in out
     (data / 'drawn.npz').unlink()
     assert 'the result of another run: the tasks are' in start()[1]
+
+
+def test_a_checkpoint_does_not_resume_where_a_new_task_in_the_folder_has_changed_the_order(
+    start, data, tmp_path, monkeypatch
+):
+    removed('*')(data)
+    for k, name in enumerate('ab'):
+        put_classes(data / name, 7, seed=k)
+    command = ['--approach', 'sgd', '--seed', '6', '--ntasks', '2', '--tmp', str(tmp_path)]  # b,a of two, a,b of three
+    save, saved = Checkpoint.save, []
+
+    def interrupted(self, *args):
+        saved.append(save(self, *args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, 'save', interrupted)
+    assert start(*command)[0] == 130 and saved
+    monkeypatch.setattr(Checkpoint, 'save', save)
+    put_classes(data / 'c', 7, seed=2)
+    code, _, err = start(*command)
+    assert code == 2 and 'checkpoint of another run: order of tasks is b,a, not a,b;' in err
