@@ -539,6 +539,23 @@ def test_the_best_value_is_chosen_among_undamaged_runs(runs, capsys):
     assert 'best' not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize('flag', [{'diverged': [{'task': 'svhn', 'epoch': 1, 'what': 'no progress'}]}, {}])
+def test_of_equal_values_the_nearest_to_the_defaults_is_chosen_and_diverged_runs_are_marked(runs, capsys, flag):
+    """By the command and by the tables alike; and a sweep that is not complete says so."""
+    found = [(0.1, 0.5, {}), (0.75, 0.5, {}), (4, 0.5, flag), (2.5, 0.4, {})]
+    for c, valid, more in found:
+        runs('hat', 0, JOINT, {'c': c}, f'mixture_hat_0_c={c:g}', valid_accuracy=[[0.9, 0], [valid, valid]], **more)
+    work.report([finished(runs.folder / f'mixture_hat_0_c={c:g}.txt') for c, *_ in found], 3, Path('a b', 'x.txt'))
+    *_, unfinished, equal, best, command = lines = capsys.readouterr().out.splitlines()
+    assert unfinished.startswith('not finished: 3 of 7 values') and equal.startswith('the best 3 are equal')
+    assert best.startswith('best: --parameter c=0.75,') and command.endswith("a b/x.txt'")
+    assert [line.split()[2].split(',')[0] for line in lines if line.endswith(' !')] == ['c=4'] * bool(flag)
+    assert any(line.startswith('! a task diverged') for line in lines) == bool(flag)
+    runs('hat', 0, JOINT, {'c': 1})
+    ((_, best, _),) = Collection('mixture', runs.folder, ['hat'], [0]).tuned()
+    assert best['c'] == 0.75
+
+
 @pytest.mark.slow
 def test_one_command_does_the_runs_of_fig_4_and_draws_it(tmp_path, capsys):
     """With the references of the forgetting ratio, and beside unrelated results."""
