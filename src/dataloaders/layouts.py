@@ -24,7 +24,7 @@ def find(folder):
     paths = [folder / name for name in visible(folder) if name not in IGNORED]
     tables = [path for path in paths if path.suffix == '.csv' and os.path.isfile(path)]
     # Folders of the pictures in tables
-    used = {os.path.normpath(path).split(os.sep)[0] for table in tables for path, _, _ in rows(table)}
+    used = {place(table, path).split(os.sep)[0] for table in tables for path, _, _ in rows(table)}
     tasks = {}
     for path in paths:
         if os.path.isdir(path):
@@ -97,16 +97,22 @@ def rows(table):
                     raise UserError(
                         f'{table}, line {reader.line_num}: a path, a label and train or test are needed, not {found!r}'
                     )
-                if path in taken:
+                if (where := place(table, path)) in taken:
                     raise UserError(f'{table}, line {reader.line_num}: {path} stands there twice')
-                taken[path] = path, label, split
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                taken[where] = path, label, split
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f'{table}: cannot be read as a table: {one_line(getattr(error, "strerror", 0) or error)}'
         ) from error
     if not taken:
         raise UserError(f'{table}: no rows; each names a picture')
     return list(taken.values())
+
+
+def place(table, path):
+    """One text for a path in a table however it is written: from the folder of the table, if it is in there."""
+    path = os.path.realpath(path) if os.path.isabs(path) else os.path.normpath(path)
+    return path.removeprefix(f'{table.parent}{os.sep}')
 
 
 def visible(folder):

@@ -340,6 +340,15 @@ def test_grey_tasks_have_one_channel_and_one_coloured_picture_makes_three(data, 
     assert load(data, 'grey')[0].train.x.shape[3] == 3
 
 
+@pytest.mark.parametrize('place', ['data', 'link'])
+def test_a_folder_whose_pictures_a_csv_names_by_whole_paths_is_no_task(data, kept, tmp_path, place):
+    put_classes(data / 'inside', 7)
+    (tmp_path / 'link').symlink_to(data)
+    rows = [(tmp_path / place / 'inside' / c / f'{i}.png', c) for c in CLASSES for i in range(7)]
+    put_table(data / 'whole.csv', [('path', 'label'), *rows])
+    assert {task.name for task in load(data)} == {'pets', 'wild', 'drawn', 'taken', 'whole'}
+
+
 # What is refused
 
 
@@ -405,9 +414,14 @@ FAULTS = {  # what happens to the folder; words of the one line
         written('taken.csv', ROWS + b'a,b,test\na,c,train\n'),
         'taken.csv, line 3: a stands there twice',
     ),
+    'a picture twice, written in two ways': (
+        written('taken.csv', ROWS + b'shots/test0.png,b,test\n./x/../shots/test0.png,c,train\n'),
+        'taken.csv, line 3: ./x/../shots/test0.png stands there twice',
+    ),
     'no training rows': (written('taken.csv', ROWS + b'shots/a.png,b,test\n'), 'taken.csv: no pictures for training'),
     'a table in Latin 1': (written('taken.csv', ROWS + b'\xe9.png,b,train\n'), 'taken.csv: cannot be read as a table'),
     'a zero byte': (written('taken.csv', ROWS + b'\0.png,b,train\nshots/test0.png,c,train\n'), 'null byte'),
+    'a zero byte in a whole path': (written('taken.csv', ROWS + b'/\0.png,b,train\n'), 'taken.csv: cannot be read'),
     'a picture that is not there': (removed('shots/test3.png'), 'shots/test3.png: No such file'),
     'a task given as the folder': (lambda data: put_splits(data), 'is a task itself'),
     'no tasks': (removed('*'), 'has no tasks'),
@@ -643,7 +657,9 @@ def test_batches_pass_the_folder_on(script, data, kept, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_batch_runs_tables_show_it_and_prune_cuts_it(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('HAT_TMP', str(tmp_path / 'scratch'))
-    rest = ['--data', str(data), '--size', '24', '--width', '0.1', '--nepochs', '2', '--save', '--tasks', 'wild,drawn']
+    shutil.copytree(data / 'wild', data / 'wild.2')
+    names = 'wild.2,wild,drawn'
+    rest = ['--data', str(data), '--size', '24', '--width', '0.1', '--nepochs', '2', '--save', '--tasks', names]
     command = ['--experiments', 'folder', '--approaches', 'hat,sgd', '--seeds', '0,1', '--res', str(tmp_path / 'res')]
     assert run_multi.main([*command, '--devices', 'cpu', '--nproc', '2', '--', *rest]) == 0
     capsys.readouterr()
@@ -651,7 +667,9 @@ def test_a_batch_runs_tables_show_it_and_prune_cuts_it(data, tmp_path, monkeypat
     out = capsys.readouterr().out
     assert 'left out' not in out and re.search(r'^hat\b', out, re.M) and re.search(r'^sgd\b', out, re.M)
     assert prune.main([str(tmp_path / 'res' / 'folder_hat_1.json'), '--rounds', '1']) == 0
-    report = json.loads((tmp_path / 'res' / 'folder_hat_1_pruned' / 'wild.json').read_text())
+    pruned = tmp_path / 'res' / 'folder_hat_1_pruned'
+    assert {path.name.removesuffix('.pt2') for path in pruned.glob('*.pt2')} == set(names.split(','))
+    report = json.loads((pruned / 'wild.json').read_text())
     assert report['input']['shape'] == [3, 24, 24]
 
 
