@@ -161,6 +161,7 @@ def learn(args, device, output, checkpoint, identity):
     approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter, args.network,
                      args.pretrained)  # fmt: skip
     check_batches(approach)
+    print(untrained(tasks), end='', flush=True)
     head = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
             'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'weights': identity.weights,
             'versions': versions(*networks.external.packages(args.network))}  # fmt: skip
@@ -235,6 +236,16 @@ def check_batches(approach):
             if size == 1 or approach.n_train(t) % size == 1:
                 raise UserError(f'--batch-size {size}: a batch of {task.name} has one image only, on which batch norms '
                                 'cannot train')  # fmt: skip
+
+
+def untrained(tasks):
+    """Lines: the tasks that are tested on classes without a training image."""
+    numbers = [len(set(task.test.y.tolist()) - set(task.train.y.tolist())) for task in tasks]
+    return ''.join(
+        f'{task.name}: no training image of {n} of its {task.n_classes} classes is left (--ntrain; 15 % validate)\n'
+        for task, n in zip(tasks, numbers, strict=True)
+        if n
+    )
 
 
 def test(approach, t, split='test'):

@@ -222,6 +222,16 @@ def test_without_a_test_set_the_seed_draws_a_stratified_fifth(data, kept):
     assert splits[0] == splits[1] and splits[0][0] == splits[2][0] and splits[0][1] != splits[2][1]
 
 
+def test_test_pictures_that_are_training_pictures_are_said(data, kept, capsys):
+    load(data, 'pets', 'wild')
+    assert 'too' not in capsys.readouterr().out
+    for k, path in enumerate(['pets/test/cat', 'pets/test/eel', 'wild/dog']):  # which has the same pictures
+        shutil.copy(data / 'pets' / 'train' / 'dog' / f'{k}.png', data / path / 'again.png')
+    load(data, 'pets', 'wild')
+    found = re.findall(r'(\w+): (\d+) of (\d+) .* too$', capsys.readouterr().out, re.M)
+    assert found == [('pets', '2', '8'), ('wild', '1', '4')]  # the latter's were drawn
+
+
 def test_order_of_tasks_as_in_other_experiments(data, kept):
     names = [task.name for task in load(data, seed=1)]
     assert names == dataloaders.task.choose(['drawn', 'pets', 'taken', 'wild'], 1)
