@@ -108,6 +108,7 @@ def test_the_answers_have_the_accuracy_of_the_record(approach, learned, data, cl
         ('mixture', ['mnist', 'svhn'], [list('0123456789')] * 2),
         ('pmnist', ['pmnist-3', 'pmnist-0'], [list('0123456789')] * 2),
         ('mnist2', ['mnist-0-4', 'mnist-5-9'], [list('01234'), list('56789')]),
+        ('cifar', ['cifar10-3', 'cifar10-0'], [list('67'), list('01')]),
     ],
 )
 def test_pictures_of_the_papers_experiments_too(experiment, tasks, names, small_data, tmp_path, cli):
@@ -118,7 +119,7 @@ def test_pictures_of_the_papers_experiments_too(experiment, tasks, names, small_
     assert run.cli([*command, *small]) == 0
     accuracies = json.loads(output.with_suffix('.json').read_text())['accuracy'][-1]
     for task, accuracy, classes in zip(tasks, accuracies, names, strict=True):
-        source = task if experiment == 'mixture' else 'mnist'
+        source = {'mixture': task, 'cifar': 'cifar10'}.get(experiment, 'mnist')
         _, _, x, y, _ = npz.load(small_data / f'{source}.npz')
         keep = np.isin(y, [int(name) for name in classes])
         files = [tmp_path / task / f'{i:02}.png' for i in range(keep.sum())]
