@@ -90,6 +90,8 @@ def rows(table):
                 raise UserError(
                     f'{table}: no column {sorted(missing)[-1]}; the first line has to be path,label,split, with commas'
                 )
+            if misspelt := [name for name in reader.fieldnames if name != 'split' and name.strip().lower() == 'split']:
+                raise UserError(f'{table}: column {misspelt[0]!r}: write split, in small letters and without spaces')
             for row in reader:
                 path, label, split = (row.get(name, 'train') for name in ('path', 'label', 'split'))
                 if not (path and label and split in SPLITS):

@@ -418,6 +418,7 @@ FAULTS = {  # what happens to the folder; words of the one line
     'an empty table': (written('taken.csv', b''), 'taken.csv: no column path'),
     'a table without rows': (written('taken.csv', ROWS), 'taken.csv: no rows'),
     'another column': (written('taken.csv', b'file,label\na.png,b\n'), 'taken.csv: no column path'),
+    'another split': (written('taken.csv', b'path,label, Split\na.png,b,test\n'), "taken.csv: column ' Split': write"),
     'an unknown split': (written('taken.csv', ROWS + b'a.png,b,val\n'), 'taken.csv, line 2: a path, a label and'),
     'a short row': (written('taken.csv', ROWS + b'a.png\n'), 'taken.csv, line 2: a path, a label and'),
     'a picture twice': (

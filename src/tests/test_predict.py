@@ -216,6 +216,17 @@ def test_bad_input_is_one_line(learned, data, tmp_path, cli):
         assert err.startswith('predict.py: error: ') and message in err
 
 
+def test_a_network_that_other_code_has_trained_answers_with_a_warning(learned, data, tmp_path, recwarn, cli):
+    saved, good = learned('hat'), next((data / 'pets' / 'test').glob('*/*'))
+    record = json.loads(saved.read_text())
+    shutil.copy(saved.with_suffix('.pt'), tmp_path / 'x.pt')
+    for code, n in (record['code'], 0), ('0123', 1), (f'0123+{record["code"]}', 1):
+        (tmp_path / 'x.json').write_text(json.dumps(record | {'code': code}))
+        recwarn.clear()
+        assert cli(tmp_path / 'x.json', good)[0] == 0
+        assert ['other code' in str(warning.message) for warning in recwarn] == [True] * n
+
+
 def test_a_bad_picture_does_not_keep_the_others_from_an_answer(learned, data, tmp_path, cli):
     good = next((data / 'pets' / 'test').glob('*/*'))
     code, out, err = cli(learned('hat'), tmp_path / 'a.png', good, tmp_path / 'b.png', '--task', 'pets')
