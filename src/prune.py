@@ -108,7 +108,7 @@ def prune(approach, t, run_accuracy, base, origin, args):
     report = origin | {
         'task': task.name,
         'classes': task.n_classes,
-        'input': saved.describe_input(task),
+        'input': saved.describe_input(task) | ({} if task.pixels is None else {'pixels': task.pixels.tolist()}),
         'accuracy': accuracy,
         'images': len(task.test.y),
         'largest_difference': difference,
