@@ -322,6 +322,10 @@ def test_tasks_that_depend_on_the_seed_are_compared_where_they_are_the_same(tmp_
     runs('ewc', 1, [[0.5]], ntasks=1, tasks=[task('notmnist', data='ffff')], **one)
     assert plot(runs, '--approaches', 'ewc,hat,sgd', '--seeds', '0,1') == 0
     assert printed(capsys)[0][2] == 'left out: mixture_ewc_1.txt: task notmnist: data is ffff, not 0a1b'
+    runs('ewc', 1, [[0.5]], ntasks=1, tasks=[task('svhn')], **one)  # a folder has got another task since
+    assert plot(runs, '--approaches', 'ewc,hat,sgd', '--seeds', '0,1') == 0
+    reason = 'set of tasks of seed 1 is svhn, not notmnist'
+    assert printed(capsys)[0][2] == f'left out: mixture_ewc_1.txt: {reason}'
 
 
 def test_neither_the_folder_of_the_data_nor_a_new_hyper_parameter_matters(runs, capsys):
