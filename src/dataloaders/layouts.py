@@ -64,7 +64,11 @@ def in_folder(task):
 def in_classes(folder):
     found = []
     for label in subfolders(folder):
-        files = [name for name in visible(folder / label) if name.lower().endswith(SUFFIXES)]
+        names = visible(folder / label)
+        files = [name for name in names if name.lower().endswith(SUFFIXES)]
+        for inner in (folder / label / name for name in sorted(set(names) - set(files))):
+            if os.path.isdir(inner) and any(name.lower().endswith(SUFFIXES) for name in visible(inner)):
+                raise UserError(f'{inner}: a folder within a class; move its pictures up, or it away')
         if not files:
             raise UserError(f'{folder / label}: a class without pictures ({" ".join(SUFFIXES)}); remove it or fill it')
         found += [(os.path.join(folder, label, name), utf8(label, folder / label)) for name in files]

@@ -402,6 +402,7 @@ FAULTS = {  # what happens to the folder; words of the one line
     'an empty class': (removed('wild/cat/*'), 'wild/cat: a class without pictures'),
     'a class in test only': (removed('pets/train/cat'), 'pets: class cat is in test only'),
     'a class in train only': (removed('pets/test/cat'), 'pets: class cat is in train only'),
+    'a folder within a class': (written('wild/cat/more/9.PNG', encoded(CORNERS)), 'wild/cat/more: a folder within'),
     'one class': (removed('wild/[!c]*'), 'wild: a task needs two classes or more, not 1'),
     'one picture': (removed('wild/*/[!0].png'), 'wild: 3 training images leave none'),
     'no classes': (removed('wild/*'), 'wild: no classes'),
