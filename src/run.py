@@ -240,12 +240,13 @@ def check_batches(approach):
 
 def untrained(tasks):
     """Lines: the tasks that are tested on classes without a training image."""
-    numbers = [len(set(task.test.y.tolist()) - set(task.train.y.tolist())) for task in tasks]
-    return ''.join(
-        f'{task.name}: no training image of {n} of its {task.n_classes} classes is left (--ntrain; 15 % validate)\n'
-        for task, n in zip(tasks, numbers, strict=True)
-        if n
-    )
+    lines = []
+    for task in tasks:
+        tested, trained = (set(split.y.cpu().unique().tolist()) for split in (task.test, task.train))
+        if n := len(tested - trained):
+            what = f'no training image of {n} of its {task.n_classes} classes is left (--ntrain; 15 % validate)'
+            lines.append(f'{task.name}: {what}\n')
+    return ''.join(lines)
 
 
 def test(approach, t, split='test'):
