@@ -8,6 +8,7 @@ may be confident of a picture of something else.
 import functools
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from core.device import setup_device
 from core.errors import UserError, complain, escape, exit_code
 from core.text_tables import text
 from dataloaders import pictures
-from runs import saved
+from runs import identity, saved
 
 EXAMPLES = """\
 example:
@@ -42,6 +43,10 @@ def main(argv=None):
     args = parse(argv)
     record = saved.read(args.result)
     approach = saved.without_data(args.result, record, setup_device(args.device))
+    ran = record['arguments']
+    if record.get('code') != identity.code(ran['approach'], ran['experiment'], ran.get('network')):
+        what = "a run by other code than today's: its network may answer otherwise"
+        warnings.warn(f'{args.result}: {what}', stacklevel=2)
     names = [task.name for task in approach.tasks]
     if args.task not in (None, *names):
         raise UserError(f'--task: {args.task!r} is none of {", ".join(names)}')

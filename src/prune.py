@@ -7,7 +7,6 @@ For each RESULT.json, made with run.py --save, writes to RESULT_pruned/:
   <task>.json  a report: accuracy, weights kept, sizes and times before and after, the normalization of the input
 """
 
-import glob
 import io
 import statistics
 import sys
@@ -29,6 +28,7 @@ from runs import saved
 BATCHES = 1, 256  # images at a time, when times are measured
 TOLERANCE = 1e-5  # of an output: absolute, or relative if it is above 1
 WARM_UP = 3  # rounds before times are measured
+SUFFIXES = 'pt2', 'pt', 'json', 'onnx'  # of the files of a task, whose name may have dots
 SHAPES = ({0: torch.export.Dim('images')},)  # of the input of the exported network: any number of images
 EXAMPLES = """\
 example:
@@ -78,8 +78,8 @@ def prune_all(path, device, args):
     folder = results.pruned_folder(path)
     results.make_folder(folder)
     for name in chosen:
-        for old in folder.glob(f'{glob.escape(name)}.*'):
-            old.unlink()
+        for suffix in SUFFIXES:
+            (folder / f'{name}.{suffix}').unlink(missing_ok=True)
         t = names.index(name)
         yield prune(approach, t, record['accuracy'][-1][t], folder / name, origin, args)
 
@@ -108,7 +108,7 @@ def prune(approach, t, run_accuracy, base, origin, args):
     report = origin | {
         'task': task.name,
         'classes': task.n_classes,
-        'input': saved.describe_input(task),
+        'input': saved.describe_input(task) | ({} if task.pixels is None else {'pixels': task.pixels.tolist()}),
         'accuracy': accuracy,
         'images': len(task.test.y),
         'largest_difference': difference,

@@ -170,6 +170,7 @@ def learn(args, device, output, checkpoint, identity):
     approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter, args.network,
                      args.pretrained)  # fmt: skip
     check_batches(approach)
+    print(untrained(tasks), end='', flush=True)
     head = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
             'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'weights': identity.weights,
             'versions': versions(*networks.external.packages(args.network))}  # fmt: skip
@@ -244,6 +245,17 @@ def check_batches(approach):
             if size == 1 or approach.n_train(t) % size == 1:
                 raise UserError(f'--batch-size {size}: a batch of {task.name} has one image only, on which batch norms '
                                 'cannot train')  # fmt: skip
+
+
+def untrained(tasks):
+    """Lines: the tasks that are tested on classes without a training image."""
+    lines = []
+    for task in tasks:
+        tested, trained = (set(split.y.cpu().unique().tolist()) for split in (task.test, task.train))
+        if n := len(tested - trained):
+            what = f'no training image of {n} of its {task.n_classes} classes is left (--ntrain; 15 % validate)'
+            lines.append(f'{task.name}: {what}\n')
+    return ''.join(lines)
 
 
 def test(approach, t, split='test'):

@@ -1,9 +1,12 @@
 """A hyper-parameter sweep: one run for each point in the grid of an approach (paper, section 4, "Baselines"; Fig. 4).
 
-The best point has the highest mean validation accuracy over all tasks after the last one; test images are not used.
+The best point has the highest mean validation accuracy over all tasks after the last one; test images are not used. Of
+equal ones the nearest to the defaults is taken.
 """
 
 import itertools
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from batches.run import Run
 from core import metrics, results
 from core.arguments import Parser, seed, words
 from core.errors import UserError, exit_code
+from core.files import ROOT
 from core.hyperparameters import show
 from core.shapes import VALIDATION, check
 from dataloaders import EXPERIMENTS
@@ -57,7 +61,10 @@ def main(argv=None):
             references.append(Run.create(name, args.experiment, args.seed, '', txt, args.stale, rest))
     code = batches.execute(runs, args)
     if not args.dry_run:
-        report([r for r in runs if r.finished()])
+        finished = [r for r in runs if r.finished()]
+        own = args.res.resolve() != ROOT / 'res'
+        name = args.res / f'{args.experiment}_{args.approach}_{args.seed}.txt'
+        report(finished, len(runs) - len(finished), name if own else None)
     if references:
         code = batches.execute(references, args) or code
         if not args.dry_run:
@@ -77,22 +84,39 @@ def combinations(declared, vary):
     return [dict(zip(grids, values, strict=True)) for values in itertools.product(*grids.values())]
 
 
-def report(runs):
-    """Print the mean validation accuracy of each run, the best last."""
-    scores = []
+def report(runs, n_missing=0, output=None):
+    """Print the mean validation accuracy of each finished run, the best last.
+
+    n_missing  values of the sweep whose runs are not finished
+    output     of the command that puts the best value into the tables; None: the default
+    """
+    points = []
     for path in (r.output.json for r in runs):
         try:
             check(record := results.load_record(path), VALIDATION, path)
         except UserError as error:
             print(f'left out: {error}')
             continue
-        parameter, command = show(record['arguments']['parameter']), results.command(record)
-        scores.append((metrics.validation(record), parameter, command))
+        parameter, defaults = record['arguments']['parameter'], APPROACHES[record['arguments']['approach']].defaults()
+        points.append((metrics.preference(parameter, record, defaults), record))
+    points.sort(key=lambda point: point[0])
     print('\nmean validation accuracy over all tasks after the last')
-    for score, parameter, _ in sorted(scores):
-        print(f'  {100 * score:6.2f} %  {parameter}' if score >= 0 else f'  diverged  {parameter}')
-    if scores and max(scores)[0] >= 0:
-        print(f'best: --parameter {max(scores)[1]}; for the tables:\n{max(scores)[2]}')
+    marked = False
+    for (score, *_), record in points:
+        mark = ' !' if record.get('diverged') or any(record.get('monitor', {}).get('closed', [])) else ''
+        text = f'{100 * score:6.2f} %' if score >= 0 else 'diverged'
+        print(f'  {text}  {show(record["arguments"]["parameter"])}{mark}')
+        marked = marked or mark
+    if marked:
+        print('! a task diverged (not finite, or no epoch better than its start), or closed all gates of a layer')
+    if n_missing:
+        print(f'not finished: {n_missing} of {n_missing + len(runs)} values; repeat the command to complete the sweep')
+    if points and (best := points[-1][0][0]) >= 0:
+        if (n := sum(score == best for (score, *_), _ in points)) > 1:
+            print(f'the best {n} are equal: the one nearest to the defaults counts')
+        place = f' --output {shlex.quote(os.path.relpath(output, ROOT))}' if output else ''
+        parameter, command = show(record['arguments']['parameter']), results.command(record) + place
+        print(f'best: --parameter {parameter}; for the tables:\n{command}')
 
 
 def draw(args):

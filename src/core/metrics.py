@@ -23,6 +23,16 @@ def validation(record):
     return -np.inf if np.isnan(mean) else float(mean)
 
 
+def preference(parameter, record, defaults):
+    """What a sweep puts its points in order by: the validation; if equal, as few other values than the defaults as
+    possible, then the smaller values.
+
+    parameter  of the record: all hyper-parameters, name -> value
+    """
+    usual = sum(parameter[name] == value for name, value in defaults.items() if name in parameter)
+    return validation(record), usual, [-value for value in parameter.values() if not isinstance(value, str)]
+
+
 def average_forgetting(accuracy):
     """Mean over all tasks but the last of the drop from when it was learned to the end; 0 for a single task."""
     return 0.0 - backward_transfer(accuracy)  # never -0.0

@@ -41,6 +41,8 @@ IDENTITY = {  # what identifies a run, and what run.py prints of it
 VALIDATION = {  # for work.py
     'arguments': ARGUMENTS | {'parameter': {...: VALUE}},
     'valid_accuracy': [[SHARE.or_null()]],
+    'diverged?': [{...: PLAIN}],
+    'monitor?': {'closed?': [TEXTS]},
 }
 INPUTS = {
     ...: {'image': [POSITIVE_WHOLE, 3], 'shape': [POSITIVE_WHOLE, 3], 'mean': [NUMBER], 'std': [POSITIVE]}

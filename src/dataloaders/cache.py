@@ -162,7 +162,11 @@ def state(source):
 def _size_and_time(path):
     with suppress(OSError, ValueError):  # a path may hold a zero byte
         status = os.stat(path)
-        return status.st_size, status.st_mtime_ns
+        return (
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )  # archives and cp -p set the second, not the third
     return ()
 
 

@@ -21,7 +21,17 @@ def read(names, folder, seed):
     contents = sources.load(sorted({source(name) for name in names}), folder)
     datasets = []
     for name in names:
-        whole, k, n = TASKS[name]
-        classes = range(k * n, (k + 1) * n)
-        datasets.append(Dataset(name, n, *NORMALIZATION[whole], *subset(contents[whole], classes)))
+        whole, _, n = TASKS[name]
+        datasets.append(Dataset(name, n, *NORMALIZATION[whole], *subset(contents[whole], classes(name))))
     return datasets
+
+
+def classes(name):
+    """Of a task, as the whole set numbers them."""
+    _, k, n = TASKS[name]
+    return range(k * n, (k + 1) * n)
+
+
+def notes(names):
+    """For the record of a run: the numbers of the classes in the whole set, not in the task."""
+    return {'classes': {name: [str(c) for c in classes(name)] for name in names}}

@@ -94,8 +94,16 @@ def _dataset(name, cached, seed):
         rest = np.delete(np.arange(len(train_y)), index)
         test_x, test_y, train_x, train_y = train_x[index], train_y[index], train_x[rest], train_y[rest]
         moments = moments[rest]
+    if n := repeated(train_x, test_x):
+        print(f'{name}: {n} of {len(test_x)} test pictures are training pictures, too', flush=True)
     mean, std = normalization(moments, train_x[0, :, :, 0].size)
     return Dataset(name, len(cached.classes), mean, std, train_x, train_y, test_x, test_y, fingerprint)
+
+
+def repeated(train_x, test_x):
+    """How many test pictures are, pixel by pixel, also for training."""
+    known = {hash(x.tobytes()) for x in train_x}
+    return sum(hash(x.tobytes()) in known for x in test_x)
 
 
 def normalization(moments, size):

@@ -24,7 +24,7 @@ def find(folder):
     paths = [folder / name for name in visible(folder) if name not in IGNORED]
     tables = [path for path in paths if path.suffix == '.csv' and os.path.isfile(path)]
     # Folders of the pictures in tables
-    used = {os.path.normpath(path).split(os.sep)[0] for table in tables for path, _, _ in rows(table)}
+    used = {place(table, path).split(os.sep)[0] for table in tables for path, _, _ in rows(table)}
     tasks = {}
     for path in paths:
         if os.path.isdir(path):
@@ -64,7 +64,11 @@ def in_folder(task):
 def in_classes(folder):
     found = []
     for label in subfolders(folder):
-        files = [name for name in visible(folder / label) if name.lower().endswith(SUFFIXES)]
+        names = visible(folder / label)
+        files = [name for name in names if name.lower().endswith(SUFFIXES)]
+        for inner in (folder / label / name for name in sorted(set(names) - set(files))):
+            if os.path.isdir(inner) and any(name.lower().endswith(SUFFIXES) for name in visible(inner)):
+                raise UserError(f'{inner}: a folder within a class; move its pictures up, or it away')
         if not files:
             raise UserError(f'{folder / label}: a class without pictures ({" ".join(SUFFIXES)}); remove it or fill it')
         found += [(os.path.join(folder, label, name), utf8(label, folder / label)) for name in files]
@@ -90,6 +94,8 @@ def rows(table):
                 raise UserError(
                     f'{table}: no column {sorted(missing)[-1]}; the first line has to be path,label,split, with commas'
                 )
+            if misspelt := [name for name in reader.fieldnames if name != 'split' and name.strip().lower() == 'split']:
+                raise UserError(f'{table}: column {misspelt[0]!r}: write split, in small letters and without spaces')
             for row in reader:
                 path, label, split = (row.get(name, 'train') for name in ('path', 'label', 'split'))
                 if not (path and label and split in SPLITS):
@@ -97,16 +103,22 @@ def rows(table):
                     raise UserError(
                         f'{table}, line {reader.line_num}: a path, a label and train or test are needed, not {found!r}'
                     )
-                if path in taken:
+                if (where := place(table, path)) in taken:
                     raise UserError(f'{table}, line {reader.line_num}: {path} stands there twice')
-                taken[path] = path, label, split
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                taken[where] = path, label, split
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f'{table}: cannot be read as a table: {one_line(getattr(error, "strerror", 0) or error)}'
         ) from error
     if not taken:
         raise UserError(f'{table}: no rows; each names a picture')
     return list(taken.values())
+
+
+def place(table, path):
+    """One text for a path in a table however it is written: from the folder of the table, if it is in there."""
+    path = os.path.realpath(path) if os.path.isabs(path) else os.path.normpath(path)
+    return path.removeprefix(f'{table.parent}{os.sep}')
 
 
 def visible(folder):

@@ -217,7 +217,8 @@ class Collection:
         for name, sweeps in self.sweep_runs.items():
             runs = {seed: [r for r in results if 'valid_accuracy' in r.record] for seed, results in sweeps.items()}
             if first := next(filter(None, runs.values()), None):
-                best = max(first, key=lambda result: metrics.validation(result.record)).parameter
+                default = APPROACHES[name].defaults()
+                best = max(first, key=lambda r: metrics.preference(r.parameter, r.record, default)).parameter
                 runs = {seed: r for seed, results in runs.items() for r in results if r.parameter == best}
                 if best not in [r.parameter for r in self.runs.get(name, {}).values()]:
                     yield name, best, runs

@@ -57,8 +57,9 @@ class Result:
         facts, arguments = {'number of tasks': len(self.accuracy)}, self.record.get('arguments', {})
         if not self.record:
             return facts
-        if not arguments.get('ntasks') or arguments.get('tasks'):  # otherwise the set depends on the seed
-            facts['set of tasks'] = sorted(self.tasks)
+        # The first ntasks depend on the seed
+        of_seed = f' of seed {arguments.get("seed")}' if arguments.get('ntasks') and not arguments.get('tasks') else ''
+        facts[f'set of tasks{of_seed}'] = sorted(self.tasks)
         facts |= {of_task(task['name']): {key: task.get(key) for key in TASK} for task in self.record.get('tasks', [])}
         if self.approach == 'random':  # depends on the data only
             return facts

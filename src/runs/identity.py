@@ -85,7 +85,8 @@ def facts(record):
     arguments = {name: v for name, v in record.get('arguments', {}).items() if name not in NOT_PART_OF_IDENTITY}
     others = {name: record.get(name) for name in ('n_parameters', 'weights', 'versions', 'format')}
     tasks = {of_task(task['name']): {k: v for k, v in task.items() if k != 'name'} for task in record.get('tasks', [])}
-    return arguments | others | tasks
+    order = [task['name'] for task in record.get('tasks', [])]  # a folder that gets another task may change it
+    return arguments | others | {'order of tasks': order} | tasks
 
 
 def of_task(name):

@@ -5,6 +5,7 @@ import itertools
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -244,7 +245,10 @@ def test_work_runs_the_declared_grid_and_chooses_by_validation(tmp_path, capsys,
     grids = [APPROACHES['lwf'].parameters[name].grid for name in ('lamb', 'T')]
     expected = {f'mixture_lwf_0_lamb={lamb:g}_T={T:g}.txt' for lamb, T in itertools.product(*grids)}
     assert {p.name for p in tmp_path.glob('*.txt')} == expected and len(expected) == 28
-    assert '  40.00 %  lamb=4,T=2\nbest: --parameter lamb=4,T=2; for the tables:\npython' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert '  40.00 %  lamb=4,T=2\nbest: --parameter lamb=4,T=2; for the tables:\npython' in out
+    place = shlex.split(out.splitlines()[-1])[-2:]
+    assert place[0] == '--output' and (ROOT / place[1]).resolve() == (tmp_path / 'mixture_lwf_0.txt').resolve()
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from core.errors import UserError
 from dataloaders import cache, folder, pictures
 from reports import records
 from runs import identity
+from runs.checkpoints import Checkpoint
 
 FAST = ['--approach', 'random', '--experiment', 'folder', '--width', '0.02', '--nepochs', '1', '--device', 'cpu']
 CLASSES = 'cat', 'dog', 'eel'
@@ -190,9 +191,11 @@ def test_a_changed_picture_is_another_run_and_one_that_was_only_touched_is_not(s
     os.utime(path, ns=(0, 0))
     assert 'already finished' in start()[1]
     assert len(os.listdir(kept)) == len(names) == 4  # the old one is gone
-    path.write_bytes(encoded(noise(1, 12, 12, 3, seed=99)[0]))
-    _, out, _ = start()
-    assert 'pets: data is' in out and 'out.json renamed to out.old-1.json' in out
+    for k in 98, 99:  # the second time with the size and the time of the first
+        path.write_bytes(encoded(noise(1, 12, 12, 3, seed=k)[0], 'BMP'))
+        os.utime(path, ns=(0, 0))
+        _, out, _ = start()
+        assert 'pets: data is' in out and f'out.json renamed to out.old-{k - 97}.json' in out
     shutil.move(data, tmp_path / 'gone')
     assert 'already finished' in start()[1]  # without its data, too
     code, _, err = start('--fresh')
@@ -219,6 +222,16 @@ def test_without_a_test_set_the_seed_draws_a_stratified_fifth(data, kept):
         assert len({x.tobytes() for x in [*task.train.x.numpy(), *task.test.x.numpy()]}) == 21  # none is in both
         splits.append((task.fingerprint, task.test.x.numpy().tobytes()))
     assert splits[0] == splits[1] and splits[0][0] == splits[2][0] and splits[0][1] != splits[2][1]
+
+
+def test_test_pictures_that_are_training_pictures_are_said(data, kept, capsys):
+    load(data, 'pets', 'wild')
+    assert 'too' not in capsys.readouterr().out
+    for k, path in enumerate(['pets/test/cat', 'pets/test/eel', 'wild/dog']):  # which has the same pictures
+        shutil.copy(data / 'pets' / 'train' / 'dog' / f'{k}.png', data / path / 'again.png')
+    load(data, 'pets', 'wild')
+    found = re.findall(r'(\w+): (\d+) of (\d+) .* too$', capsys.readouterr().out, re.M)
+    assert found == [('pets', '2', '8'), ('wild', '1', '4')]  # the latter's were drawn
 
 
 def test_order_of_tasks_as_in_other_experiments(data, kept):
@@ -339,6 +352,15 @@ def test_grey_tasks_have_one_channel_and_one_coloured_picture_makes_three(data, 
     assert load(data, 'grey')[0].train.x.shape[3] == 3
 
 
+@pytest.mark.parametrize('place', ['data', 'link'])
+def test_a_folder_whose_pictures_a_csv_names_by_whole_paths_is_no_task(data, kept, tmp_path, place):
+    put_classes(data / 'inside', 7)
+    (tmp_path / 'link').symlink_to(data)
+    rows = [(tmp_path / place / 'inside' / c / f'{i}.png', c) for c in CLASSES for i in range(7)]
+    put_table(data / 'whole.csv', [('path', 'label'), *rows])
+    assert {task.name for task in load(data)} == {'pets', 'wild', 'drawn', 'taken', 'whole'}
+
+
 # What is refused
 
 
@@ -380,6 +402,7 @@ FAULTS = {  # what happens to the folder; words of the one line
     'an empty class': (removed('wild/cat/*'), 'wild/cat: a class without pictures'),
     'a class in test only': (removed('pets/train/cat'), 'pets: class cat is in test only'),
     'a class in train only': (removed('pets/test/cat'), 'pets: class cat is in train only'),
+    'a folder within a class': (written('wild/cat/more/9.PNG', encoded(CORNERS)), 'wild/cat/more: a folder within'),
     'one class': (removed('wild/[!c]*'), 'wild: a task needs two classes or more, not 1'),
     'one picture': (removed('wild/*/[!0].png'), 'wild: 3 training images leave none'),
     'no classes': (removed('wild/*'), 'wild: no classes'),
@@ -398,15 +421,21 @@ FAULTS = {  # what happens to the folder; words of the one line
     'an empty table': (written('taken.csv', b''), 'taken.csv: no column path'),
     'a table without rows': (written('taken.csv', ROWS), 'taken.csv: no rows'),
     'another column': (written('taken.csv', b'file,label\na.png,b\n'), 'taken.csv: no column path'),
+    'another split': (written('taken.csv', b'path,label, Split\na.png,b,test\n'), "taken.csv: column ' Split': write"),
     'an unknown split': (written('taken.csv', ROWS + b'a.png,b,val\n'), 'taken.csv, line 2: a path, a label and'),
     'a short row': (written('taken.csv', ROWS + b'a.png\n'), 'taken.csv, line 2: a path, a label and'),
     'a picture twice': (
         written('taken.csv', ROWS + b'a,b,test\na,c,train\n'),
         'taken.csv, line 3: a stands there twice',
     ),
+    'a picture twice, written in two ways': (
+        written('taken.csv', ROWS + b'shots/test0.png,b,test\n./x/../shots/test0.png,c,train\n'),
+        'taken.csv, line 3: ./x/../shots/test0.png stands there twice',
+    ),
     'no training rows': (written('taken.csv', ROWS + b'shots/a.png,b,test\n'), 'taken.csv: no pictures for training'),
     'a table in Latin 1': (written('taken.csv', ROWS + b'\xe9.png,b,train\n'), 'taken.csv: cannot be read as a table'),
     'a zero byte': (written('taken.csv', ROWS + b'\0.png,b,train\nshots/test0.png,c,train\n'), 'null byte'),
+    'a zero byte in a whole path': (written('taken.csv', ROWS + b'/\0.png,b,train\n'), 'taken.csv: cannot be read'),
     'a picture that is not there': (removed('shots/test3.png'), 'shots/test3.png: No such file'),
     'a task given as the folder': (lambda data: put_splits(data), 'is a task itself'),
     'no tasks': (removed('*'), 'has no tasks'),
@@ -642,7 +671,9 @@ def test_batches_pass_the_folder_on(script, data, kept, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_batch_runs_tables_show_it_and_prune_cuts_it(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('HAT_TMP', str(tmp_path / 'scratch'))
-    rest = ['--data', str(data), '--size', '24', '--width', '0.1', '--nepochs', '2', '--save', '--tasks', 'wild,drawn']
+    shutil.copytree(data / 'wild', data / 'wild.2')
+    names = 'wild.2,wild,drawn'
+    rest = ['--data', str(data), '--size', '24', '--width', '0.1', '--nepochs', '2', '--save', '--tasks', names]
     command = ['--experiments', 'folder', '--approaches', 'hat,sgd', '--seeds', '0,1', '--res', str(tmp_path / 'res')]
     assert run_multi.main([*command, '--devices', 'cpu', '--nproc', '2', '--', *rest]) == 0
     capsys.readouterr()
@@ -650,7 +681,9 @@ def test_a_batch_runs_tables_show_it_and_prune_cuts_it(data, tmp_path, monkeypat
     out = capsys.readouterr().out
     assert 'left out' not in out and re.search(r'^hat\b', out, re.M) and re.search(r'^sgd\b', out, re.M)
     assert prune.main([str(tmp_path / 'res' / 'folder_hat_1.json'), '--rounds', '1']) == 0
-    report = json.loads((tmp_path / 'res' / 'folder_hat_1_pruned' / 'wild.json').read_text())
+    pruned = tmp_path / 'res' / 'folder_hat_1_pruned'
+    assert {path.name.removesuffix('.pt2') for path in pruned.glob('*.pt2')} == set(names.split(','))
+    report = json.loads((pruned / 'wild.json').read_text())
     assert report['input']['shape'] == [3, 24, 24]
 
 
@@ -678,3 +711,24 @@ def test_other_tasks_or_classes_in_the_folder_are_another_run(start, data):
     assert code == 0 and 'the names of the classes of more were others' in out
     (data / 'drawn.npz').unlink()
     assert 'the result of another run: the tasks are' in start()[1]
+
+
+def test_a_checkpoint_does_not_resume_where_a_new_task_in_the_folder_has_changed_the_order(
+    start, data, tmp_path, monkeypatch
+):
+    removed('*')(data)
+    for k, name in enumerate('ab'):
+        put_classes(data / name, 7, seed=k)
+    command = ['--approach', 'sgd', '--seed', '6', '--ntasks', '2', '--tmp', str(tmp_path)]  # b,a of two, a,b of three
+    save, saved = Checkpoint.save, []
+
+    def interrupted(self, *args):
+        saved.append(save(self, *args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, 'save', interrupted)
+    assert start(*command)[0] == 130 and saved
+    monkeypatch.setattr(Checkpoint, 'save', save)
+    put_classes(data / 'c', 7, seed=2)
+    code, _, err = start(*command)
+    assert code == 2 and 'checkpoint of another run: order of tasks is b,a, not a,b;' in err

@@ -322,6 +322,10 @@ def test_tasks_that_depend_on_the_seed_are_compared_where_they_are_the_same(tmp_
     runs('ewc', 1, [[0.5]], ntasks=1, tasks=[task('notmnist', data='ffff')], **one)
     assert plot(runs, '--approaches', 'ewc,hat,sgd', '--seeds', '0,1') == 0
     assert printed(capsys)[0][2] == 'left out: mixture_ewc_1.txt: task notmnist: data is ffff, not 0a1b'
+    runs('ewc', 1, [[0.5]], ntasks=1, tasks=[task('svhn')], **one)  # a folder has got another task since
+    assert plot(runs, '--approaches', 'ewc,hat,sgd', '--seeds', '0,1') == 0
+    reason = 'set of tasks of seed 1 is svhn, not notmnist'
+    assert printed(capsys)[0][2] == f'left out: mixture_ewc_1.txt: {reason}'
 
 
 def test_neither_the_folder_of_the_data_nor_a_new_hyper_parameter_matters(runs, capsys):
@@ -537,6 +541,23 @@ def test_the_best_value_is_chosen_among_undamaged_runs(runs, capsys):
     assert lines[3].startswith('  diverged  c=2,') and lines[-2].startswith('best: --parameter c=4,smax=400')
     work.report([finished(runs.folder / 'mixture_hat_0_c=2.txt')])
     assert 'best' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('flag', [{'diverged': [{'task': 'svhn', 'epoch': 1, 'what': 'no progress'}]}, {}])
+def test_of_equal_values_the_nearest_to_the_defaults_is_chosen_and_diverged_runs_are_marked(runs, capsys, flag):
+    """By the command and by the tables alike; and a sweep that is not complete says so."""
+    found = [(0.1, 0.5, {}), (0.75, 0.5, {}), (4, 0.5, flag), (2.5, 0.4, {})]
+    for c, valid, more in found:
+        runs('hat', 0, JOINT, {'c': c}, f'mixture_hat_0_c={c:g}', valid_accuracy=[[0.9, 0], [valid, valid]], **more)
+    work.report([finished(runs.folder / f'mixture_hat_0_c={c:g}.txt') for c, *_ in found], 3, Path('a b', 'x.txt'))
+    *_, unfinished, equal, best, command = lines = capsys.readouterr().out.splitlines()
+    assert unfinished.startswith('not finished: 3 of 7 values') and equal.startswith('the best 3 are equal')
+    assert best.startswith('best: --parameter c=0.75,') and command.endswith("a b/x.txt'")
+    assert [line.split()[2].split(',')[0] for line in lines if line.endswith(' !')] == ['c=4'] * bool(flag)
+    assert any(line.startswith('! a task diverged') for line in lines) == bool(flag)
+    runs('hat', 0, JOINT, {'c': 1})
+    ((_, best, _),) = Collection('mixture', runs.folder, ['hat'], [0]).tuned()
+    assert best['c'] == 0.75
 
 
 @pytest.mark.slow

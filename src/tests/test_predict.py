@@ -108,6 +108,7 @@ def test_the_answers_have_the_accuracy_of_the_record(approach, learned, data, cl
         ('mixture', ['mnist', 'svhn'], [list('0123456789')] * 2),
         ('pmnist', ['pmnist-3', 'pmnist-0'], [list('0123456789')] * 2),
         ('mnist2', ['mnist-0-4', 'mnist-5-9'], [list('01234'), list('56789')]),
+        ('cifar', ['cifar10-3', 'cifar10-0'], [list('67'), list('01')]),
     ],
 )
 def test_pictures_of_the_papers_experiments_too(experiment, tasks, names, small_data, tmp_path, cli):
@@ -118,7 +119,7 @@ def test_pictures_of_the_papers_experiments_too(experiment, tasks, names, small_
     assert run.cli([*command, *small]) == 0
     accuracies = json.loads(output.with_suffix('.json').read_text())['accuracy'][-1]
     for task, accuracy, classes in zip(tasks, accuracies, names, strict=True):
-        source = task if experiment == 'mixture' else 'mnist'
+        source = {'mixture': task, 'cifar': 'cifar10'}.get(experiment, 'mnist')
         _, _, x, y, _ = npz.load(small_data / f'{source}.npz')
         keep = np.isin(y, [int(name) for name in classes])
         files = [tmp_path / task / f'{i:02}.png' for i in range(keep.sum())]
@@ -213,6 +214,17 @@ def test_bad_input_is_one_line(learned, data, tmp_path, cli):
         code, out, err = cli(*words)
         assert (code, out, err.count('\n')) == (2, '', 1), err
         assert err.startswith('predict.py: error: ') and message in err
+
+
+def test_a_network_that_other_code_has_trained_answers_with_a_warning(learned, data, tmp_path, recwarn, cli):
+    saved, good = learned('hat'), next((data / 'pets' / 'test').glob('*/*'))
+    record = json.loads(saved.read_text())
+    shutil.copy(saved.with_suffix('.pt'), tmp_path / 'x.pt')
+    for code, n in (record['code'], 0), ('0123', 1), (f'0123+{record["code"]}', 1):
+        (tmp_path / 'x.json').write_text(json.dumps(record | {'code': code}))
+        recwarn.clear()
+        assert cli(tmp_path / 'x.json', good)[0] == 0
+        assert ['other code' in str(warning.message) for warning in recwarn] == [True] * n
 
 
 def test_a_bad_picture_does_not_keep_the_others_from_an_answer(learned, data, tmp_path, cli):

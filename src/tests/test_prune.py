@@ -17,6 +17,7 @@ import plot_results
 import prune
 import run
 from core.errors import UserError, exit_code
+from dataloaders import npz
 from hat import pruning
 from networks import gated
 from runs import saved as saved_run
@@ -132,6 +133,20 @@ def test_each_task_of_a_run_is_exported_and_works_without_this_repository(saved,
     with torch.no_grad():
         masked = approach.net.eval()(x, t, approach.hidden.masks(t))
     torch.testing.assert_close(torch.load(folder / 'y.pt'), masked, rtol=1e-5, atol=1e-5)
+
+
+def test_the_report_says_what_a_permuted_task_takes_as_input(small_data, tmp_path):
+    output = tmp_path / 'out.txt'
+    command = ['--approach', 'hat', '--experiment', 'pmnist', '--tasks', 'pmnist-3', '--data', str(small_data)]
+    small = ['--width', '0.1', '--nepochs', '8', '--batch-size', '16', '--output', str(output), '--save']
+    assert run.cli([*command, *small, '--device', 'cpu']) == 0 and prune_cli(output.with_suffix('.json')) == 0
+    folder = tmp_path / 'out_pruned'
+    report = json.loads((folder / 'pmnist-3.json').read_text())
+    _, _, x, y, _ = npz.load(small_data / 'mnist.npz')
+    x = torch.tensor(x).flatten(1)[:, report['input']['pixels']].view(-1, *report['input']['shape'])
+    small = torch.export.load(folder / 'pmnist-3.pt2').module()
+    logits = small((x - report['input']['mean'][0]) / report['input']['std'][0])
+    assert float((logits.argmax(1) == torch.tensor(y)).double().mean()) == report['accuracy'] > 0.5
 
 
 @pytest.mark.slow

@@ -60,6 +60,14 @@ def test_the_matrix_and_the_record_say_what_was_done(start, small_data, capsys):
         assert text in screen
 
 
+def test_a_class_without_a_training_image_is_said(start, capsys):
+    start('random', '--ntrain', '8')
+    out = capsys.readouterr().out
+    assert 'mnist: no training image of 3 of its 10 classes is left' in out and 'svhn: no training image of 3' in out
+    start('random', '--ntrain', '120', '--fresh')
+    assert 'no training image' not in capsys.readouterr().out
+
+
 def test_average_forgetting_is_the_mean_drop_since_a_task_was_learned():
     from core import metrics
 
