@@ -22,7 +22,13 @@ shift 4
 options=() # of run_multi.py
 dry=''
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
-    [ "$1" = --dry-run ] && dry=1
+    case $1 in
+        --dry-run) dry=1 ;;
+        --experiments* | --approaches* | --seeds* | --nruns* | --parameter* | --devices* | --res*)
+            echo "run_compression.sh: error: ${1%%=*} is set by this script: leave it out" >&2
+            exit 2
+            ;;
+    esac
     options+=("$1")
     shift
 done

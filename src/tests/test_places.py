@@ -398,10 +398,18 @@ def test_the_shell_script_has_help_and_one_line_errors(tmp_path):
     for words in ['--help'], ['cpu', '1.5', '400', tmp_path / 'out', '-h']:
         done = call(*words)
         assert (done.returncode, done.stderr) == (0, '') and 'DEVICE C SMAX OUT' in done.stdout
-    for words in [], ['cpu', '1.5'], ['--speed', '9', 'x', 'y'], ['cpu', '1', '9', tmp_path / 'out', '--speed', '9']:
+    complete = ['cpu', '1', '9', tmp_path / 'out']
+    for more in (
+        ['--speed', '9'],
+        ['--res', 'other'],
+        ['--seeds=3'],
+    ):  # the latter two: the tables would be of other runs
+        done = call(*complete, *more)
+        assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1) and more[0][:5] in done.stderr
+    for words in [], ['cpu', '1.5'], ['--speed', '9', 'x', 'y']:
         done = call(*words)
         assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1)
-    assert call('cpu', '1', '9', tmp_path / 'out', '--dry-run', '--fresh').returncode == 0
+    assert call(*complete, '--dry-run', '--fresh').returncode == 0
     assert not (tmp_path / 'out').exists()
 
 
