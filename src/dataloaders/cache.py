@@ -166,7 +166,7 @@ def _size_and_time(path):
             status.st_size,
             status.st_mtime_ns,
             status.st_ctime_ns,
-        )  # archives and cp -p set the second, not the third
+        )  # cp -p and archives set the second, not the third
     return ()
 
 

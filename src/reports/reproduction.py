@@ -157,8 +157,8 @@ class Setup:
         ]
 
     def summary_row(self):
-        """The line of this setup in the table `summary`; None without runs of HAT."""
-        if 'hat' not in self.collection.metrics:
+        """The line of this setup in the table `summary`; None without a title or runs of HAT."""
+        if not self.about['title'] or 'hat' not in self.collection.metrics:
             return None
         values, (name, *unit) = self.values(self.main, 'hat'), self.main.label.split(', ')
         marks = self.collection.marks(self.collection.selected['hat'].values())
