@@ -162,11 +162,8 @@ def state(source):
 def _size_and_time(path):
     with suppress(OSError, ValueError):  # a path may hold a zero byte
         status = os.stat(path)
-        return (
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-        )  # cp -p and archives set the second, not the third
+        # cp -p and archives set the time of the last change, not that of the status
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
     return ()
 
 
