@@ -126,6 +126,11 @@ def test_each_departure_changes_the_result_and_the_papers_choice_does_not(start,
     assert (facts[0][name], facts[1][name]) == (None, other)
 
 
+def test_permuted_pixels_are_not_shifted(start, capsys):
+    assert start('a.txt', '--experiment', 'pmnist', '--augment', 'flip-crop') == 2
+    assert 'the pixels of pmnist are permuted' in capsys.readouterr().err
+
+
 def test_pathnet_has_no_other_schedule(start, capsys):
     assert start('a.txt', '--schedule', 'cosine', approach='pathnet') == 2
     assert '--schedule' in capsys.readouterr().err
