@@ -71,8 +71,9 @@ def execute(runs, args):
         counts = os.environ.get('OMP_NUM_THREADS') or ', '.join(counts)
         print(f'runs at a time: {len(slots)}, on {", ".join(devices)}; CPU threads of each: {counts}', flush=True)
     if stale := [r.name for r in finished if r.output.stale(r.identity)]:
-        names = stale[0] if len(stale) == 1 else f'{stale[0]} and {len(stale) - 1} more'
-        print(f'finished, but computed by other code: {names}; repeat with --stale redo', flush=True)
+        print(f'finished, but computed by other code: {named(stale)}; repeat with --stale redo', flush=True)
+    if replaced := [r.name for r in remaining if r.replaces()]:
+        print(f'{named(replaced)}: the results of other arguments or code will be renamed to .old-1, ...', flush=True)
     display = ProgressDisplay(len(runs), len(finished))
     try:
         if is_local:
@@ -86,6 +87,10 @@ def execute(runs, args):
     finally:
         display.close()
     return 1 if display.failed else 0
+
+
+def named(names):
+    return names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'
 
 
 def threads_per_run(slots):

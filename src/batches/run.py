@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import run
 from core.errors import Busy, UserError
 from core.files import ROOT
-from core.results import Output
+from core.results import Output, read_record
 from runs.checkpoints import Checkpoint
 from runs.identity import Identity
 
@@ -54,6 +54,10 @@ class Run:
 
     def finished(self):
         return self.output.finished(self.identity, self.stale)
+
+    def replaces(self):
+        """Is there a finished result that it will rename: of other arguments, or of other code?"""
+        return not self.finished() and 'times' in read_record(self.output.json)
 
     def is_locked(self):
         """Is another process running it?"""

@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -469,6 +470,15 @@ def test_the_folder_of_the_results_is_made_but_not_for_a_dry_run(arguments, tmp_
     assert not list(tmp_path.iterdir())
     assert exit_code('run_multi.py', run_multi.main, command) == 0
     assert (tmp_path / 'new' / 'res' / 'mixture_random_0.json').exists()
+
+
+@pytest.mark.slow
+def test_a_batch_says_which_results_its_runs_replace(arguments, tmp_path, capsys):  # noqa: F811
+    for lr, said in ('0.1', False), ('0.2', True), ('0.2', False):
+        assert exit_code('run_multi.py', run_multi.main, arguments('random', '0,1', '--lr', lr)) == 0
+        found = re.findall('(.*): the results of other arguments or code will be', capsys.readouterr().out)
+        assert found == ['mixture_random_0 and 1 more'] * said
+    assert len(list(tmp_path.glob('*.old-1.json'))) == 2
 
 
 @pytest.mark.slow
