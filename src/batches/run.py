@@ -56,8 +56,8 @@ class Run:
         return self.output.finished(self.identity, self.stale)
 
     def replaces(self):
-        """Is there a finished result that it will rename: of other arguments, or of other code?"""
-        return not self.finished() and 'times' in read_record(self.output.json)
+        """Of a run that is not finished: is there a result that it will rename, of other arguments or of other code?"""
+        return 'times' in read_record(self.output.json)
 
     def is_locked(self):
         """Is another process running it?"""
