@@ -72,7 +72,8 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     replay = [runs['mixture'].get(name, 0).accuracy for name in ('er', 'der')]
     forgotten = [100 * (a.diagonal()[:-1] - a[-1, :-1]).mean() for a in replay]
     steps = percent('mixture-0.25-batch16', 'hat', True)
-    steps_mean = 100 * runs['mixture-0.25-batch16'].get('hat', 0).accuracy[-1].mean()
+    few = [100 * runs['mixture-0.25-batch16'].get(name, 0).accuracy[-1].mean() for name in ('packnet', 'hat')]
+    packed = 100 * runs['mixture-0.25'].get('packnet', 0).accuracy[-1].mean()
     results = [runs['mixture-0.25'].get(name, 0).accuracy for name in ('sgd', 'er', 'si', 'hat')]
     learned, left = ([f'{100 * a.mean():.1f}' for a in each] for each in (
         [a.diagonal() for a in results], [a[-1] for a in results]))  # fmt: skip
@@ -91,7 +92,8 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
             *(ratio('cifar', name)[-1] for name in ('hat', 'ewc'))
         ),
         '{} % on average, replay of 500 stored images (`er`) to {}, SI to {}, and HAT to {};'.format(*learned),
-        f'it learns {steps["facescrub"]} % of the first set, and ends at {steps_mean:.1f} %',
+        f'it learns {steps["facescrub"]} % of the first set, and ends at {few[1]:.1f} %',
+        f'PackNet ends at {few[0]:.1f} instead of {packed:.1f} %: between the two lie {few[0] - few[1]:.1f} points',
         '{} points of average accuracy here, and {} at a quarter'.format(*gaps),
         f'WSN ({ratio("mixture-0.25", "wsn")[-1]:.2f}), too,',
         'after the last task {}, {}, {} and {} % are left'.format(*left),
