@@ -95,6 +95,7 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         f'it learns {steps["facescrub"]} % of the first set, and ends at {few[1]:.1f} %',
         f'PackNet ends at {few[0]:.1f} instead of {packed:.1f} %: between the two lie {few[0] - few[1]:.1f} points',
         '{} points of average accuracy here, and {} at a quarter'.format(*gaps),
+        f'Of the first task HAT learns {percent("mixture-0.5", "hat", True)["facescrub"]} %',
         f'WSN ({ratio("mixture-0.25", "wsn")[-1]:.2f}), too,',
         'after the last task {}, {}, {} and {} % are left'.format(*left),
     ):
