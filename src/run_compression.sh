@@ -32,6 +32,14 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
     options+=("$1")
     shift
 done
+for word in "$@"; do
+    case $word in
+        --tasks* | --ntasks*)
+            echo "run_compression.sh: error: ${word%%=*} is set by this script: leave it out" >&2
+            exit 2
+            ;;
+    esac
+done
 python=${PYTHON:-python} src=$(dirname "$0") seeds=0,1,2,3,6,10,13,25
 batch() {
     "$python" "$src/run_multi.py" --experiments mixture --seeds $seeds --devices "$device" --res "$out" \

@@ -1,7 +1,7 @@
 """A hyper-parameter sweep: one run for each point in the grid of an approach (paper, section 4, "Baselines"; Fig. 4).
 
 The best point has the highest mean validation accuracy over all tasks after the last one; test images are not used. Of
-equal ones the nearest to the defaults is taken.
+equal ones that with the most default values is taken, then that with the smallest values.
 """
 
 import itertools
@@ -62,7 +62,7 @@ def main(argv=None):
     code = batches.execute(runs, args)
     if not args.dry_run:
         finished = [r for r in runs if r.finished()]
-        own = args.res.resolve() != ROOT / 'res'
+        own = args.res.resolve() != (ROOT / 'res').resolve()
         name = args.res / f'{args.experiment}_{args.approach}_{args.seed}.txt'
         report(finished, len(runs) - len(finished), name if own else None)
     if references:
@@ -103,7 +103,7 @@ def report(runs, n_missing=0, output=None):
     print('\nmean validation accuracy over all tasks after the last')
     marked = False
     for (score, *_), record in points:
-        mark = ' !' if record.get('diverged') or any(record.get('monitor', {}).get('closed', [])) else ''
+        mark = ' !' if metrics.flagged(record) else ''
         text = f'{100 * score:6.2f} %' if score >= 0 else 'diverged'
         print(f'  {text}  {show(record["arguments"]["parameter"])}{mark}')
         marked = marked or mark
@@ -111,9 +111,10 @@ def report(runs, n_missing=0, output=None):
         print('! a task diverged (not finite, or no epoch better than its start), or closed all gates of a layer')
     if n_missing:
         print(f'not finished: {n_missing} of {n_missing + len(runs)} values; repeat the command to complete the sweep')
-    if points and (best := points[-1][0][0]) >= 0:
+    (best, *_), record = points[-1] if points else ([-1], {})
+    if best >= 0:
         if (n := sum(score == best for (score, *_), _ in points)) > 1:
-            print(f'the best {n} are equal: the one nearest to the defaults counts')
+            print(f'the best {n} are equal: that with the most default values counts, then that with the smallest')
         place = f' --output {shlex.quote(os.path.relpath(output, ROOT))}' if output else ''
         parameter, command = show(record['arguments']['parameter']), results.command(record) + place
         print(f'best: --parameter {parameter}; for the tables:\n{command}')

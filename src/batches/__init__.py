@@ -73,7 +73,7 @@ def execute(runs, args):
     if stale := [r.name for r in finished if r.output.stale(r.identity)]:
         print(f'finished, but computed by other code: {named(stale)}; repeat with --stale redo', flush=True)
     if replaced := [r.name for r in remaining if r.replaces()]:
-        print(f'{named(replaced)}: the results of other arguments or code will be renamed to .old-1, ...', flush=True)
+        print(f'results that will be renamed to .old-1, ..., and computed anew: {named(replaced)}', flush=True)
     display = ProgressDisplay(len(runs), len(finished))
     try:
         if is_local:

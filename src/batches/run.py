@@ -56,7 +56,7 @@ class Run:
         return self.output.finished(self.identity, self.stale)
 
     def replaces(self):
-        """Of a run that is not finished: is there a result that it will rename, of other arguments or of other code?"""
+        """Of a run that is not finished: is there a result that it will rename, such as one of other arguments?"""
         return 'times' in read_record(self.output.json)
 
     def is_locked(self):

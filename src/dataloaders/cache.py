@@ -162,7 +162,7 @@ def state(source):
 def _size_and_time(path):
     with suppress(OSError, ValueError):  # a path may hold a zero byte
         status = os.stat(path)
-        # cp -p and archives set the time of the last change, not that of the status
+        # ctime, too: cp -p and archives keep the size and set mtime
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns
     return ()
 

@@ -14,7 +14,7 @@ from core.errors import UserError, one_line
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm')
 SPLITS = 'train', 'test'
-IGNORED = ('__MACOSX',)  # what archives made on macOS leave behind
+IGNORED = '__MACOSX', '@eaDir'  # what archives made on macOS, and network drives, leave behind
 
 
 def find(folder):
@@ -64,17 +64,24 @@ def in_folder(task):
 def in_classes(folder):
     found = []
     for label in subfolders(folder):
-        names = visible(folder / label)
-        files = [name for name in names if name.lower().endswith(SUFFIXES)]
-        for inner in (folder / label / name for name in sorted(set(names) - set(files))):
-            if os.path.isdir(inner) and any(name.lower().endswith(SUFFIXES) for name in visible(inner)):
-                raise UserError(f'{inner}: a folder within a class; move its pictures up, or it away')
+        files = [name for name in visible(folder / label) if name.lower().endswith(SUFFIXES)]
+        if within := buried(folder / label):
+            raise UserError(f'{within}: pictures in a folder within a class; move them into the class, or remove it')
         if not files:
             raise UserError(f'{folder / label}: a class without pictures ({" ".join(SUFFIXES)}); remove it or fill it')
         found += [(os.path.join(folder, label, name), utf8(label, folder / label)) for name in files]
     if not found:
         raise UserError(f'{folder}: no classes; the pictures of each go into a folder of its name')
     return found
+
+
+def buried(label):
+    """A folder with pictures somewhere within that of a class, or None."""
+    for folder, inner, files in os.walk(label):
+        inner[:] = sorted(name for name in inner if not name.startswith('.') and name not in IGNORED)
+        shown = (name for name in files if not name.startswith('.'))
+        if folder != str(label) and any(name.lower().endswith(SUFFIXES) for name in shown):
+            return folder
 
 
 def in_table(table):
@@ -94,7 +101,8 @@ def rows(table):
                 raise UserError(
                     f'{table}: no column {sorted(missing)[-1]}; the first line has to be path,label,split, with commas'
                 )
-            if misspelt := [name for name in reader.fieldnames if name != 'split' and name.strip().lower() == 'split']:
+            misspelt = [name for name in reader.fieldnames if name.strip().lower() == 'split']
+            if misspelt and 'split' not in misspelt:
                 raise UserError(f'{table}: column {misspelt[0]!r}: write split, in small letters and without spaces')
             for row in reader:
                 path, label, split = (row.get(name, 'train') for name in ('path', 'label', 'split'))
@@ -103,6 +111,8 @@ def rows(table):
                     raise UserError(
                         f'{table}, line {reader.line_num}: a path, a label and train or test are needed, not {found!r}'
                     )
+                if '\0' in path:
+                    raise ValueError('a path with a null byte')
                 if (where := place(table, path)) in taken:
                     raise UserError(f'{table}, line {reader.line_num}: {path} stands there twice')
                 taken[where] = path, label, split
@@ -116,9 +126,14 @@ def rows(table):
 
 
 def place(table, path):
-    """One text for a path in a table however it is written: from the folder of the table, if it is in there."""
-    path = os.path.realpath(path) if os.path.isabs(path) else os.path.normpath(path)
-    return path.removeprefix(f'{table.parent}{os.sep}')
+    """One text for a path in a table however it is written: from the folder of the table, if it is in there. A picture
+    that is a link is not followed: several may lead to one file of a store."""
+    folder = os.path.abspath(table.parent)
+    path = os.path.normpath(os.path.join(folder, path))
+    if path.startswith(folder + os.sep):
+        return path.removeprefix(folder + os.sep)
+    real = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    return real.removeprefix(os.path.realpath(folder) + os.sep)
 
 
 def visible(folder):

@@ -126,8 +126,9 @@ class Setup:
 
     def table_by_task(self):
         """Of the first seed: accuracy on each task after the last one, and right after the task where that differs."""
-        seed, lines = self.collection.seeds[0], []
-        for label, (_, runs, _) in self.rows().items():
+        rows, lines = self.rows(), []
+        seed = min(seed for _, runs, _ in rows.values() for seed in runs)
+        for label, (_, runs, _) in rows.items():
             if seed in runs:
                 tasks, final, learned = runs[seed].tasks, runs[seed].accuracy[-1], runs[seed].accuracy.diagonal()
                 cells = zip(*([f'{100 * a:.1f}' for a in each] for each in (final, learned)), strict=True)
@@ -269,5 +270,5 @@ def rewrite(check=False):
             if not check:
                 with atomic(page) as part:
                     part.write_text(after, encoding='utf-8')
-    print(f'{len(setups())} setups; changed: {", ".join(changed) or "nothing"}')
+    print(f'{len(current) // 2} setups; changed: {", ".join(changed) or "nothing"}')
     return changed

@@ -352,6 +352,28 @@ def test_grey_tasks_have_one_channel_and_one_coloured_picture_makes_three(data, 
     assert load(data, 'grey')[0].train.x.shape[3] == 3
 
 
+def test_what_a_network_drive_adds_to_a_class_is_ignored(data, kept):
+    before = load(data, 'wild')[0].sizes()
+    for inner in '@eaDir', '__MACOSX', '.hidden':
+        written(f'wild/cat/{inner}/9.png/thumb.png', encoded(CORNERS))(data)
+    assert load(data, 'wild')[0].sizes() == before
+
+
+def test_pictures_of_a_csv_may_be_links_into_one_store(data, kept, tmp_path):
+    """By relative and by whole paths alike: their folder is no task, and two links to one picture are two."""
+    put_classes(tmp_path / 'store', 7)
+    rows = []
+    for c in CLASSES:
+        (data / 'inside' / c).mkdir(parents=True)
+        for i in range(7):
+            (data / 'inside' / c / f'{i}.png').symlink_to(tmp_path / 'store' / c / f'{max(i, 1)}.png')
+            rows.append((data / 'inside' / c / f'{i}.png' if i % 2 else f'inside/{c}/{i}.png', c))
+    put_table(data / 'linked.csv', [('path', 'label', 'split', 'SPLIT'), *((*row, 'train', 'x') for row in rows)])
+    tasks = {task.name: task for task in load(data)}
+    assert set(tasks) == {'pets', 'wild', 'drawn', 'taken', 'linked'}
+    assert sum(len(split.y) for split in (tasks['linked'].train, tasks['linked'].valid, tasks['linked'].test)) == 21
+
+
 @pytest.mark.parametrize('place', ['data', 'link'])
 def test_a_folder_whose_pictures_a_csv_names_by_whole_paths_is_no_task(data, kept, tmp_path, place):
     put_classes(data / 'inside', 7)
@@ -402,7 +424,7 @@ FAULTS = {  # what happens to the folder; words of the one line
     'an empty class': (removed('wild/cat/*'), 'wild/cat: a class without pictures'),
     'a class in test only': (removed('pets/train/cat'), 'pets: class cat is in test only'),
     'a class in train only': (removed('pets/test/cat'), 'pets: class cat is in train only'),
-    'a folder within a class': (written('wild/cat/more/9.PNG', encoded(CORNERS)), 'wild/cat/more: a folder within'),
+    'a folder within a class': (written('wild/cat/m/o/9.PNG', encoded(CORNERS)), 'wild/cat/m/o: pictures in a folder'),
     'one class': (removed('wild/[!c]*'), 'wild: a task needs two classes or more, not 1'),
     'one picture': (removed('wild/*/[!0].png'), 'wild: 3 training images leave none'),
     'no classes': (removed('wild/*'), 'wild: no classes'),

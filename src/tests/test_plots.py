@@ -544,7 +544,7 @@ def test_the_best_value_is_chosen_among_undamaged_runs(runs, capsys):
 
 
 @pytest.mark.parametrize('flag', [{'diverged': [{'task': 'svhn', 'epoch': 1, 'what': 'no progress'}]}, {}])
-def test_of_equal_values_the_nearest_to_the_defaults_is_chosen_and_diverged_runs_are_marked(runs, capsys, flag):
+def test_of_equal_values_that_with_most_defaults_is_chosen_and_diverged_runs_are_marked(runs, capsys, flag):
     """By the command and by the tables alike; and a sweep that is not complete says so."""
     found = [(0.1, 0.5, {}), (0.75, 0.5, {}), (4, 0.5, flag), (2.5, 0.4, {})]
     for c, valid, more in found:
@@ -558,6 +558,14 @@ def test_of_equal_values_the_nearest_to_the_defaults_is_chosen_and_diverged_runs
     runs('hat', 0, JOINT, {'c': 1})
     ((_, best, _),) = Collection('mixture', runs.folder, ['hat'], [0]).tuned()
     assert best['c'] == 0.75
+
+
+def test_of_equal_values_a_diverged_one_is_not_chosen_and_then_the_smallest_is():
+    default, diverged = {'c': 0.75, 'smax': 400.0}, {'diverged': [{'task': 'svhn'}]}
+    points = [(4, {}), (0.75, diverged), (0.5, {}), (0.1, diverged)]
+    records = [({'c': c, 'smax': 400.0}, {'valid_accuracy': [[0.5]]} | more) for c, more in points]
+    order = sorted(records, key=lambda point: metrics.preference(*point, default))
+    assert [parameter['c'] for parameter, _ in order] == [0.1, 0.75, 4, 0.5]
 
 
 @pytest.mark.slow

@@ -84,9 +84,10 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         f'its ratio of {hat:.2f} is {100 * (1 - hat / pnn):.0f} % nearer to joint training than that of',
         f'PNN ({pnn:.2f}) and {100 * (1 - hat / ewc):.0f} % nearer than that of EWC ({ewc:.2f})',
         'PathNet is better ({:.2f}; in the paper'.format(*others),
-        'PackNet ({1:.2f}) is better, and AdaHAT ({2:.2f}) and WSN ({3:.2f}) are level'.format(*others),
+        'PackNet ({1:.2f}) is better, and AdaHAT ({2:.2f}) and WSN ({3:.2f}) are near'.format(*others),
         '`er` and `der`, forgets {:.0f} and {:.0f} points'.format(*forgotten),
         'its ratio is {}, that of PathNet {} and that of PackNet {}'.format(*map(later, ('hat', 'pathnet', 'packnet'))),
+        f'is the fourth task, and HAT learns {100 * runs["mixture"].get("hat", 1).accuracy[3, 3]:.1f} % of it',
         ' and '.join(percent('mixture', name, True)['facescrub'] for name in ('sgd', 'sgd-frozen')) + ' % of it',
         'too: {:.2f} (paper: -0.09), EWC {:.2f} (paper: -0.18)'.format(
             *(ratio('cifar', name)[-1] for name in ('hat', 'ewc'))
