@@ -19,26 +19,20 @@ if [[ $# -lt 4 || " $1 $2 $3 $4" = *' --'* ]]; then
 fi
 device=$1 c=$2 smax=$3 out=$4
 shift 4
-options=() # of run_multi.py
-dry=''
-while [ $# -gt 0 ] && [ "$1" != -- ]; do
-    case $1 in
-        --dry-run) dry=1 ;;
-        --experiments* | --approaches* | --seeds* | --nruns* | --parameter* | --devices* | --res*)
-            echo "run_compression.sh: error: ${1%%=*} is set by this script: leave it out" >&2
-            exit 2
-            ;;
-    esac
-    options+=("$1")
-    shift
-done
 for word in "$@"; do
     case $word in
-        --tasks* | --ntasks*)
+        --experiments* | --approaches* | --seeds* | --nruns* | --parameter* | --devices* | --res* | --tasks* | --ntasks*)
             echo "run_compression.sh: error: ${word%%=*} is set by this script: leave it out" >&2
             exit 2
             ;;
     esac
+done
+options=() # of run_multi.py
+dry=''
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    [ "$1" = --dry-run ] && dry=1
+    options+=("$1")
+    shift
 done
 python=${PYTHON:-python} src=$(dirname "$0") seeds=0,1,2,3,6,10,13,25
 batch() {
