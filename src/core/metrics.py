@@ -36,7 +36,13 @@ def preference(parameter, record, defaults):
 
 def flagged(record):
     """Has a task diverged, or closed all gates of a layer?"""
-    return bool(record.get('diverged')) or any(record.get('monitor', {}).get('closed', []))
+    return bool(record.get('diverged')) or any(closed(record))
+
+
+def closed(record):
+    """For each task of HAT, the layers all of whose gates were closed at its end; [] if a record does not say. The
+    results of .results/ have it without the rest of `monitor`."""
+    return record.get('closed') or record.get('monitor', {}).get('closed', [])
 
 
 def average_forgetting(accuracy):

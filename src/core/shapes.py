@@ -43,6 +43,7 @@ VALIDATION = {  # for work.py
     'valid_accuracy': [[SHARE.or_null()]],
     'diverged?': [{...: PLAIN}],
     'monitor?': {'closed?': [TEXTS]},
+    'closed?': [TEXTS],
 }
 INPUTS = {
     ...: {'image': [POSITIVE_WHOLE, 3], 'shape': [POSITIVE_WHOLE, 3], 'mean': [NUMBER], 'std': [POSITIVE]}
@@ -92,6 +93,7 @@ def record_shape(record, n, names, parameters):
         'valid_accuracy?': [[SHARE.or_null(), n], n],
         'epochs' if monitor else 'epochs?': [[epoch], n],
         'monitor?': monitor_shape if monitor else {},
+        'closed?': [TEXTS, n],
         'times?': {'total': AMOUNT, 'epochs': [[AMOUNT], n]},
         'inputs?': INPUTS,
         'classes?': {...: TEXTS},

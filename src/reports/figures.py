@@ -46,7 +46,8 @@ def sweeps(collection):
 
 
 def published(setups):
-    """As draw(), from the setups of reproduction.py: Fig. 3 of each with a ratio, and the ratio against the width."""
+    """As draw(), from the setups of reproduction.py: Fig. 3 of each with a ratio, Fig. 4 of each with a sweep, and the
+    ratio against the width."""
     points = {}  # experiment, number of its tasks, all else in which runs must agree -> approach -> width -> ratio
     for setup in setups:
         collection = setup.collection
@@ -55,6 +56,7 @@ def published(setups):
             caption = f'Forgetting ratio (Eq. 6, Fig. 3), mean over the runs: {setup.about["title"]}.'
             figure = charts.curves(means(collection, rho), charts.RATIO.format('t'))
             yield f'{setup.name}-fig3', (caption, figure)
+        yield from ((f'{setup.name}-{name}', figure) for name, figure in sweeps(collection))
         for name, ratios in rho.items():
             facts = next(iter(collection.selected[name].values())).facts.copy()
             width, which = facts.pop('width'), (collection.experiment, collection.n_tasks)

@@ -8,7 +8,7 @@ import numpy as np
 
 from approaches import APPROACHES
 from approaches.training import DEPARTURES
-from core import results
+from core import metrics, results
 from core.comparison import agree
 from core.errors import UserError
 from core.shapes import check, record_shape
@@ -48,8 +48,8 @@ class Result:
     @property
     def closed(self):
         """(task, layers) for each task of HAT that ended with layers all of whose gates are closed."""
-        closed = self.record.get('monitor', {}).get('closed', [])
-        return [(task, layers) for task, layers in zip(self.tasks, closed, strict=False) if layers]
+        pairs = zip(self.tasks, metrics.closed(self.record), strict=False)
+        return [(task, layers) for task, layers in pairs if layers]
 
     @cached_property
     def facts(self):

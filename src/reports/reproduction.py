@@ -3,7 +3,7 @@
 .results/<setup>/ holds the runs of a setup, without the logs of their epochs, and about.json: what was run, how it
 differs from the paper, on what machine, by which command. In a page, a table is between the comments
 <!-- reproduction: <setup> --> and <!-- end -->; `summary` is the table of all setups, `<setup>, by task` that of
-the accuracies on each task.
+the accuracies on each task, `<setup>, sweeps` that of the runs with other hyper-parameters (work.py).
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from approaches import APPROACHES
-from core import results
+from core import metrics, results
 from core.errors import UserError
 from core.files import ROOT, atomic
 from core.hyperparameters import show
@@ -135,6 +135,25 @@ class Setup:
                 lines.append([label, *(now if now == then else f'{now} ({then})' for now, then in cells)])
         return markdown(['%', *tasks], lines)
 
+    def table_of_sweeps(self):
+        """Of each run of a sweep, by approach and hyper-parameters: accuracies after the last task, ratio."""
+        collection, lines = self.collection, []
+        for name, sweeps in collection.sweep_runs.items():
+            default = APPROACHES[name].defaults()
+            for seed, runs in sweeps.items():
+                each = {json.dumps(r.parameter): r for r in runs}  # two sweeps have the default values
+                for r in sorted(each.values(), key=lambda r: list(map(sortable, r.parameter.values()))):
+                    other = {key: value for key, value in r.parameter.items() if value != default.get(key)}
+                    rho = collection.ratios(r, seed)
+                    lines.append([
+                        f'{name}{collection.marks([r])}', show(other) or 'as in the paper', str(seed),
+                        f'{100 * metrics.validation(r.record):.1f}', f'{100 * r.accuracy[-1].mean():.1f}',
+                        '-' if rho is None else mean_cell(rho[-1:], 2),
+                    ])  # fmt: skip
+        t = collection.n_tasks
+        head = ['approach', 'hyper-parameters', 'seed', 'validation A<={}, %', 'A<={}, %', 'rho<={}']
+        return markdown([cell.format(t) for cell in head], lines) if lines else None
+
     def rank_correlation(self):
         """A line that compares the order of the methods with the paper's, for at least four of them."""
         names = [n for n in self.main.paper if n in self.collection.metrics and len(self.values(self.main, n))]
@@ -166,6 +185,11 @@ class Setup:
         paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main, len(values)), *unit]) + marks
         paper = ' '.join([f'{name} = {paper}', *unit]) if paper else f'{name}: no value'
         return [self.about['title'], paper, ours, str(len(values)), self.about['differs']]
+
+
+def sortable(value):
+    """A key that sorts numbers and texts."""
+    return isinstance(value, str), value
 
 
 def column(metric, computed):
@@ -214,8 +238,9 @@ def tables():
     everything = setups()
     lines = [row for setup in everything if (row := setup.summary_row())]
     summary = markdown(['setup', 'paper: HAT', 'here: HAT', 'n', 'what differs'], lines)
-    by_task = {f'{setup.name}, by task': setup.table_by_task() for setup in everything}
-    return {'summary': summary} | {setup.name: setup.table() for setup in everything} | by_task
+    more = {f'{setup.name}, {what}': table for setup in everything for what, table in (
+        ('by task', setup.table_by_task()), ('sweeps', setup.table_of_sweeps())) if table}  # fmt: skip
+    return {'summary': summary} | {setup.name: setup.table() for setup in everything} | more
 
 
 def setups():
@@ -245,6 +270,7 @@ def add(folder, setup, commit):
         if '.old-' in path.name or 'accuracy' not in record:
             continue
         short = {key: value for key, value in record.items() if key not in DROPPED} | {'commit': commit}
+        short |= {'closed': closed} if any(closed := metrics.closed(record)) else {}
         short['times'] = record['times'] | {
             'epochs': [[round(second, 2) for second in log] for log in record['times']['epochs']],
             'testing': [round(second, 2) for second in record['times']['testing']],
@@ -270,5 +296,5 @@ def rewrite(check=False):
             if not check:
                 with atomic(page) as part:
                     part.write_text(after, encoding='utf-8')
-    print(f'{len(current) // 2} setups; changed: {", ".join(changed) or "nothing"}')
+    print(f'changed: {", ".join(changed) or "nothing"}')
     return changed

@@ -134,6 +134,30 @@ def test_a_table_has_the_accuracy_on_each_task_at_the_end_and_right_after_it(fol
     assert '| hat | 80.0 (90.0) | 90.0 |' in rows and '| random | 10.0 | 20.0 |' in rows
 
 
+def test_a_sweep_has_a_table_a_row_of_what_validation_prefers_and_a_figure(folder):
+    text = '<!-- reproduction: small -->\n<!-- end -->\n<!-- reproduction: small, sweeps -->\n<!-- end -->\n'
+    (folder / 'page.md').write_text(text)
+    runs, closed = Runs(folder / 'runs'), json.loads((folder / 'runs' / 'mixture_hat_0.json').read_text())['monitor']
+    for c, valid, accuracy in (10, 0.6, JOINT), (0.75, 0.8, JOINT), (1.5, 0.9, JOINT / 2), (2.5, 0.4, JOINT / 2):
+        monitor = closed | ({'closed': [[], ['blocks.0']]} if c == 2.5 else {})
+        more = {'valid_accuracy': [[valid, 0], [valid, valid]], 'monitor': monitor}
+        runs('hat', 0, accuracy, {'c': c}, f'mixture_hat_0_c={c}', **more)
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc', '--output', folder) == 0
+    _, table, sweeps = (folder / 'page.md').read_text().split('<!-- reproduction: ')
+    assert table.count('\n| hat') == 2 and '\n| hat, c=1.5 | 1 | -0.61 ' in table
+    assert 'all gates of a layer closed: mixture_hat_0_c=2.5.txt: task svhn, blocks.0' in table
+    _, header, _, *rows = sweeps.splitlines()[:7]
+    assert header == '| approach | hyper-parameters | seed | validation A<=2, % | A<=2, % | rho<=2 |'
+    assert rows == [
+        '| hat | as in the paper | 0 | 80.0 | 85.0 | 0.00 |',
+        '| hat | c=1.5 | 0 | 90.0 | 42.5 | -0.61 |',
+        '| hat! | c=2.5 | 0 | 40.0 | 42.5 | -0.61 |',
+        '| hat | c=10 | 0 | 60.0 | 85.0 | 0.00 |',
+    ]
+    assert (folder / 'small-fig4-hat-0.png').exists()
+    assert reproduce('--check') == 0
+
+
 def test_each_seed_is_in_the_tables(folder):
     for name, accuracy in ('hat', JOINT), ('joint', JOINT), ('random', RANDOM):
         Runs(folder / 'runs')(name, 2026, accuracy)
