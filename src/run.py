@@ -172,7 +172,7 @@ def learn(args, device, output, checkpoint, identity):
     approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter, args.network,
                      args.pretrained)  # fmt: skip
     check_batches(approach)
-    print(untrained(tasks), end='', flush=True)
+    print(one_sided(tasks), end='', flush=True)
     head = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
             'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'weights': identity.weights,
             'versions': versions(*networks.external.packages(args.network))}  # fmt: skip
@@ -249,14 +249,16 @@ def check_batches(approach):
                                 'cannot train')  # fmt: skip
 
 
-def untrained(tasks):
-    """Lines: the tasks that are tested on classes without a training image."""
+def one_sided(tasks):
+    """Lines: the tasks with classes of which there are test images only, or no test image."""
     lines = []
     for task in tasks:
         tested, trained = (set(split.y.cpu().unique().tolist()) for split in (task.test, task.train))
         if n := len(tested - trained):
             what = f'no training image of {n} of its {task.n_classes} classes is left (--ntrain; 15 % validate)'
             lines.append(f'{task.name}: {what}\n')
+        if n := task.n_classes - len(tested):
+            lines.append(f'{task.name}: {n} of its {task.n_classes} classes have no test image\n')
     return ''.join(lines)
 
 

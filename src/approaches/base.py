@@ -167,7 +167,7 @@ class Approach:
     def not_finite(self, t, train_loss, valid_loss):
         """For the record of the epoch: {'diverged': what was not finite}; warns once a task."""
         now = self.training
-        what = now.not_finite(train_loss, valid_loss, self.steps.endless if self.steps else 0)
+        what = now.not_finite(train_loss, valid_loss, self.steps.n_not_finite if self.steps else 0)
         if what and not now.diverged():
             where = f', epoch {len(now.log) + 1}'
             self.warn(t, f'{where}: the {what} is not finite: training has diverged; the best model is kept;')

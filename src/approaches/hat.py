@@ -12,7 +12,7 @@ from core import seeds
 from core.errors import UserError
 from core.hyperparameters import Parameter
 from hat import capacity
-from hat.watch import closed, shut
+from hat.watch import closed, closed_warning
 
 
 class HAT(Approach):
@@ -69,10 +69,10 @@ class HAT(Approach):
     @torch.no_grad()
     def observe(self, t):
         """Units and weights that the masks at s_max use (section 4.4), by layer; `reuse`: by earlier task."""
-        if (layers := closed(self.hidden, t)) and self.hidden.watch.shut != t:
-            self.hidden.watch.shut = t
+        if (layers := closed(self.hidden, t)) and self.hidden.watch.warned != t:
+            self.hidden.watch.warned = t
             where = f'{self.hidden.watch.name(t)}, epoch {len(self.training.log) + 1}'
-            warnings.warn(f'{where}: {shut(layers)}', stacklevel=2)
+            warnings.warn(f'{where}: {closed_warning(layers)}', stacklevel=2)
         masks = self.hidden.masks(t, self.smax)
         active, count = capacity.active(masks), functools.partial(capacity.count_weights, self.hidden)
         first = 0.0 if self.n_train(t) > self.protocol.batch_size else 1.0
@@ -92,5 +92,5 @@ class HAT(Approach):
     def report(self):
         """Units and weights that each task uses after the last one (section 4.4)."""
         tasks = [capacity.active(self.hidden.masks(t)) for t in range(len(self.tasks))]
-        shut = [closed(self.hidden, t) for t in range(len(self.tasks))]
-        return {'units': self.net.units, 'closed': shut, **capacity.usage(self.hidden, tasks)}
+        layers = [closed(self.hidden, t) for t in range(len(self.tasks))]
+        return {'units': self.net.units, 'closed': layers, **capacity.usage(self.hidden, tasks)}

@@ -31,10 +31,10 @@ class Masked(Approach):
     def before_task(self, t):
         for p in self.others:
             p.requires_grad_(t == 0)
-        self.hold()
+        self.store_weights()
 
-    def hold(self):
-        """Note the current weights: what is frozen keeps these values."""
+    def store_weights(self):
+        """Store the current weights: what is frozen keeps these values."""
         self.old = [p.detach().clone() for p in self.weights]
 
     def loss(self, x, y, t, progress):

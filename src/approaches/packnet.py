@@ -56,7 +56,7 @@ class PackNet(Masked):
         if not self.trained and epochs < p.nepochs and (epochs == most or now.lr < p.lr_min):
             self.restore(now.best)
             self.pack(t)
-            self.hold()
+            self.store_weights()
             now.patience, now.best, now.best_loss = p.patience, self.snapshot(), self.validate(t)[0]
             now.lr = p.lr if p.schedule == 'paper' else now.lr
             self.trained, self.steps, now.optimizer = epochs, None, []  # a captured step would freeze what it did

@@ -17,13 +17,13 @@ WARM_UP = 3  # eager steps before the capture, in which libraries allocate what 
 class Steps:
     """The steps of one task; there is no host synchronization within an epoch.
 
-    parameters  the trainable ones
-    order       indices of the training images in the order of this epoch, (n,)
-    b           number of batches done, (1,)
-    progress    position of each batch in the epoch, (b - 1) / (B - 1), 0 to 1; a single batch has 1
-    total       sum of the losses of the images so far, a scalar
-    lr          learning rate, a scalar
-    endless     number of batches with a gradient that is not finite, a scalar
+    parameters    the trainable ones
+    order         indices of the training images in the order of this epoch, (n,)
+    b             number of batches done, (1,)
+    progress      position of each batch in the epoch, (b - 1) / (B - 1), 0 to 1; a single batch has 1
+    total         sum of the losses of the images so far, a scalar
+    lr            learning rate, a scalar
+    n_not_finite  number of batches whose gradient is not finite, a scalar
     """
 
     def __init__(self, approach, t):
@@ -36,7 +36,7 @@ class Steps:
         self.order, self.places = torch.arange(n, device=device), torch.arange(self.size, device=device)
         self.b = torch.zeros(1, dtype=torch.int64, device=device)
         self.total, self.lr = (torch.zeros((), **exact) for _ in range(2))
-        self.endless = torch.zeros((), dtype=torch.int64, device=device)
+        self.n_not_finite = torch.zeros((), dtype=torch.int64, device=device)
         self.optimizer = OPTIMIZERS[approach.protocol.optimizer](self.parameters, self.lr)
         if training := approach.training:
             for tensor, saved in zip(self.optimizer.state, training.optimizer, strict=bool(training.optimizer)):
@@ -50,7 +50,7 @@ class Steps:
         self.lr.fill_(lr)
         self.b.zero_()
         self.total.zero_()
-        self.endless.zero_()
+        self.n_not_finite.zero_()
         full, rest = divmod(len(order), self.size)
         for _ in tqdm(range(full), desc=description, leave=False, disable=None, delay=2):
             self.run(self.full_batch)
@@ -73,7 +73,7 @@ class Steps:
         norm = self.optimizer.step(approach.clip)
         approach.after_step(t)
         self.total += loss.detach() * len(index)
-        self.endless += ~norm.isfinite()
+        self.n_not_finite += ~norm.isfinite()
         self.b += 1
 
 

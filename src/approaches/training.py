@@ -69,9 +69,13 @@ class Training:
         return best['valid_accuracy'] < min(2 * chance, (1 + chance) / 2)
 
     @staticmethod
-    def not_finite(train_loss, valid_loss, n_endless):
-        """What was not finite in an epoch with n_endless gradients that are not finite, or None."""
-        losses = {'training loss': train_loss, 'validation loss': valid_loss, 'gradient': math.inf if n_endless else 0}
+    def not_finite(train_loss, valid_loss, n_gradients):
+        """What was not finite in an epoch, or None. n_gradients: number of gradients that were not."""
+        losses = {
+            'training loss': train_loss,
+            'validation loss': valid_loss,
+            'gradient': math.inf if n_gradients else 0,
+        }
         return next((name for name, value in losses.items() if not math.isfinite(value)), None)
 
 

@@ -34,7 +34,7 @@ class Watch:
         batches: number of its batches so far.
         constant: number of its first batches with the progress of the batch before.
         start: its embeddings and a checksum of all weights that it trains, as it began.
-        shut: a task whose closed layers the caller has warned of; end_task() does not repeat it.
+        warned: a task of whose closed layers the caller has warned; end_task() does not repeat it.
         answer: the task that was learned last, and its outputs for the example inputs then; None: they are not known.
         frozen: checksums of the frozen parameters since a task was learned; None: none was, or they are not known.
         check: number of training batches in which the operations are compared with those for example_input.
@@ -48,7 +48,7 @@ class Watch:
         self.thread: int | None = None
         self.parameters: set[int] = set()
         self.progress: float | Tensor | None = None
-        self.shut: int | None = None
+        self.warned: int | None = None
         self.answer: tuple[int, list[Tensor]] | None = None
         self.frozen: list[int] | None = None
         self.names: Sequence[str] | None = None
@@ -122,8 +122,8 @@ class Watch:
                 f'{self.name(task)} has diverged: its embeddings are not finite; units whose mask is NaN are not '
                 'protected'
             )
-        elif (layers := closed(network, task)) and self.shut != task:
-            warn(f'{shut(layers)} for {self.name(task)}')
+        elif (layers := closed(network, task)) and self.warned != task:
+            warn(f'{closed_warning(layers)} for {self.name(task)}')
         if task not in self.begun:
             warn(f'end_task({task}): task {task} has not been trained')
         if self.task != task:
@@ -157,7 +157,7 @@ def closed(network: 'Network', task: int) -> list[str]:
     return [name for name, a in zip(network.plan.gates, network.masks(task), strict=True) if not (a > 0.5).any()]
 
 
-def shut(layers: list[str]) -> str:
+def closed_warning(layers: list[str]) -> str:
     """The warning for layers with no open gate."""
     return f'all gates of {listed(layers)} are closed (is c too large, or do embeddings start too low?)'
 

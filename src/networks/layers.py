@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from networks.dropout import Activation
 
 SMALL = 2**15  # weights; of smaller layers oneDNN's products are not faster
+PATCHES = 2**25  # values in all patches of a batch, 128 MiB; of 64 images of 32x32 they are 2**21
 
 
 class Layer(NamedTuple):
@@ -50,8 +51,8 @@ def sides(kernels, size):
 
 
 class Convolution(nn.Conv2d):
-    """Reads only the first `side` rows and columns. The gradient of the first one's weights on a GPU is of matrix
-    products: the only deterministic kernel of cuDNN for three channels takes a quarter of a training step."""
+    """Reads only the first `side` rows and columns. On a GPU the weights of the one that reads small images get their
+    gradient from matrix products: cuDNN's only deterministic kernel for three channels takes a quarter of a step."""
 
     def __init__(self, inputs, units, kernel, side):
         super().__init__(inputs, units, kernel)
@@ -60,13 +61,15 @@ class Convolution(nn.Conv2d):
     def forward(self, x):
         unused = [self.side - n for n in x.shape[2:]]
         x = F.pad(x, (0, unused[1], 0, unused[0])) if any(unused) else x
-        if self.training and x.is_cuda and not x.requires_grad and not torch.is_autocast_enabled('cuda'):
-            return FirstConvolution.apply(x, self.weight, self.bias)
+        in_single = x.is_cuda and not torch.is_autocast_enabled('cuda')
+        if self.training and in_single and not x.requires_grad and x.numel() * self.weight[0, 0].numel() < PATCHES:
+            return ImageConvolution.apply(x, self.weight, self.bias)
         return super().forward(x)
 
 
-class FirstConvolution(Function):
-    """F.conv2d(x, w, b) for x (B, channels, side, side) without a gradient, w (units, channels, kernel, kernel)."""
+class ImageConvolution(Function):
+    """F.conv2d(x, w, b) for x (B, channels, height, width) that needs no gradient, w (units, channels, kernel, kernel).
+    Its backward pass holds all patches of x."""
 
     @staticmethod
     def forward(ctx, x, w, b):

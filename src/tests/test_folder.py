@@ -224,6 +224,12 @@ def test_without_a_test_set_the_seed_draws_a_stratified_fifth(data, kept):
     assert splits[0] == splits[1] and splits[0][0] == splits[2][0] and splits[0][1] != splits[2][1]
 
 
+def test_a_class_too_small_for_the_test_set_that_is_drawn_is_said(start, data):
+    put(data / 'wild' / 'fox' / '0.png', encoded(noise(1, 12, 12, 3)[0]))
+    _, out, _ = start('--tasks', 'wild,pets')
+    assert 'wild: 1 of its 4 classes have no test image\n' in out and out.count('test image') == 1
+
+
 def test_test_pictures_that_are_training_pictures_are_said(data, kept, capsys):
     load(data, 'pets', 'wild')
     assert 'too' not in capsys.readouterr().out

@@ -65,7 +65,8 @@ def test_a_class_without_a_training_image_is_said(start, capsys):
     out = capsys.readouterr().out
     assert 'mnist: no training image of 3 of its 10 classes is left' in out and 'svhn: no training image of 3' in out
     start('random', '--ntrain', '120', '--fresh')
-    assert 'no training image' not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'no training image' not in out and 'no test image' not in out
 
 
 def test_average_forgetting_is_the_mean_drop_since_a_task_was_learned():

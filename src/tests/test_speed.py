@@ -23,7 +23,7 @@ from core.device import setup_device
 from core.errors import UserError, exit_code
 from dataloaders import mixture, sources, task
 from networks.dropout import Activation, Dropout, keep
-from networks.layers import FirstConvolution, Linear
+from networks.layers import ImageConvolution, Linear
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 TRAINED = [name for name in APPROACHES if name != 'random']
@@ -146,7 +146,7 @@ def test_the_first_convolution_has_the_gradients_of_pytorchs(layout):
     torch.manual_seed(0)
     x, w, b = (torch.randn(shape, dtype=torch.float64) for shape in ((5, 3, 9, 9), (7, 3, 4, 4), 7))
     x, weights = x.contiguous(memory_format=layout), (w.requires_grad_(), b.requires_grad_())
-    y, expected = FirstConvolution.apply(x, w, b), F.conv2d(x, w, b)
+    y, expected = ImageConvolution.apply(x, w, b), F.conv2d(x, w, b)
     assert same(y, expected)
     slopes = torch.randn_like(y)
     for ours, theirs in zip(*(torch.autograd.grad(each, weights, slopes) for each in (y, expected)), strict=True):
