@@ -211,14 +211,14 @@ class Collection:
         }
 
     def tuned(self):
-        """Yield (approach, hyper-parameters, its runs with them: seed -> Result) for each sweep in which others than
-        those of its row have the best validation accuracy; test images are not used. The first seed with a sweep
-        chooses."""
+        """Yield (approach, hyper-parameters, its runs with them: seed -> Result) for each sweep that validates better
+        than the row of the approach; test images are not used. The first seed with a sweep chooses."""
         for name, sweeps in self.sweep_runs.items():
             runs = {seed: [r for r in results if 'valid_accuracy' in r.record] for seed, results in sweeps.items()}
-            if first := next(filter(None, runs.values()), None):
-                default = APPROACHES[name].defaults()
-                best = max(first, key=lambda r: metrics.preference(r.parameter, r.record, default)).parameter
+            if (first := next((seed for seed, results in runs.items() if results), None)) is not None:
+                default, row = APPROACHES[name].defaults(), self.get(name, first)
+                points = runs[first] + ([row] if row and 'valid_accuracy' in row.record else [])
+                best = max(points, key=lambda r: metrics.preference(r.parameter, r.record, default)).parameter
                 runs = {seed: r for seed, results in runs.items() for r in results if r.parameter == best}
                 if best not in [r.parameter for r in self.runs.get(name, {}).values()]:
                     yield name, best, runs

@@ -344,3 +344,12 @@ def test_what_a_sweep_chooses_by_validation_has_a_row(folder):
     runs('hat', 0, JOINT, {'c': 0.75}, 'mixture_hat_0_c=0.75', valid_accuracy=[[1, 0], [1, 1]])  # of the row of hat
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
     assert '| hat, c=' not in (folder / 'page.md').read_text()
+
+
+def test_a_sweep_without_the_values_of_the_row_is_compared_with_the_row(folder):
+    runs = Runs(folder / 'runs')
+    for c, validation in (1, 0.7), (4, 0.8):  # the row has 0.85
+        valid = [[validation, 0], [validation, validation]]
+        runs('hat', 0, JOINT, {'c': c}, f'mixture_hat_0_c={c}', valid_accuracy=valid)
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert '| hat, c=' not in (folder / 'page.md').read_text()
