@@ -213,21 +213,26 @@ class Collection:
     def tuned(self):
         """Yield (approach, hyper-parameters, its runs with them: seed -> Result) for each sweep that validates better
         than the row of the approach; test images are not used. The first seed with a sweep chooses."""
-        for name, sweeps in self.sweep_runs.items():
-            runs = {seed: [r for r in results if 'valid_accuracy' in r.record] for seed, results in sweeps.items()}
-            if (first := next((seed for seed, results in runs.items() if results), None)) is not None:
-                default, row = APPROACHES[name].defaults(), self.get(name, first)
-                points = runs[first] + ([row] if row and 'valid_accuracy' in row.record else [])
-                best = max(points, key=lambda r: metrics.preference(r.parameter, r.record, default)).parameter
+        for name in self.sweep_runs:
+            runs = {seed: [r for r in self.sweep(name, seed) if 'valid_accuracy' in r.record] for seed in self.seeds}
+            if first := next(filter(None, runs.values()), None):
+                default = APPROACHES[name].defaults()
+                best = max(first, key=lambda r: metrics.preference(r.parameter, r.record, default)).parameter
                 runs = {seed: r for seed, results in runs.items() for r in results if r.parameter == best}
                 if best not in [r.parameter for r in self.runs.get(name, {}).values()]:
                     yield name, best, runs
+
+    def sweep(self, name, seed):
+        """The runs of a sweep, and that of the approach's row if the sweep lacks its values; [] without a sweep."""
+        runs, row = self.sweep_runs[name].get(seed, []), self.get(name, seed)
+        lacks = runs and row and row.record and row.parameter not in [r.parameter for r in runs]
+        return [*runs, row] if lacks else runs
 
     def sweep_curves(self, name, seed):
         """Fig. 4: hyper-parameter -> (its values, rho<=T of each), the other hyper-parameters at their defaults."""
         default = APPROACHES[name].defaults()
         points = {key: {} for key, p in APPROACHES[name].parameters.items() if p.grid}
-        for result in self.sweep_runs[name][seed]:
+        for result in self.sweep(name, seed):
             values, rho = result.parameter, self.ratios(result, seed)
             if rho is not None:
                 for key in points:

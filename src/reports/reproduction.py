@@ -138,10 +138,10 @@ class Setup:
     def table_of_sweeps(self):
         """Of each run of a sweep, by approach and hyper-parameters: accuracies after the last task, ratio."""
         collection, lines = self.collection, []
-        for name, sweeps in collection.sweep_runs.items():
+        for name in collection.sweep_runs:
             default = APPROACHES[name].defaults()
-            for seed, runs in sweeps.items():
-                each = {json.dumps(r.parameter): r for r in runs}  # two sweeps have the default values
+            for seed in collection.seeds:
+                each = {json.dumps(r.parameter): r for r in collection.sweep(name, seed)}  # two may have the defaults
                 for r in sorted(each.values(), key=lambda r: list(map(sortable, r.parameter.values()))):
                     other = {key: value for key, value in r.parameter.items() if value != default.get(key)}
                     rho = collection.ratios(r, seed)

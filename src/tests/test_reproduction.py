@@ -346,10 +346,13 @@ def test_what_a_sweep_chooses_by_validation_has_a_row(folder):
     assert '| hat, c=' not in (folder / 'page.md').read_text()
 
 
-def test_a_sweep_without_the_values_of_the_row_is_compared_with_the_row(folder):
+def test_a_sweep_without_the_values_of_the_row_has_the_row_as_a_point(folder):
     runs = Runs(folder / 'runs')
     for c, validation in (1, 0.7), (4, 0.8):  # the row has 0.85
         valid = [[validation, 0], [validation, validation]]
         runs('hat', 0, JOINT, {'c': c}, f'mixture_hat_0_c={c}', valid_accuracy=valid)
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
     assert '| hat, c=' not in (folder / 'page.md').read_text()
+    (setup,) = reproduction.setups()
+    assert setup.collection.sweep_curves('hat', 0)['c'][0] == (0.75, 1, 4)
+    assert '| hat | as in the paper | 0 | 85.0 |' in setup.table_of_sweeps()
