@@ -5,8 +5,9 @@ import functools
 import io
 import json
 import os
-import pickle
-from collections.abc import Callable
+import textwrap
+import zipfile
+from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
@@ -140,40 +141,71 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
 
     Raises:
         ValueError: the file is not of save(), or damaged; `net` is another network; an argument is missing.
+        OSError: there is no such file, or it cannot be opened.
 
     Example:
         hat.save(model, 'model.pt')
         model = hat.load('model.pt', torchvision.models.resnet18(num_classes=10))
     """
-    from hat.convert import convert
+    from hat.convert import check_network, convert
 
-    device = next(net.parameters()).device
-    try:
-        content = torch.load(file, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f'{file} was not written by hat.save(), or is damaged') from error
-    if not isinstance(content, dict) or 'settings' not in content:
-        raise ValueError(f'{file} was not written by hat.save()')
-    saved = json.loads(content['settings'])
-    schedule = schedule or getattr(schedules, saved['schedule'], None)
+    check_network(net)
+    device = next((p.device for p in net.parameters()), torch.device('cpu'))
+    with open(file, 'rb') if isinstance(file, (str, os.PathLike)) else contextlib.nullcontext(file) as source:
+        start = source.tell()
+        with errors_are(lambda error: f'{file} was not written by hat.save(), or is damaged'):
+            check_sums(source)
+            source.seek(start)
+            content = dict(torch.load(source, map_location=device, weights_only=True))
+            saved, heads, inputs = json.loads(content['settings']), content['heads'], content['inputs']
+            classes, name = saved['classes'], str(saved['schedule'])
+    schedule = schedule or getattr(schedules, name, None)
     if schedule is None:
-        raise ValueError(f'{file}: its schedule {saved["schedule"]} is not one of hat.schedules: pass schedule=')
-    if example_input is None and (example_input := content['inputs']) is None:
+        raise ValueError(f'{file}: its schedule {name} is not one of hat.schedules: pass schedule=')
+    if example_input is None and (example_input := inputs) is None:
         raise ValueError(f'{file} has no example input, as it is of a class of its own: pass example_input=')
-    classes = saved['classes']
-    network = convert(
-        net,
-        len(classes),
-        example_input,
-        classes if content['heads'] == 1 else None,
-        heads=bool(content['heads']),
-        gates=saved['gates'],
-        ignore=saved.get('ignore'),
-        s_max=saved['s_max'],
-        hard=saved['hard'],
-        gradient=saved.get('gradient', 'released'),
-        schedule=schedule,
-        **functions,
-    )
-    network.load_state_dict(content['state'])
+    with errors_are(lambda error: f'{file} does not fit this network, which must be as it was given to hat.convert: '
+                    + described(error)):  # fmt: skip
+        network = convert(
+            net,
+            len(classes),
+            example_input,
+            classes if heads == 1 else None,
+            heads=bool(heads),
+            gates=saved['gates'],
+            ignore=saved.get('ignore'),
+            s_max=saved['s_max'],
+            hard=saved['hard'],
+            gradient=saved.get('gradient', 'released'),
+            schedule=schedule,
+            **functions,
+        )
+        network.load_state_dict(content['state'])
     return network
+
+
+@contextlib.contextmanager
+def errors_are(message: Callable[[Exception], str]) -> Iterator[None]:
+    """Errors inside are ValueErrors with this message, but for those of a machine without memory."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or 'DefaultCPUAllocator' in str(error):
+            raise
+        raise ValueError(message(error)) from error
+
+
+def check_sums(file: IO[bytes]) -> None:
+    """Compare the checksums of the parts of a file of torch.save(), which torch.load() does not. Raises errors of many
+    kinds for other files."""
+    with zipfile.ZipFile(file) as archive:
+        has_sums = any(part.CRC for part in archive.infolist())  # not with set_crc32_options(False)
+        if has_sums and (part := archive.testzip()):
+            raise ValueError(f'{part} is damaged')
+
+
+def described(error: Exception) -> str:
+    """An error in one line that is not too long."""
+    text = str(error).partition('Error(s) in loading state_dict for Network:')[-1] or str(error)
+    kind = '' if isinstance(error, (ValueError, RuntimeError)) else f'{type(error).__name__}: '
+    return textwrap.shorten(kind + text, 300, placeholder=' ...')

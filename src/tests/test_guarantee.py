@@ -1061,6 +1061,103 @@ def test_load_says_what_it_cannot_read(tmp_path):
             hat.load(tmp_path / 'else.pt', NETS['mlp']())
 
 
+def refused_or_the_same(content, model):
+    """Load a damaged file. True: it was refused in one line; False: it has all values."""
+    try:
+        other = hat.load(io.BytesIO(content), NETS['concatenated']())
+    except ValueError as error:
+        assert '\n' not in str(error) and 'was not written by hat.save(), or is damaged' in str(error)
+        return True
+    assert same(dict(other.state_dict()), dict(model.state_dict()))  # the damage is to nothing that is read
+    return False
+
+
+def test_a_damaged_file_is_refused_and_never_loaded_with_other_values():
+    _, model = build('concatenated')
+    model.end_task(0)
+    hat.save(model, file := io.BytesIO())
+    whole, draw = file.getvalue(), random.Random(0)
+    assert not refused_or_the_same(whole, model)
+    assert all(refused_or_the_same(whole[:n], model) for n in range(0, len(whole), len(whole) // 40))
+    weight = whole.find(model.net.stem.weight.detach().numpy().tobytes())
+    refused = 0
+    for place in (weight + 3, *(draw.randrange(len(whole)) for _ in range(200))):
+        content = bytearray(whole)
+        content[place] ^= 1 << draw.randrange(8)
+        refused += refused_or_the_same(bytes(content), model)
+    assert refused > 150
+    torch.serialization.set_crc32_options(False)
+    try:
+        hat.save(model, file := io.BytesIO())
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert not refused_or_the_same(file.getvalue(), model)  # it has no checksums
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    _, model = build('mlp')
+    hat.save(model, path := tmp_path / 'it.pt')
+    content = torch.load(path, weights_only=True)
+    others = [model.net.state_dict(), model.state_dict(), [1], 'settings', torch.zeros(2), content | {'settings': '[]'}]
+    others += [{k: v for k, v in content.items() if k != key} for key in content if key != 'state']
+    for other in others:
+        torch.save(other, path)
+        with pytest.raises(ValueError, match='it.pt was not written by hat.save.., or is damaged$'):
+            hat.load(path, NETS['mlp']())
+    for bytes_of in (
+        pickle.dumps(content['settings']),
+        b'\x89PNG\r\n\x1a\n',
+        b'GIF89a',
+        b'PK\x03\x04',
+        b'{"settings": 1}',
+    ):
+        path.write_bytes(bytes_of)
+        with pytest.raises(ValueError, match='it.pt was not written by hat.save.., or is damaged$'):
+            hat.load(path, NETS['mlp']())
+    torch.save(content | {'state': {}}, path)
+    with pytest.raises(ValueError, match='it.pt does not fit this network, .*: Missing key'):
+        hat.load(path, NETS['mlp']())
+
+
+def test_loading_into_another_network_is_one_line(tmp_path):
+    _, model = build('flatten')
+    hat.save(model, path := tmp_path / 'it.pt')
+    wide = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(96, 6),
+                         nn.ReLU(), nn.Linear(6, 4))  # fmt: skip
+    others = {
+        'size mismatch for net.0.weight': wide,
+        "gates: '0' is none of the layers that tasks share: 1": NETS['mlp'](),
+        "gates: '0' is none": nn.Flatten(),
+        'the network fails on example_input': nn.Sequential(nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 4)),
+        'size mismatch for net.6': nn.Sequential(*NETS['flatten']()[:-1], nn.Linear(6, 5)),
+        'Unexpected key.*bias': nn.Sequential(*NETS['flatten']()[:-1], nn.Linear(6, 4, bias=False)),
+    }
+    for message, other in others.items():
+        with pytest.raises(ValueError, match=f'it.pt does not fit this network, .*{message}') as caught:
+            hat.load(path, other)
+        assert '\n' not in str(caught.value) and len(str(caught.value)) < 500
+    with pytest.raises(TypeError, match='net must be an nn.Module, not NoneType'):
+        hat.load(path, None)
+
+
+@pytest.mark.parametrize('error', [MemoryError(), torch.OutOfMemoryError('CUDA out of memory.')])
+def test_a_machine_without_memory_and_a_missing_file_are_not_a_damaged_file(error, tmp_path, monkeypatch):
+    _, model = build('mlp')
+    hat.save(model, path := tmp_path / 'it.pt')
+    with pytest.raises(FileNotFoundError):
+        hat.load(tmp_path / 'missing.pt', NETS['mlp']())
+    with pytest.raises((IsADirectoryError, PermissionError)):
+        hat.load(tmp_path, NETS['mlp']())
+
+    def fails(*_, **__):
+        raise error
+
+    for owner, name in (torch, 'load'), (hat.Network, 'load_state_dict'):
+        with monkeypatch.context() as patch, pytest.raises(type(error)):
+            patch.setattr(owner, name, fails)
+            hat.load(path, NETS['mlp']())
+
+
 class Keywords(nn.Module):
     def __init__(self):
         super().__init__()
