@@ -22,6 +22,7 @@ from hat.watch import listed
 Names = Callable[[str], bool] | Iterable[str]
 
 
+@torch.inference_mode(False)
 def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | list[int] | None = None, *,
             gates: Names | None = None, ignore: Names | None = None, heads: bool = True, s_max: float = 400.0,
             hard: bool = True, gradient: str = 'released', init: Callable = inits.normal,
@@ -160,7 +161,11 @@ def check_network(net: Any) -> None:
             raise TypeError('the network is already converted: model.add_task() adds tasks')
         if isinstance(module, torch.jit.ScriptModule):
             raise CannotConvert(f'{name or "the network"} is TorchScript: convert the module that it was compiled from')
+        if '_orig_mod' in module._modules:
+            raise CannotConvert(f'{name or "the network"} is compiled: convert the module that it was compiled from')
     for name, p in net.named_parameters():
+        if p.is_meta:
+            raise ValueError(f'{name} has no values, as it is on the device meta: load the network first')
         if nn.parameter.is_lazy(p):
             raise ValueError(f'{name} has no shape yet: run the network once before you convert it')
         if p.is_complex():

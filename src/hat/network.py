@@ -354,8 +354,10 @@ class Network(parallel.Whole, nn.Module):
         if torch.compiler.is_compiling():
             return  # prepare() has called it
         buffers = self.fingerprints, self.kept.fingerprints
-        last, self.stamp = self.stamp, ([(id(buffer), buffer._version) for buffer in buffers], self.hard, self.s_max)
-        if self.stamp == last and not buffers[0].is_cpu:
+        counts = not any(buffer.is_inference() for buffer in buffers)  # those of inference mode have no version
+        versions = [(id(buffer), buffer._version) for buffer in buffers] if counts else None
+        last, self.stamp = self.stamp, (versions, self.hard, self.s_max)
+        if counts and self.stamp == last and not buffers[0].is_cpu:
             return  # do not wait for the device in every batch; begin_task() checks in any case
         fingerprints, kept_fingerprints = (buffer.tolist() for buffer in buffers)
         state = fingerprints, self.hard, self.s_max

@@ -19,6 +19,7 @@ from hat.names import FROZEN, frozen_again
 
 STANDARD = vars(nn.Module()).keys()  # attributes of every module: used as they are, except for these:
 TENSORS, HOOKS = ('_parameters', '_buffers'), ('_forward_hooks', '_forward_pre_hooks')
+COMPILED = '_compiled_call_impl'  # attribute of a module after module.compile(): it calls the module itself, not a copy
 UNREGISTERED = '?.'  # prefix for modules in attributes or containers that are not submodules
 AGAIN = 'convert it again after changes'
 SIMPLE = {bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size}  # without references
@@ -48,6 +49,7 @@ class Replica:
         self.copies: dict[int, nn.Module] = {}
         self.buffers: list[tuple[dict[str, Tensor | None], str, Tensor | None, str]] = []
         self.references: list[tuple[dict[str, Any], str]] = []  # attributes that may refer to modules or tensors
+        self.hooked: list[tuple[dict[str, Any], str]] = []  # hooks that may
         if parametrize._cache:  # of parametrize.cached(): by id of the module, which may have been another replica's
             parametrize._cache.clear()
         self.network = self.copy(net, '')
@@ -55,6 +57,8 @@ class Replica:
             raise RuntimeError(f'the network has lost {min(self.missing)} since its conversion: {AGAIN}')
         for state, key in self.references:  # now that all modules have a copy
             state[key] = self.value(state[key])
+        for state, key in self.hooked:
+            state[key] = OrderedDict((number, self.hook(hook)) for number, hook in state[key].items())
         for name, hook in (hooks or {}).items():
             module = self.copies[id(net.get_submodule(name))]
             module._forward_hooks = OrderedDict([(-1, hook), *module._forward_hooks.items()])
@@ -75,6 +79,8 @@ class Replica:
             state[key] = {name: self.tensor(t, prefix, name) for name, t in old[key].items()} if old[key] else {}
         if FROZEN in old:
             frozen_again(state)
+        if COMPILED in old:
+            del state[COMPILED]
         children = old['_modules'].items()
         state['_modules'] = (
             {name: self.value(child, f'{prefix}{name}.') for name, child in children} if children else {}
@@ -85,7 +91,7 @@ class Replica:
             self.buffers.append((state['_buffers'], name, tensor, prefix + name))
         for key in HOOKS:
             if old[key]:
-                self.references.append((state, key))
+                self.hooked.append((state, key))
         for key in old:
             if key not in STANDARD and key in state and not is_simple(old[key]):
                 self.references.append((state, key))
@@ -126,6 +132,16 @@ class Replica:
         if type(value) is functools.partial:
             return functools.partial(self.value(value.func), *self.value(value.args), **self.value(value.keywords))
         return value
+
+    def hook(self, value: Any) -> Any:
+        """A hook, with references to copies in place of the network's modules and tensors. All else that it refers to
+        is the caller's, such as a dict for activations: it is not copied."""
+        if isinstance(value, types.MethodType):
+            return types.MethodType(value.__func__, self.hook(value.__self__))
+        if type(value) is functools.partial:
+            named = {key: self.hook(item) for key, item in value.keywords.items()}
+            return functools.partial(self.hook(value.func), *map(self.hook, value.args), **named)
+        return self.copies.get(id(value), self.tensors.get(id(value), value))
 
 
 def is_simple(value: Any) -> bool:

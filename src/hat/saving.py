@@ -77,6 +77,9 @@ def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_
         [fingerprints, network.fingerprints[len(fingerprints) :].to(fingerprints)]
     )
     state[f'{prefix}_extra_state'] = network.get_extra_state()
+    missing = [name for name, _ in network.named_parameters() if f'{prefix}{name}' not in state]
+    if missing and fingerprints.any():
+        raise ValueError(f'the state is incomplete: tasks are learned in it, but it has no {missing[0]}')
     stay = [t for t in range(len(classes)) if network.done[t] and fingerprints[t] == network.fingerprints[t]]
     if stay and not same(network, stay, state, prefix):
         names = ', '.join(map(str, stay))
@@ -124,6 +127,7 @@ def is_safe(inputs: Inputs) -> bool:
     return False
 
 
+@torch.inference_mode(False)
 def load(file: File, net: nn.Module, schedule: Callable | None = None, example_input: Any = None,
          **functions: Any) -> 'Network':  # fmt: skip
     """Read a network that save() wrote.

@@ -474,6 +474,63 @@ class Remembering(nn.Module):
         return self.head(h * self.memory * self.assigned * self.changed)
 
 
+@pytest.mark.parametrize('part', ['', '4'])
+@pytest.mark.parametrize('before', [False, True])
+def test_a_part_that_is_compiled_in_place_computes_with_the_tensors_of_the_task(part, before):
+    """module.compile() stores a function that calls the module itself: outputs were those of the parameters."""
+    net = NETS['flatten']()
+    if before:
+        net.get_submodule(part).compile(backend='eager')
+    model = hat.convert(net, 3, torch.randn(2, 3, 8, 8), copy=False)
+    learn(model, 0, OPTIMIZERS['adamw'](model.parameters()))
+    learned = answers(model, 0)
+    if not before:
+        model.net.get_submodule(part).compile(backend='eager')
+    assert same(answers(model, 0), learned)
+    learn(model, 1, OPTIMIZERS['adamw'](model.parameters()))
+    assert same(answers(model, 0), learned)
+
+
+class Extractor(nn.Module):
+    """Stores what a module of a network gives, by a hook that is a method of this module."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.stored = model, []
+        model.net[4].register_forward_hook(self.store)
+
+    def store(self, module, inputs, output):
+        self.stored.append(output)
+
+
+def test_what_hooks_of_the_caller_store_reaches_the_caller():
+    _, model = build('flatten')
+    stored, extractor = {}, Extractor(model)
+
+    def store(into, module, inputs, output, name):
+        into[name] = output
+
+    model.net[4].register_forward_hook(functools.partial(store, stored, name='4'))
+    outputs = answers(model, 0), answers(model, 1)
+    assert len(extractor.stored) == 2 and stored['4'] is extractor.stored[1]
+    _, without = build('flatten')
+    assert same(outputs[0], answers(without, 0)) and same(outputs[1], answers(without, 1))
+
+
+def test_networks_and_copies_that_are_made_in_inference_mode():
+    with torch.inference_mode():
+        model = hat.convert(NETS['concatenated'](), 3, torch.randn(2, 3, 8, 8))
+    learn(model, 0, OPTIMIZERS['adamw'](model.parameters()))
+    learned = answers(model, 0)
+    hat.save(model, file := io.BytesIO())
+    file.seek(0)
+    with torch.inference_mode():
+        for other in copy.deepcopy(model), pickle.loads(pickle.dumps(model)), hat.load(file, NETS['concatenated']()):
+            assert same(answers(other, 0), learned)
+    learn(other, 1, OPTIMIZERS['adamw'](other.parameters()))
+    assert same(answers(other, 0), learned)
+
+
 def test_what_forward_remembers_is_the_tasks_own_or_a_constant_and_that_is_said():
     torch.manual_seed(0)
     x = torch.randn(5, 12)
@@ -987,6 +1044,18 @@ def test_a_state_of_other_settings_is_refused_with_their_names():
             build('mlp', **settings)[1].load_state_dict(state)
 
 
+@pytest.mark.parametrize('part', ['net.stem.weight', 'tasks.0.own.fc.weight', 'tasks.0.embeddings.1'])
+def test_a_part_of_a_state_with_learned_tasks_is_refused(part):
+    """Even with strict=False: the task would count as learned, with initial values."""
+    _, model = build('concatenated')
+    learn(model, 0, OPTIMIZERS['sgd'](model.parameters()))
+    state = model.state_dict()
+    del state[part]
+    for other in build('concatenated')[1], model:
+        with pytest.raises(ValueError, match=f'the state is incomplete: tasks are learned in it, but it has no {part}'):
+            other.load_state_dict(state, strict=False)
+
+
 def test_a_state_of_more_or_fewer_tasks_can_be_loaded():
     _, three = build('concatenated')
     one = OPTIMIZERS['momentum'](three.parameters())
@@ -1344,6 +1413,8 @@ def test_what_cannot_be_read_at_all_is_said_in_one_line():
     x = torch.randn(4, 6)
     for net, kind, message in (
         (torch.jit.script(nn.Linear(6, 3)), hat.CannotConvert, 'the network is TorchScript'),
+        (nn.Sequential(torch.compile(nn.Linear(6, 3), backend='eager')), hat.CannotConvert, '^0 is compiled: convert'),
+        (nn.Linear(6, 3, device='meta'), ValueError, 'weight has no values, as it is on the device meta'),
         (nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 3)), ValueError, '0.weight has no shape yet'),
         (nn.Sequential(nn.Linear(6, 3, dtype=torch.complex64)), hat.CannotConvert, '0.weight is complex: only real'),
         (nn.Sequential(small()), TypeError, 'already converted'),
