@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hat import rules, weights
 from hat.errors import CannotConvert
-from hat.names import named_tensors
+from hat.names import first_wide, named_tensors
 from hat.nested import mapped, tensors_in
 from hat.plan import Inputs
 from hat.recurrent import MODULES as RECURRENT
@@ -98,7 +98,7 @@ def example_outputs(network: 'Network', task: int) -> list[Tensor]:
     tensors = {name: tensor.detach() for name, tensor in network.tensors(task, masks).items()}
     tensors |= {name: tensors[name].clone() for name, _ in network.net.named_buffers()}  # forward() may change them
     hooks = weights.output_masks(network, masks, network.hard and network.done[task])
-    replica, like = Replica(network.net, tensors, hooks, training=False), named_tensors(network.net)[0][1]
+    replica, like = Replica(network.net, tensors, hooks, training=False), first_wide(network.net)
     args, kwargs = mapped(lambda x: x.to(like if x.is_floating_point() else like.device), network.plan.inputs)
     devices, kind = [like.device] if like.is_cuda else [], like.device.type
     with (torch.random.fork_rng(devices), no_attention_fast_path(), torch.autocast(kind, enabled=False),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -28,6 +29,16 @@ def named_tensors(net: nn.Module, remove_duplicate: bool = True) -> list[tuple[s
 
     visit(net, '')
     return parameters + buffers
+
+
+def is_wide(dtype: torch.dtype) -> bool:
+    """Whether it is a type that networks compute in: not that of a frozen weight of integers, or of 8 bits."""
+    return dtype.is_floating_point and dtype.itemsize > 1
+
+
+def first_wide(net: nn.Module) -> Tensor:
+    """The first parameter or buffer of a type that networks compute in: inputs get its type and device."""
+    return next(tensor for _, tensor in named_tensors(net) if is_wide(tensor.dtype))
 
 
 def get_tensor(net: nn.Module, name: str) -> Tensor:

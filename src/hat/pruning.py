@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hat.errors import warn
-from hat.names import frozen_again, get_tensor, named_tensors, set_tensor
+from hat.names import first_wide, frozen_again, get_tensor, named_tensors, set_tensor
 from hat.nested import distance, mapped, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
@@ -45,7 +45,7 @@ def prune(network: Network, task: int) -> nn.Module:
 
 def difference(net: nn.Module, small: nn.Module, inputs: Inputs) -> str:
     """Why a smaller network does not replace a network, in words; '' if it does."""
-    like = next(net.parameters())
+    like = first_wide(net)
     args, kwargs = mapped(lambda x: x.to(like if x.is_floating_point() else like.device), inputs)
     net, small = copy.deepcopy(net), copy.deepcopy(small)  # forward() may change them
     expected = tensors_in(net(*args, **kwargs))

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from hat import layers, recurrent, rules
 from hat.finder import Finder, Group
 from hat.graph import SEEN, item, record
+from hat.names import is_wide
 from hat.plan import Gating, Head, Inputs, OutputGate, Plan, Shared, Use
 from hat.recurrent import Recurrent
 from hat.unitsets import ALWAYS_USED, ZERO, UnitSets
@@ -147,7 +148,7 @@ class Reader(Finder):
         convolves = calls[0].target in layers.CONVOLUTIONS | layers.TRANSPOSED
         if is_output and not (convolves and self.is_alone(group) and not self.has_small_outputs(group)):
             return 'output'
-        return 'weight' if kind.exact else ''
+        return 'weight' if kind.exact and is_wide(self.parameters[kind.names[0]].dtype) else ''
 
     def is_alone(self, group: Group) -> bool:
         """Whether the weight is a parameter that nothing else uses."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hat.functional import HALF
 from hat.kept import Kept
-from hat.names import get_tensor, named_tensors, register_tensor
+from hat.names import first_wide, get_tensor, named_tensors, register_tensor
 from hat.plan import Plan
 
 
@@ -38,7 +38,7 @@ class TaskParameters(nn.Module):
             generator: for the initial values.
         """
         super().__init__()
-        like = next(tensor for _, tensor in named_tensors(net) if tensor.is_floating_point())
+        like = first_wide(net)
         self.n_classes, self.own = n_classes, nn.Module()
         self.embeddings = nn.ParameterList(torch.empty(len(units), device='cpu') for units in plan.units.of_gate)
         for e in self.embeddings:

@@ -554,6 +554,21 @@ def test_a_network_may_look_for_its_frozen_parameters():
     assert not frozen.shared and outputs(frozen, x).shape == (4, 3)
 
 
+@pytest.mark.parametrize('dtype', [torch.int8, torch.int16, torch.float8_e4m3fn])
+@pytest.mark.filterwarnings("ignore:layer 'whole' can have no gate")
+def test_a_frozen_weight_of_integers_or_8_bits_has_no_gate_and_its_network_is_pruned(dtype):
+    """Masks between 0 and 1 would be 0 in a type of integers, and inputs would be cast to it if it comes first."""
+    torch.manual_seed(0)
+    whole = nn.Parameter(torch.randint(-2, 3, (8, 8)).to(dtype), requires_grad=False)
+    net = Net(lambda n, x: n.fc(torch.relu(F.linear(torch.relu(n.one(x)), n.whole.float()))), whole=whole,
+              one=linear(6, 8), fc=linear(8, 3))  # fmt: skip
+    x = vectors()
+    model = hat.convert(net, 2, x, init=hat.init.dense)
+    assert model.plan.gates == ['one'] and (model.train()(*x, task=0, progress=0.0).std(0) > 0).all()
+    learn(model, 0, x)
+    torch.testing.assert_close(hat.prune(model, 0)(*x), outputs(model, x))
+
+
 # Memory
 
 
