@@ -426,7 +426,10 @@ class Network(parallel.Whole, nn.Module):
 
     @torch.no_grad()
     def start_from(self, net: nn.Module, *_: Any) -> None:
-        """Restart the tasks that are not learned from weights that were loaded into `net`."""
+        """Restart the tasks that are not learned from weights that were loaded into `net`; not from those that a view
+        has loaded, which are of its task."""
+        if net is not self.net:
+            return
         for task, learned in zip(self.tasks, self.done, strict=True):
             for name, tensor in named_tensors(task.own):
                 if not learned and tensor.shape == get_tensor(net, name).shape:

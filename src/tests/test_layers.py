@@ -693,6 +693,19 @@ def test_a_view_trains_what_its_task_trains_and_counts_progress():
     assert same(copy.deepcopy(view)(x), model(x, task=0))
 
 
+def test_a_state_that_a_view_loads_does_not_reach_other_tasks():
+    """As at the end of a task with an average of its weights: later tasks started from its head and norms."""
+    model, view, x = viewed(steps=3)
+    with torch.no_grad():
+        for p in model.tasks[1].own.parameters():  # in training, too
+            p.add_(1)
+    before, state = model.eval()(x, task=1), copy.deepcopy(view.state_dict())
+    for name in 'net.1.weight', 'net.6.bias':
+        state[name] += 1
+    view.load_state_dict(state)
+    assert same(model(x, task=1), before) and same(view.eval().net[6].bias, state['net.6.bias'])
+
+
 def test_a_view_needs_progress_or_the_number_of_steps():
     _, view, x = viewed()
     with pytest.raises(ValueError, match='progress is missing'):
