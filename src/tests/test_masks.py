@@ -55,7 +55,9 @@ def with_norms(make_approach, name, **settings):
 
 
 @pytest.mark.parametrize('name, settings', BOTH)
-@pytest.mark.parametrize('norms, more', [(False, {}), (True, {}), (True, {'optimizer': 'adamw', 'lr': 0.01})])
+@pytest.mark.parametrize('norms, more', [
+    (False, {}), (True, {}), pytest.param(True, {'optimizer': 'adamw', 'lr': 0.01}, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_no_later_task_and_no_noise_changes_an_earlier_ones_outputs_by_one_bit(
     make_approach, name, settings, norms, more
 ):

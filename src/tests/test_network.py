@@ -34,7 +34,7 @@ def start(tmp_path, approach, *more):
 @pytest.mark.slow
 @pytest.mark.parametrize('approach', [name for name in APPROACHES if name not in OWN])
 def test_an_approach_trains_a_network_of_torchvision(approach, tmp_path):
-    code, txt = start(tmp_path, approach)
+    code, txt = start(tmp_path, approach, '--ntrain', '40', '--nepochs', '1')
     record = json.loads(txt.with_suffix('.json').read_text())
     assert code == 0 and np.loadtxt(txt).shape == (2, 2) and record['arguments']['network'] == 'resnet18'
     assert record['n_parameters'] > 11e6
@@ -95,6 +95,7 @@ def test_approaches_with_networks_of_their_own_refuse_another(approach, tmp_path
     assert start(tmp_path, 'hat', '--width', '0.5')[0] == 2
 
 
+@pytest.mark.slow
 def test_the_record_has_the_version_of_the_library(tmp_path):
     timm = pytest.importorskip('timm')
     code, txt = start(tmp_path, 'sgd', '--network', 'timm:test_resnet', '--nepochs', '1')
@@ -157,6 +158,7 @@ def test_a_file_without_weights_is_one_line(tmp_path, capsys, content):
     assert err.count('\n') == 1 and f'--pretrained: {path}' in err
 
 
+@pytest.mark.slow
 def test_other_weights_are_another_run(tmp_path, capsys):
     _, path = save_weights(tmp_path)
     code, txt = start(tmp_path, 'random', '--pretrained', str(path))

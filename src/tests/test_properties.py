@@ -116,7 +116,7 @@ def answers(model, task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(maps=programs(STEPS, 12), flat=programs(FLAT, 5), seed=st.integers(0, 2**31), share=st.sampled_from([0.3, 0.6]))
 def test_random_networks_do_not_forget(optimizer, maps, flat, seed, share):
     torch.manual_seed(seed)

@@ -115,7 +115,7 @@ def test_a_captured_step_replays_to_the_same_bits(pair, taped, name):
     assert same(ends[0][1], ends[1][1])
 
 
-@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
+@pytest.mark.parametrize('optimizer', ['sgd', pytest.param('adamw', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', [pytest.param(name, marks=marks(name)) for name in TRAINED])
 def test_a_run_of_captured_steps_ends_with_the_same_bits(make_approach, monkeypatch, taped, name, optimizer):
     """All of learn(): what changes between epochs is seen by the replays, too."""

@@ -219,6 +219,7 @@ def test_another_formula_is_not_the_same_in_the_third_task_and_by_its_own_parame
     setup = tmp_path / 'results' / 'small'
     setup.mkdir(parents=True)
     (setup / 'about.json').write_text(json.dumps(ABOUT))
+    monkeypatch.setitem(verification.SHORT, 'nepochs', 4)
     checkout(tmp_path / 'other', file, old, new)
     path = computed_by(tmp_path / 'other', setup, approach, small_data, **parameter)
     before = path.read_bytes()
