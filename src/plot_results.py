@@ -47,8 +47,8 @@ def parse(argv):
     what.add_argument('--reproduction', action='store_true', help='the tables of README.md and .results/README.md')
     what.add_argument('--fig2', action='store_true', help="Fig. 2: the gradient of HAT's embeddings")
     runs = parser.add_argument_group('with --experiment')
-    runs.add_argument('--approaches', type=names(APPROACHES, canonical), default='all', metavar='X,Y,...',
-                      help='(default all)')  # fmt: skip
+    runs.add_argument('--approaches', type=names(APPROACHES, canonical), metavar='X,Y,...',
+                      help='all, or some (default: those that are there)')  # fmt: skip
     runs.add_argument('--seeds', type=seeds, metavar='N,N-N', help='such as 0,2,5-7 (default: all that are there)')
     runs.add_argument('--res', type=Path, default=ROOT / 'res', metavar='DIR', help='the results (default res)')
     runs.add_argument('--mixed', action='store_true', help='keep runs that differ from the others, and mark their row')

@@ -25,6 +25,11 @@ def seeds_of(experiment, folder):
     return sorted({int(seed) for _, seed, *_ in (name for name in names if len(name) > 1) if seed.isdecimal()}) or [0]
 
 
+def spellings(approach):
+    """Its names in those of files."""
+    return [approach, *(alias for alias, canonical in ALIASES.items() if canonical == approach)]
+
+
 class Collection:
     """Runs with the same tasks, data, protocol and versions and, for each approach, the same hyper-parameters.
 
@@ -38,9 +43,11 @@ class Collection:
     """
 
     def __init__(self, experiment, folder, approaches, seeds, mixed=False, sweeps=None, but=()):
-        """mixed: keep and mark runs that differ from the others. sweeps: approaches to look for sweeps of (default: all
-        of the above). but: facts in which runs may differ, such as 'versions'."""
+        """approaches: those asked for; None: all, of which only those with a file in the folder can be missing. mixed:
+        keep and mark runs that differ from the others. sweeps: approaches to look for sweeps of (default: all of the
+        above). but: facts in which runs may differ, such as 'versions'."""
         self.experiment, self.folder, self.seeds, self.notes, self.but = experiment, folder, seeds, [], but
+        asked, approaches = approaches, list(APPROACHES) if approaches is None else approaches
         self.runs = {name: {} for name in dict.fromkeys([*approaches, *REFERENCES])}
         self.sweep_runs = {name: {} for name in (self.runs if sweeps is None else sweeps)}
         missing = self._find()
@@ -49,9 +56,9 @@ class Collection:
         if not any(r.approach in (approaches or self.sweep_runs) for r in self.all()):
             reasons = self.notes if len(self.notes) < 2 else [self.notes[0], f'and {len(self.notes) - 1} more']
             raise UserError('; '.join([f'--res: no finished run of {experiment} in {folder}', *reasons]))
-        if self.n_tasks == 1:  # no forgetting, so no ratio and no references
-            missing = {name: seeds for name, seeds in missing.items() if name in approaches}
-        if missing:
+        wanted = {*(filter(self._is_there, approaches) if asked is None else asked)}
+        wanted |= set(REFERENCES) if self.n_tasks > 1 else set()  # of one task there is no forgetting, so no ratio
+        if missing := {name: seeds for name, seeds in missing.items() if name in wanted}:
             names = (f'{experiment}_{name}_{{{",".join(seeds)}}}' for name, seeds in missing.items())
             self.notes.insert(0, f'missing or not finished: {" ".join(names)}')
         self._explain_marks()
@@ -60,13 +67,17 @@ class Collection:
         self.metrics = {name: self.measure(runs) for name, runs in self.selected.items()}
         self.pruned = list(self._pruned())
 
+    def _is_there(self, name):
+        """Is there any file of a run of an approach, such as the log of one that failed?"""
+        names = [f'{self.experiment}_{each}_{seed}.*' for each in spellings(name) for seed in self.seeds]
+        return any(path for pattern in names for path in self.folder.glob(pattern))
+
     def _find(self):
         """Fill `runs` and `sweep_runs`. Returns what is missing: approach -> seeds, as text."""
         missing = {}
         for name in self.runs:
-            names = [name, *(alias for alias, canonical in ALIASES.items() if canonical == name)]
             for seed in self.seeds:
-                paths = [self.folder / f'{self.experiment}_{each}_{seed}.txt' for each in names]
+                paths = [self.folder / f'{self.experiment}_{each}_{seed}.txt' for each in spellings(name)]
                 found = list(filter(os.path.exists, paths))
                 self.notes += [f'left out: {other.name}, beside {found[0].name}' for other in found[1:]]
                 n_notes = len(self.notes)

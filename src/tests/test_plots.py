@@ -111,6 +111,23 @@ def test_table_1_is_the_mean_the_deviation_and_students_interval(res, capsys):
     assert '84.0 (1.0) ±2.5' in hat and '-10.0 (0.0) ±0.0' in hat and hat.endswith(' -')  # A<=2, BWT, no FWT
 
 
+def test_missing_is_what_was_asked_for_or_makes_a_row_incomplete(runs, tmp_path, capsys):
+    (tmp_path / 'mixture_hat_2.txt').unlink()
+    (tmp_path / 'mixture_hat_2.json').unlink()
+    (tmp_path / 'mixture_ewc_1.log').touch()  # of a run that failed before its first task ended
+    runs('lwf', 0, JOINT, name='mixture_lwf_0_lamb=2')  # of a sweep: it is in no row
+    assert plot(runs) == 0
+    assert capsys.readouterr().out.startswith('missing or not finished: mixture_hat_{2} mixture_ewc_{0,1,2}\n\n')
+    for name in 'joint', 'random':
+        for path in tmp_path.glob(f'mixture_{name}_*'):
+            path.unlink()
+    assert plot(runs) == 0  # without them there is no ratio
+    missing = 'mixture_hat_{2} mixture_ewc_{0,1,2} mixture_joint_{0,1,2} mixture_random_{0,1,2}'
+    assert capsys.readouterr().out.startswith(f'missing or not finished: {missing}\n\n')
+    assert plot(runs, '--approaches', 'all') == 0
+    assert ' mixture_pathnet_{0,1,2} ' in capsys.readouterr().out
+
+
 def test_interval_is_scipys():
     values = np.random.default_rng(0).normal(size=7)
     low, high = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
