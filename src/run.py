@@ -80,8 +80,8 @@ def make_parser():
                         'if there is one, else cpu)')  # fmt: skip
     places.add_argument('--threads', type=parallel, metavar='N', help="CPU threads (default: PyTorch's choice, demo 1) "
                         'unless OMP_NUM_THREADS is set')  # fmt: skip
-    places.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR',
-                        help='folder of <task>.npz, of the archives, or of your own tasks (default dat)')  # fmt: skip
+    places.add_argument('--data', type=Path, metavar='DIR', help='folder of <task>.npz or of the archives (default '
+                        'dat), or of your own tasks (no default)')  # fmt: skip
     places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; the record goes to '
                         'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
     places.add_argument('--tmp', type=Path, metavar='DIR', help='for checkpoints (default $HAT_TMP, else tmp, or '
@@ -119,6 +119,10 @@ def parse(argv):
     for name, value in dataloaders.defaults(args.experiment).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    if args.data is None:  # dat/ may hold the sets of other experiments, which are not the user's own tasks
+        if hasattr(dataloaders.EXPERIMENTS[args.experiment], 'use'):
+            raise UserError(f'--data: give the folder of your tasks: --experiment {args.experiment} has no default')
+        args.data = ROOT / 'dat'
     if args.tensorboard:
         require('--tensorboard needs TensorBoard', 'tensorboard')
     options.apply(args)

@@ -27,7 +27,7 @@ import run
 import run_multi
 import work
 from core import results
-from core.errors import UserError
+from core.errors import UserError, exit_code
 from dataloaders import cache, folder, pictures
 from reports import records
 from runs import identity
@@ -672,7 +672,7 @@ def tree(folder):
 
 def test_other_experiments_neither_take_nor_record_its_options(capsys):
     for experiment in dataloaders.EXPERIMENTS:
-        command = ['--approach', 'sgd', '--experiment', experiment]
+        command = ['--approach', 'sgd', '--experiment', experiment, '--data', 'DIR']
         args = run.parse(command)
         assert ({'size', 'skip_bad'} & set(identity.Identity(args).arguments) != set()) == (experiment == 'folder')
         for option in ['--size', '32'], ['--skip-bad']:
@@ -681,6 +681,17 @@ def test_other_experiments_neither_take_nor_record_its_options(capsys):
             else:
                 with pytest.raises(UserError, match=f'{option[0]}: --experiment {experiment} does not take it'):
                     run.parse([*command, *option])
+
+
+def test_data_sets_of_other_experiments_are_not_taken_for_your_own_tasks(data, monkeypatch, capsys):
+    monkeypatch.setattr(run, 'ROOT', data.parent)
+    (data.parent / 'dat').symlink_to(data)  # its tasks would be found there
+    assert run.cli(FAST) == 2
+    expected = 'run.py: error: --data: give the folder of your tasks: --experiment folder has no default\n'
+    assert capsys.readouterr().err == expected
+    batch = ['--experiments', 'folder', '--approaches', 'random', '--devices', 'cpu', '--dry-run']
+    assert exit_code('run_multi.py', run_multi.main, batch) == 2
+    assert '--data: give the folder' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('script', [run_multi, work])
