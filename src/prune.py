@@ -11,6 +11,7 @@ import io
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -71,6 +72,9 @@ def prune_all(path, device, args):
     record = saved.read(path, 'hat')
     approach = saved.with_data(path, record, args.data, device)
     origin = {'run': record['arguments'], 'model': record['model']}
+    if precision := record['arguments'].get('precision'):
+        what = f'a run with --precision {precision}: the small networks compute in float32, and so do all numbers here'
+        warnings.warn(f'{path}: {what}', stacklevel=2)
     names = [task.name for task in approach.tasks]
     chosen = args.tasks or names
     if unknown := [name for name in chosen if name not in names]:
@@ -90,6 +94,8 @@ def prune(approach, t, run_accuracy, base, origin, args):
     task, masks = approach.tasks[t], approach.hidden.masks(t)
     net = approach.net.eval().requires_grad_(False)
     small = net.pruned(t)
+    answers = saved.logits(approach, t, task.test).argmax(1)  # in the precision of the run
+    saved.check_accuracy(task.name, float((answers == task.test.y.cpu()).double().mean()), run_accuracy)
 
     def masked(x):
         return net(x, t, masks)
@@ -101,15 +107,13 @@ def prune(approach, t, run_accuracy, base, origin, args):
         difference = max(difference, float((after - before).abs().max()))
         n_correct += int((after.argmax(1) == y).sum())
 
-    accuracy = n_correct / len(task.test.y)
-    saved.check_accuracy(task.name, accuracy, run_accuracy)
     kept = count_weights(net.hidden, active(masks))
     plain = torch.nn.ModuleList([net.hidden.net, net.heads[t]])
     report = origin | {
         'task': task.name,
         'classes': task.n_classes,
         'input': saved.describe_input(task) | ({} if task.pixels is None else {'pixels': task.pixels.tolist()}),
-        'accuracy': accuracy,
+        'accuracy': n_correct / len(task.test.y),
         'images': len(task.test.y),
         'largest_difference': difference,
         'weights': [sum(p.numel() for p in net.hidden.shared.values()), sum(kept)],

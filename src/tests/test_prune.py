@@ -6,6 +6,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -209,6 +210,30 @@ def test_times_are_interleaved_medians_per_image_after_a_warm_up(make_approach, 
     expected = [1000 * statistics.median(s[prune.WARM_UP :]) / 4 for s in seconds.values()]
     assert times == pytest.approx(expected) and expected == [10, 5]
     assert calls == ['before', 'after'] * 6
+
+
+def test_the_accuracy_of_a_run_is_checked_in_its_own_precision(make_approach, tmp_path):
+    """In bf16 two logits are equal, and the first one counts; in float32 they are not."""
+    approach = make_approach('hat', precision='bf16', hard=1, nepochs=1)
+    approach.learn(0)
+    head, task = approach.net.heads[0], approach.tasks[0]
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias[:2] = torch.tensor([100.0, 100.1])
+    approach.tasks[0] = replace(task, test=task.test._replace(y=torch.zeros_like(task.test.y)))
+    report = prune.prune(approach, 0, 1.0, tmp_path / 'mnist', {}, SimpleNamespace(rounds=1, onnx=False))
+    assert report['accuracy'] == 0
+    with pytest.raises(UserError, match='100.0 % here, 0.0 % in its run'):
+        prune.prune(approach, 0, 0.0, tmp_path / 'mnist', {}, SimpleNamespace(rounds=1, onnx=False))
+
+
+def test_prune_says_that_it_computes_in_float32(saved, monkeypatch):
+    record = json.loads(saved.read_text())
+    record['arguments']['precision'] = 'bf16'
+    saved.write_text(json.dumps(record))
+    monkeypatch.setattr(saved_run, 'check_accuracy', lambda *accuracies: None)
+    with pytest.warns(UserWarning, match='with --precision bf16: the small networks compute in float32'):
+        assert prune_cli(saved, '--tasks', 'mnist') == 0
 
 
 def test_a_network_that_differs_is_not_written(saved, monkeypatch, capsys):
