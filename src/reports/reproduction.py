@@ -20,7 +20,7 @@ from core.files import ROOT, atomic
 from core.hyperparameters import show
 from core.text_tables import markdown
 from reports.collection import Collection, seeds_of
-from reports.tables import best_first, deviation
+from reports.tables import best_first, deviation, rounded_mean
 
 FOLDER = ROOT / '.results'
 PAGES = ROOT / 'README.md', FOLDER / 'README.md'
@@ -206,7 +206,7 @@ def our_cell(values, metric, n):
 
 def mean_cell(values, digits):
     """'mean (standard deviation)'."""
-    return f'{round(np.mean(values), digits) + 0.0:.{digits}f}{deviation(values, digits)}'  # never -0.0
+    return f'{rounded_mean(values, digits)}{deviation(values, digits)}'
 
 
 def parameters_cell(runs):

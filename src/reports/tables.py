@@ -86,7 +86,12 @@ def spread(values, digits, n):
         return 'nan'
     around = f'{deviation(values, digits)} ±{interval(values):.{digits}f}' if len(values) > 1 else ''
     number = f' [n={len(values)}]' if len(values) != n else ''
-    return f'{np.mean(values):.{digits}f}{around}{number}'
+    return f'{rounded_mean(values, digits)}{around}{number}'
+
+
+def rounded_mean(values, digits):
+    """As text; never -0.0. Of a tie such as 63.55 float64 has a little less: it is rounded as the decimal number is."""
+    return f'{round(np.mean(values), digits) + 0.0:.{digits}f}'
 
 
 def deviation(values, digits):

@@ -20,7 +20,7 @@ import work
 from approaches import APPROACHES
 from core import metrics, results
 from core.errors import exit_code
-from reports import charts, tables
+from reports import charts, reproduction, tables
 from reports.collection import Collection
 from reports.figures import compression_curves, draw
 from runs import identity
@@ -126,6 +126,12 @@ def test_missing_is_what_was_asked_for_or_makes_a_row_incomplete(runs, tmp_path,
     assert capsys.readouterr().out.startswith(f'missing or not finished: {missing}\n\n')
     assert plot(runs, '--approaches', 'all') == 0
     assert ' mixture_pathnet_{0,1,2} ' in capsys.readouterr().out
+
+
+def test_a_mean_is_rounded_as_in_the_published_tables():
+    assert f'{63.55:.1f}' == '63.5'
+    assert tables.spread(np.array([63.55]), 1, 1) == reproduction.mean_cell(np.array([63.55]), 1) == '63.6'
+    assert tables.spread(np.array([-0.001, 0.001, -0.003]), 2, 3).startswith('0.00 (0.00)')
 
 
 def test_interval_is_scipys():
