@@ -17,6 +17,7 @@ from runs import identity
 REFERENCES = ('joint', 'random')  # A_J and A_R of Eq. 6
 UNKNOWN = 'no .json beside it, so its settings are unknown'
 MAX_DIFFERENCES = 4  # in a note
+ROUND = 1e-9  # accuracies that differ by less are equal: a count over a count, and a sum of products
 
 
 def seeds_of(experiment, folder):
@@ -171,9 +172,9 @@ class Collection:
         for seed in self.seeds:
             joint, random = (self.get(name, seed) for name in REFERENCES)
             if joint and random and joint.like(random):
-                gain = joint.accuracy - random.accuracy
-                if without := [name for name, gains in zip(joint.tasks, gain.T, strict=True) if (gains < 0).any()]:
-                    what = f'joint training of seed {seed} is worse than chance on {", ".join(without)}'
+                gain = np.where(np.tri(self.n_tasks), joint.accuracy - random.accuracy, 1)
+                if without := [name for name, gains in zip(joint.tasks, gain.T, strict=True) if (gains < ROUND).any()]:
+                    what = f'joint training of seed {seed} is no better than chance on {", ".join(without)}'
                     self.notes.append(f'{what}: forgetting ratios mean nothing there')
 
     def stale(self, result):

@@ -215,8 +215,17 @@ def test_joint_training_below_chance_is_said(runs, capsys):
     runs('joint', 1, np.array([[0.9, 0], [0.8, 0.19]]))
     assert plot(runs, '--approaches', 'hat') == 0
     assert printed(capsys)[0] == [
-        'joint training of seed 1 is worse than chance on svhn: forgetting ratios mean nothing there'
+        'joint training of seed 1 is no better than chance on svhn: forgetting ratios mean nothing there'
     ]
+
+
+@pytest.mark.parametrize('gain', [0.0, 1e-17, -1e-17])
+def test_joint_training_at_chance_is_said(gain, runs, capsys):
+    """A network that answers one class of ten has 0.1, and chance 0.1 but for rounding: the ratio may be 1e16."""
+    runs('joint', 1, np.array([[0.9, 0], [0.8, 0.1 + gain]]))
+    runs('random', 1, np.array([[0.1, 0], [0.1, 0.1]]))
+    assert plot(runs, '--approaches', 'hat') == 0
+    assert 'joint training of seed 1 is no better than chance on svhn' in printed(capsys)[0][0]
 
 
 def test_no_results_at_all_is_one_line(tmp_path, capsys):
