@@ -7,7 +7,7 @@ import batches
 from approaches import APPROACHES, canonical
 from batches.run import Run
 from core.arguments import Parser, few, names, seeds
-from core.errors import exit_code
+from core.errors import UserError, exit_code
 from dataloaders import EXPERIMENTS
 
 EXAMPLES = """\
@@ -43,12 +43,25 @@ def main(argv=None):
 
 def create_runs(args, rest):
     """The runs of the arguments; rest: those after --."""
+    check_names(args.parameter, args.approaches)
     numbers = range(args.nruns) if args.nruns else args.seeds
     runs = []
     for experiment, seed, approach in itertools.product(args.experiments, numbers, args.approaches):
         txt = args.res / f'{experiment}_{approach}_{seed}.txt'
         runs.append(Run.create(approach, experiment, seed, args.parameter, txt, args.stale, rest))
     return runs
+
+
+def check_names(parameter, approaches):
+    """Raises UserError if values without names would be those of other hyper-parameters in each approach."""
+    places = [k for k, item in enumerate(parameter.split(',')) if item and '=' not in item]
+    taken = {}  # names of hyper-parameters -> an approach that has them in these places
+    for approach in approaches:
+        if declared := list(APPROACHES[approach].parameters):
+            taken[', '.join(declared[k] for k in places if k < len(declared))] = approach
+    if len(taken) > 1:
+        (a, x), (b, y), *_ = taken.items()
+        raise UserError(f'--parameter: {parameter} would set {a} of {x}, and {b} of {y}; write name=value')
 
 
 if __name__ == '__main__':
