@@ -5,10 +5,13 @@ narrow network, the same to CLOSE, and in the first epoch of single precision, b
 ROUNDED: such code differs in rounding only.
 
 The run has the arguments of the results, but few images and epochs, and three tasks: the third one shows what a method
-accumulates over the tasks, such as EWC's Fisher information.
+accumulates over the tasks, such as EWC's Fisher information. A second run, of one task in a narrow network, goes on
+until it ends by itself: it shows when the learning rate falls and when training stops. If rounding differs, it must
+have the same learning rates in double precision.
 """
 
 import json
+import operator
 import shlex
 import subprocess
 import sys
@@ -26,8 +29,10 @@ from core.hyperparameters import show
 from reports.reproduction import setups, write
 
 SHORT = {'seed': 0, 'ntasks': 3, 'ntrain': 300, 'nepochs': 12}  # arguments
-CLOSE, ROUNDED = 1e-6, 1e-3  # relative, or absolute below 1
 NARROW = 0.25  # width
+WHOLE = {'ntasks': 1, 'ntrain': 100, 'nepochs': 200, 'width': NARROW}  # of the second run, in place of those of SHORT
+CLOSE, ROUNDED = 1e-6, 1e-3  # relative, or absolute below 1
+SAME, BUT_ROUNDING, OTHER = 'the same', 'the same but for rounding', 'not the same'
 NUMBERS = 'accuracy', 'valid_accuracy', 'initial', 'before'  # of a record
 SINGLE = 'import run; run.sys.exit(run.cli())'
 DOUBLE = f'import torch; torch.set_default_dtype(torch.float64); torch.Tensor.float = torch.Tensor.double; {SINGLE}'
@@ -59,17 +64,28 @@ def verify(checkout, data):
         if not records:
             continue
         here, now = short_run(ROOT, arguments, data)
-        verdict = 'the same'
-        if then != now:
-            rounded = close(first_losses(then), first_losses(now), ROUNDED) and close(
-                *(short_run(tree, arguments | {'width': NARROW}, data, DOUBLE)[1] for tree in (checkout, ROOT)), CLOSE
-            )
-            verdict = 'the same but for rounding' if rounded else 'not the same'
+        verdict = compare(checkout, arguments, data, then, now)
         for path, record in records.items():
-            key = 'verified' if then == now and there in known[path] else 'rounded'
-            if verdict != 'not the same':
+            key = 'verified' if verdict == SAME and there in known[path] else 'rounded'
+            if verdict != OTHER:
                 write(path, record | {key: [*record.get(key, []), here]})
         print(f'{name}, {len(records)} results: {verdict}', flush=True)
+
+
+def compare(checkout, arguments, data, then, now):
+    """SAME, BUT_ROUNDING or OTHER, from the numbers of the short runs by the code there and here, and more runs."""
+
+    def both(more, program=SINGLE):
+        return [short_run(tree, arguments | more, data, program)[1] for tree in (checkout, ROOT)]
+
+    if then == now and operator.eq(*both(WHOLE)):
+        return SAME
+    rounded = (
+        close(first_losses(then), first_losses(now), ROUNDED)
+        and close(*both({'width': NARROW}, DOUBLE), CLOSE)
+        and operator.eq(*map(rates, both(WHOLE, DOUBLE)))
+    )
+    return BUT_ROUNDING if rounded else OTHER
 
 
 def short(result):
@@ -107,6 +123,11 @@ def short_run(tree, arguments, data, program=SINGLE):
 def first_losses(numbers):
     """Of the first epoch of the first task; [] if nothing is trained."""
     return [[epoch['train_loss'], epoch['valid_loss']] for epoch in numbers[0][0][:1]]
+
+
+def rates(numbers):
+    """The learning rate of each epoch."""
+    return [epoch['lr'] for log in numbers[0] for epoch in log]
 
 
 def close(a, b, tolerance):

@@ -196,7 +196,8 @@ def computed_by(folder, setup, approach, data, **parameter):
     return path
 
 
-OTHER_FORMULAS = {  # that two tasks do not show, or default hyper-parameters
+OTHER_FORMULAS = {  # that two tasks, few epochs or default hyper-parameters do not show
+    'end of training': ('sgd', {}, 'approaches/training.py', 'lr_min: float = 1e-4', 'lr_min: float = 2e-3'),
     'ewc': ('ewc', {}, 'approaches/ewc.py', '(f + t * g) / (t + 1)', 'f + t * g'),
     'packnet': (
         'packnet',
@@ -210,7 +211,7 @@ OTHER_FORMULAS = {  # that two tasks do not show, or default hyper-parameters
 
 @pytest.mark.slow
 @pytest.mark.parametrize('formula', OTHER_FORMULAS)
-def test_another_formula_is_not_the_same_in_the_third_task_and_by_its_own_parameters(
+def test_another_formula_is_not_the_same_in_the_third_task_at_the_end_and_by_its_own_parameters(
     formula, small_data, tmp_path, monkeypatch, capsys
 ):
     approach, parameter, file, old, new = OTHER_FORMULAS[formula]
