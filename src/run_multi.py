@@ -54,11 +54,12 @@ def create_runs(args, rest):
 
 def check_names(parameter, approaches):
     """Raises UserError if values without names would be those of other hyper-parameters in each approach."""
-    places = [k for k, item in enumerate(parameter.split(',')) if item and '=' not in item]
+    places = [k for k, item in enumerate(parameter.split(',')) if item.strip() and '=' not in item]
     taken = {}  # names of hyper-parameters -> an approach that has them in these places
     for approach in approaches:
-        if declared := list(APPROACHES[approach].parameters):
-            taken[', '.join(declared[k] for k in places if k < len(declared))] = approach
+        declared = list(APPROACHES[approach].parameters)
+        if chosen := [declared[k] for k in places if k < len(declared)]:
+            taken[', '.join(chosen)] = approach
     if len(taken) > 1:
         (a, x), (b, y), *_ = taken.items()
         raise UserError(f'--parameter: {parameter} would set {a} of {x}, and {b} of {y}; write name=value')

@@ -14,7 +14,6 @@ retraining half as many as training took (paper: 20 and 10). Retraining starts w
 import torch
 
 from approaches.masks import Masked, top
-from core.errors import UserError
 from core.hyperparameters import Parameter
 
 
@@ -27,8 +26,6 @@ class PackNet(Masked):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.share == 'equal' and self.prune != self.parameters['prune'].default:
-            raise UserError(f'--parameter: prune={self.prune:g} is of share=free, not of share=equal')
         number = torch.uint8 if len(self.tasks) < 256 else torch.int32
         # The task that each weight belongs to: t + 1 for task t, 0 while it is free
         self.owners = [torch.zeros_like(p, dtype=number) for p in self.weights]

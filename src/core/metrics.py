@@ -40,8 +40,8 @@ def flagged(record):
 
 
 def closed(record):
-    """For each task of HAT, the layers all of whose gates were closed at its end; [] if a record does not say. The
-    results of .results/ have it without the rest of `monitor`."""
+    """For each task of HAT, the layers all of whose gates were closed at its end; [] if a record does not say. In
+    .results/, whose records have no `monitor`, it is an entry of the record itself."""
     return record.get('closed') or record.get('monitor', {}).get('closed', [])
 
 

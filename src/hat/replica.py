@@ -22,6 +22,7 @@ TENSORS, HOOKS = ('_parameters', '_buffers'), ('_forward_hooks', '_forward_pre_h
 COMPILED = '_compiled_call_impl'  # attribute of a module after module.compile(): it calls the module itself, not a copy
 UNREGISTERED = '?.'  # prefix for modules in attributes or containers that are not submodules
 AGAIN = 'convert it again after changes'
+CONTAINERS = dict, list, tuple, set, deque
 SIMPLE = {bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size}  # without references
 
 
@@ -119,7 +120,7 @@ class Replica:
             return self.tensors[id(value)]
         if isinstance(value, tuple):
             return getattr(type(value), '_make', type(value))(self.value(item) for item in value)  # of a named tuple
-        if isinstance(value, (dict, list, set, deque)):
+        if isinstance(value, CONTAINERS):
             copied: Any = copy.copy(value)
             copied.clear()
             if isinstance(value, dict):
@@ -136,12 +137,20 @@ class Replica:
     def hook(self, value: Any) -> Any:
         """A hook, with references to copies in place of the network's modules and tensors. All else that it refers to
         is the caller's, such as a dict for activations: it is not copied."""
+        if isinstance(value, CONTAINERS) and self.refers(value):
+            return self.value(value)
         if isinstance(value, types.MethodType):
             return types.MethodType(value.__func__, self.hook(value.__self__))
         if type(value) is functools.partial:
             named = {key: self.hook(item) for key, item in value.keywords.items()}
             return functools.partial(self.hook(value.func), *map(self.hook, value.args), **named)
         return self.copies.get(id(value), self.tensors.get(id(value), value))
+
+    def refers(self, container: Any) -> bool:
+        """Whether a container has modules or tensors of the network in it."""
+        items = container.values() if isinstance(container, dict) else container
+        return any(id(item) in self.copies or id(item) in self.tensors
+                   or isinstance(item, CONTAINERS) and self.refers(item) for item in items)  # fmt: skip
 
 
 def is_simple(value: Any) -> bool:

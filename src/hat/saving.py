@@ -57,6 +57,8 @@ def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_
         if f'{prefix}fingerprints' in state:
             raise ValueError('the state is incomplete: it has fingerprints of tasks, but no settings (_extra_state)')
         return
+    if f'{prefix}fingerprints' not in state:
+        raise ValueError('the state is incomplete: it has settings (_extra_state), but no fingerprints of tasks')
     here, there = json.loads(settings(network)), json.loads(bytes(state[f'{prefix}_extra_state'].tolist()))
     classes, fingerprints = there.pop('classes'), state[f'{prefix}fingerprints']
     here |= {f'classes of task {t}': n for t, n in enumerate(here.pop('classes'))}
@@ -77,8 +79,7 @@ def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_
         [fingerprints, network.fingerprints[len(fingerprints) :].to(fingerprints)]
     )
     state[f'{prefix}_extra_state'] = network.get_extra_state()
-    missing = [name for name, _ in network.named_parameters() if f'{prefix}{name}' not in state]
-    if missing and fingerprints.any():
+    if fingerprints.any() and (missing := [name for name in network.state_dict() if f'{prefix}{name}' not in state]):
         raise ValueError(f'the state is incomplete: tasks are learned in it, but it has no {missing[0]}')
     stay = [t for t in range(len(classes)) if network.done[t] and fingerprints[t] == network.fingerprints[t]]
     if stay and not same(network, stay, state, prefix):
@@ -87,7 +88,7 @@ def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_
 
 
 def same(network: 'Network', tasks: list[int], state: dict[str, Tensor], prefix: str) -> bool:
-    """Whether a state has the kept values of some learned tasks."""
+    """Whether a state has the kept values of some learned tasks; parameters that modules rename are not compared."""
     pairs = [(state[f'{prefix}tasks.{t}.{part}.{name}'], kept.value(name))
              for t in tasks for part, kept in network.tasks[t].kept.items() for name in kept.keys]  # fmt: skip
     if network.hard:
@@ -95,7 +96,8 @@ def same(network: 'Network', tasks: list[int], state: dict[str, Tensor], prefix:
         for name in network.plan.shared:
             kept = network.kept.value(name)
             used = network.between(name, is_open).expand(kept.shape)
-            pairs.append((state[f'{prefix}net.{name}'].to(kept.device)[used], kept[used]))
+            if (tensor := state.get(f'{prefix}net.{name}')) is not None:
+                pairs.append((tensor.to(kept.device)[used], kept[used]))
     return all(torch.equal(a.to(b.device), b) for a, b in pairs)
 
 
@@ -133,7 +135,7 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
     """Read a network that save() wrote.
 
     Args:
-        file: a path, or a binary file open for reading.
+        file: a path, or a binary file open for reading, which can seek.
         net: the network before conversion; its weights do not matter.
         schedule: the schedule of convert(), if it is not one of hat.schedules.
         example_input: as for convert(); None: that of the file, which has none if it is of a class other than tensors,
@@ -145,6 +147,7 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
 
     Raises:
         ValueError: the file is not of save(), or damaged; `net` is another network; an argument is missing.
+        TypeError: an argument is none of these.
         OSError: there is no such file, or it cannot be opened.
 
     Example:
@@ -153,6 +156,8 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
     """
     from hat.convert import check_network, convert
 
+    if unknown := sorted(set(functions) - {'init', 'regularizer'}):
+        raise TypeError(f'load() got an unexpected argument {unknown[0]!r}')
     check_network(net)
     device = next((p.device for p in net.parameters()), torch.device('cpu'))
     with open(file, 'rb') if isinstance(file, (str, os.PathLike)) else contextlib.nullcontext(file) as source:
@@ -161,30 +166,29 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
             check_sums(source)
             source.seek(start)
             content = dict(torch.load(source, map_location=device, weights_only=True))
-            saved, heads, inputs = json.loads(content['settings']), content['heads'], content['inputs']
-            classes, name = saved['classes'], str(saved['schedule'])
+            saved, state = json.loads(content['settings']), content['state']
+            classes, heads, inputs, name = saved['classes'], content['heads'], content['inputs'], str(saved['schedule'])
+            chosen = {key: saved[key] for key in ('gates', 's_max', 'hard')}
     schedule = schedule or getattr(schedules, name, None)
     if schedule is None:
         raise ValueError(f'{file}: its schedule {name} is not one of hat.schedules: pass schedule=')
     if example_input is None and (example_input := inputs) is None:
         raise ValueError(f'{file} has no example input, as it is of a class of its own: pass example_input=')
-    with errors_are(lambda error: f'{file} does not fit this network, which must be as it was given to hat.convert: '
-                    + described(error)):  # fmt: skip
+    other = f'{file} does not fit this network, which must be as it was given to hat.convert: '
+    with errors_are(lambda error: other + described(error)):
         network = convert(
             net,
             len(classes),
             example_input,
             classes if heads == 1 else None,
             heads=bool(heads),
-            gates=saved['gates'],
             ignore=saved.get('ignore'),
-            s_max=saved['s_max'],
-            hard=saved['hard'],
             gradient=saved.get('gradient', 'released'),
             schedule=schedule,
+            **chosen,
             **functions,
         )
-        network.load_state_dict(content['state'])
+        network.load_state_dict(state)
     return network
 
 

@@ -146,8 +146,9 @@ class Setup:
                     other = {key: value for key, value in r.parameter.items() if value != default.get(key)}
                     rho = collection.ratios(r, seed)
                     lines.append([
-                        f'{name}{collection.marks([r])}', show(other) or 'as in the paper', str(seed),
-                        f'{100 * metrics.validation(r.record):.1f}', f'{100 * r.accuracy[-1].mean():.1f}',
+                        f'{name}{collection.marks([r])}', show(other) or 'defaults', str(seed),
+                        f'{100 * metrics.validation(r.record):.1f}' if 'valid_accuracy' in r.record else '-',
+                        f'{100 * r.accuracy[-1].mean():.1f}',
                         '-' if rho is None else mean_cell(rho[-1:], 2),
                     ])  # fmt: skip
         t = collection.n_tasks

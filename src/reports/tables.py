@@ -90,7 +90,8 @@ def spread(values, digits, n):
 
 
 def rounded_mean(values, digits):
-    """As text; never -0.0. Of a tie such as 63.55 float64 has a little less: it is rounded as the decimal number is."""
+    """As text; never -0.0. Of a tie such as 63.55 float64 has a little less: round() takes it as the decimal number,
+    and ties to the even digit."""
     return f'{round(np.mean(values), digits) + 0.0:.{digits}f}'
 
 

@@ -209,6 +209,10 @@ BAD = {
     'folder': (['--res', '/dev/null/none'], 'cannot write in /dev/null/none'),
     'device': (['--devices', 'cuda:99'], 'cuda:99 is not available'),
     'parameter': (['--parameter', 'c=-1'], 'c must be a number from 0 to 1e+30'),
+    'parameters of which one has a name': (
+        ['--approaches', 'hat,ewc,packnet', '--parameter', 'lamb=1,5'],
+        '5 would set smax of hat, and share of packnet; write name=value',
+    ),
     'parameter without a name': (
         ['--approaches', 'hat,ewc,adahat', '--parameter', '0.5'],
         '0.5 would set c of adahat, and lamb of ewc; write name=value',

@@ -19,6 +19,7 @@ from nets import NETS
 from test_convert import OPTIMIZERS, answers, build, learn
 from test_properties import FLAT, STEPS, Random
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -515,6 +516,22 @@ def test_what_hooks_of_the_caller_store_reaches_the_caller():
     assert len(extractor.stored) == 2 and stored['4'] is extractor.stored[1]
     _, without = build('flatten')
     assert same(outputs[0], answers(without, 0)) and same(outputs[1], answers(without, 1))
+
+
+@pytest.mark.parametrize('hold', [lambda m: [m], lambda m: {'a': (m,)}])
+def test_a_hook_that_finds_a_module_in_a_container_reads_the_tensors_of_the_task(hold):
+    _, model = build('flatten')
+
+    def shift(held, module, inputs, output):
+        (found,) = held.values() if isinstance(held, dict) else [held]
+        return output + found[0].bias.sum()
+
+    model.net[4].register_forward_hook(functools.partial(shift, hold(model.net[0])))
+    learn(model, 0, OPTIMIZERS['sgd'](model.parameters()))
+    learned = answers(model, 0)
+    with torch.no_grad():
+        model.net[0].bias += 9
+    assert same(answers(model, 0), learned)
 
 
 def test_networks_and_copies_that_are_made_in_inference_mode():
@@ -1044,6 +1061,21 @@ def test_a_state_of_other_settings_is_refused_with_their_names():
             build('mlp', **settings)[1].load_state_dict(state)
 
 
+def test_a_network_that_renames_its_keys_loads_its_own_state():
+    net = nn.Sequential(checkpoint_wrapper(nn.Linear(5, 4)), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3))
+    model = hat.convert(net, 2, torch.randn(2, 5))
+    model.train()(torch.randn(6, 5), task=0, progress=1.0).sum().backward()
+    model.end_task(0)
+    state = model.state_dict()
+    model.load_state_dict(state)
+    del state['tasks.0.own.1.running_mean']
+    with pytest.raises(ValueError, match='it has no tasks.0.own.1.running_mean'):
+        model.load_state_dict(state, strict=False)
+    del state['fingerprints']
+    with pytest.raises(ValueError, match='but no fingerprints of tasks'):
+        model.load_state_dict(state, strict=False)
+
+
 @pytest.mark.parametrize('part', ['net.stem.weight', 'tasks.0.own.fc.weight', 'tasks.0.embeddings.1'])
 def test_a_part_of_a_state_with_learned_tasks_is_refused(part):
     """Even with strict=False: the task would count as learned, with initial values."""
@@ -1168,7 +1200,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     hat.save(model, path := tmp_path / 'it.pt')
     content = torch.load(path, weights_only=True)
     others = [model.net.state_dict(), model.state_dict(), [1], 'settings', torch.zeros(2), content | {'settings': '[]'}]
-    others += [{k: v for k, v in content.items() if k != key} for key in content if key != 'state']
+    others += [{k: v for k, v in content.items() if k != key} for key in content]
     for other in others:
         torch.save(other, path)
         with pytest.raises(ValueError, match='it.pt was not written by hat.save.., or is damaged$'):
@@ -1207,6 +1239,8 @@ def test_loading_into_another_network_is_one_line(tmp_path):
         assert '\n' not in str(caught.value) and len(str(caught.value)) < 500
     with pytest.raises(TypeError, match='net must be an nn.Module, not NoneType'):
         hat.load(path, None)
+    with pytest.raises(TypeError, match="unexpected argument 'gates'"):
+        hat.load(path, NETS['flatten'](), gates=None)
 
 
 @pytest.mark.parametrize('error', [MemoryError(), torch.OutOfMemoryError('CUDA out of memory.')])

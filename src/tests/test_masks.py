@@ -250,11 +250,6 @@ def test_wsn_with_all_weights_learns_its_first_task_as_sgd(make_approach):
     assert all(same(p, made.net.state_dict()[name]) for name, p in sgd.net.state_dict().items())
 
 
-def test_a_value_without_effect_is_refused(make_approach):
-    with pytest.raises(UserError, match='prune=0.5 is of share=free'):
-        make_approach('packnet', TASKS, prune=0.5, share='equal')
-
-
 def test_shares_above_one_are_refused():
     for name, key in ('packnet', 'prune'), ('wsn', 'c'):
         assert parse(f'{key}=1', APPROACHES[name].parameters)[key] == 1

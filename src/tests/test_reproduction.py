@@ -149,7 +149,7 @@ def test_a_sweep_has_a_table_a_row_of_what_validation_prefers_and_a_figure(folde
     _, header, _, *rows = sweeps.splitlines()[:7]
     assert header == '| approach | hyper-parameters | seed | validation A<=2, % | A<=2, % | rho<=2 |'
     assert rows == [
-        '| hat | as in the paper | 0 | 80.0 | 85.0 | 0.00 |',
+        '| hat | defaults | 0 | 80.0 | 85.0 | 0.00 |',
         '| hat | c=1.5 | 0 | 90.0 | 42.5 | -0.61 |',
         '| hat! | c=2.5 | 0 | 40.0 | 42.5 | -0.61 |',
         '| hat | c=10 | 0 | 60.0 | 85.0 | 0.00 |',
@@ -357,4 +357,4 @@ def test_a_sweep_without_the_values_of_the_row_has_the_row_as_a_point(folder):
     assert '| hat, c=' not in (folder / 'page.md').read_text()
     (setup,) = reproduction.setups()
     assert setup.collection.sweep_curves('hat', 0)['c'][0] == (0.75, 1, 4)
-    assert '| hat | as in the paper | 0 | 85.0 |' in setup.table_of_sweeps()
+    assert '| hat | defaults | 0 | 85.0 |' in setup.table_of_sweeps()
