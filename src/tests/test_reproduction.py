@@ -9,6 +9,7 @@ from PIL import Image
 from test_plots import JOINT, RANDOM, Runs, task
 
 import plot_results
+from core import metrics
 from core.errors import exit_code
 from core.files import ROOT
 from reports import reproduction, verification
@@ -80,7 +81,13 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     gaps = [f'{100 * (packed - masked):.1f}' for packed, masked in (
         [runs[setup].get(name, 0).accuracy[-1].mean() for name in ('packnet', 'hat')]
         for setup in ('mixture-0.5', 'mixture-0.25'))]  # fmt: skip
+    row, *swept = sorted(runs['mixture-0.25'].sweep('hat', 0), key=lambda r: r.txt.stem != 'mixture_hat_0')
+    ends = [[100 * each(r) for r in (row, *swept)] for each in (
+        lambda r: r.accuracy[-1].mean(), lambda r: metrics.validation(r.record))]  # fmt: skip
+    ranges = [f'{value:.1f}' for end in ends for value in (min(end[1:]), max(end[1:]))]
     for claim in (
+        '(Fig. 4) HAT ends between {} and {} %, on validation images between {} and {} %;'.format(*ranges),
+        "the paper's values give {:.1f} and {:.1f} %".format(*(end[0] for end in ends)),
         f'its ratio of {hat:.2f} is {100 * (1 - hat / pnn):.0f} % nearer to joint training than that of',
         f'PNN ({pnn:.2f}) and {100 * (1 - hat / ewc):.0f} % nearer than that of EWC ({ewc:.2f})',
         'PathNet is better ({:.2f}; in the paper'.format(*others),
@@ -332,7 +339,7 @@ def test_the_figures_here_show_what_the_files_give():
         if (path := ROOT / '.figures' / f'{name}.png').exists():
             assert Image.open(path).text['Subject'] == numbers(figure), name
             shown.add(name)
-    assert shown == {'mixture-fig3', 'mixture-width'}
+    assert shown == {'mixture-fig3', 'mixture-width', 'mixture-0.25-fig4-hat-0'}
 
 
 def test_what_a_sweep_chooses_by_validation_has_a_row(folder):
