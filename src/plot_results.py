@@ -44,7 +44,7 @@ def parse(argv):
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('--experiment', choices=EXPERIMENTS)
     what.add_argument('--run', type=Path, metavar='RESULT.json', help='one run')
-    what.add_argument('--reproduction', action='store_true', help='the tables of README.md and .results/README.md')
+    what.add_argument('--reproduction', action='store_true', help='the tables of the pages, from .results/')
     what.add_argument('--fig2', action='store_true', help="Fig. 2: the gradient of HAT's embeddings")
     runs = parser.add_argument_group('with --experiment')
     runs.add_argument('--approaches', type=names(APPROACHES, canonical), metavar='X,Y,...',

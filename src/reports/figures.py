@@ -23,16 +23,22 @@ def draw(collection):
         yield 'accuracy', (caption, charts.curves(means(collection, average), 'average accuracy A≤t, %'))
         yield 'matrices', matrices(collection)
     yield from sweeps(collection)
-    monitored = {
-        seed: r
-        for seed, r in collection.selected.get('hat', {}).items()
-        if r.record.get('monitor') and all(r.record['epochs'])
-    }
-    if monitored:
-        yield from monitor(*next(iter(monitored.items())))
-        if collection.n_tasks == 1:
-            caption = 'Accuracy and compression while a task is learned alone (Fig. 7).'
-            yield 'fig7', (caption, charts.compression(compression_curves(collection, monitored)))
+    if runs := monitored(collection):
+        yield from monitor(*next(iter(runs.items())))
+    yield from compression(collection)
+
+
+def monitored(collection):
+    """The runs of HAT whose records say which weights are in use: seed -> Result."""
+    runs = collection.selected.get('hat', {}).items()
+    return {seed: r for seed, r in runs if r.record.get('monitor') and all(r.record['epochs'])}
+
+
+def compression(collection):
+    """As draw(), from runs of one task each: Fig. 7."""
+    if collection.n_tasks == 1 and (runs := monitored(collection)):
+        caption = 'Accuracy and compression while a task is learned alone (Fig. 7).'
+        yield 'fig7', (caption, charts.compression(compression_curves(collection, runs)))
 
 
 def sweeps(collection):
@@ -46,8 +52,8 @@ def sweeps(collection):
 
 
 def published(setups):
-    """As draw(), from the setups of reproduction.py: Fig. 3 of each with a ratio, Fig. 4 of each with a sweep, and the
-    ratio against the width."""
+    """As draw(), from the setups of reproduction.py: Fig. 3 of each with a ratio, Fig. 4 of each with a sweep, Fig. 7
+    of each compression experiment, and the ratio against the width."""
     points = {}  # experiment, number of its tasks, all else in which runs must agree -> approach -> width -> ratio
     for setup in setups:
         collection = setup.collection
@@ -56,7 +62,8 @@ def published(setups):
             caption = f'Forgetting ratio (Eq. 6, Fig. 3), mean over the runs: {setup.about["title"]}.'
             figure = charts.curves(means(collection, rho), charts.RATIO.format('t'))
             yield f'{setup.name}-fig3', (caption, figure)
-        yield from ((f'{setup.name}-{name}', figure) for name, figure in sweeps(collection))
+        more = *sweeps(collection), *compression(collection)
+        yield from ((f'{setup.name}-{name}', figure) for name, figure in more)
         for name, ratios in rho.items():
             facts = next(iter(collection.selected[name].values())).facts.copy()
             width, which = facts.pop('width'), (collection.experiment, collection.n_tasks)
@@ -141,10 +148,10 @@ def monitor(seed, result):
     yield 'active', (f'Weights in use by each task, {title}.', figure)
 
 
-def compression_curves(collection, monitored):
+def compression_curves(collection, runs):
     """The series of charts.compression: the first task of each run of HAT, by its name."""
     series = {}
-    for seed, r in monitored.items():
+    for seed, r in runs.items():
         whole = sum(r.record['monitor']['weights'])
         kept = [100 * sum(epoch['active']) / whole for epoch in r.record['epochs'][0]]
         accuracy = 100 * np.array([epoch['valid_accuracy'] for epoch in r.record['epochs'][0]], float)  # None is nan

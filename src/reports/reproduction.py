@@ -1,9 +1,12 @@
-"""The reproduction tables of README.md and .results/README.md, made from the result files in .results/.
+"""The reproduction tables of the pages, made from the result files in .results/.
 
 .results/<setup>/ holds the runs of a setup, without the logs of their epochs, and about.json: what was run, how it
 differs from the paper, on what machine, by which command. In a page, a table is between the comments
 <!-- reproduction: <setup> --> and <!-- end -->; `summary` is the table of all setups, `<setup>, by task` that of
 the accuracies on each task, `<setup>, sweeps` that of the runs with other hyper-parameters (work.py).
+
+A setup whose runs have learned one task each is a compression experiment (section 4.4): its table is that of the pruned
+networks, `compression` compares all of these setups, and their records keep the logs of epochs, for Fig. 7.
 """
 
 import json
@@ -20,13 +23,14 @@ from core.files import ROOT, atomic
 from core.hyperparameters import show
 from core.text_tables import markdown
 from reports.collection import Collection, seeds_of
-from reports.tables import best_first, deviation, rounded_mean
+from reports.tables import best_first, compression, deviation, rounded_mean
 
 FOLDER = ROOT / '.results'
-PAGES = ROOT / 'README.md', FOLDER / 'README.md'
+PAGES = ROOT / 'README.md', ROOT / 'src' / 'README.md', FOLDER / 'README.md'
 BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
 ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys of about.json
-DROPPED = 'epochs', 'monitor', 'folder', 'model', 'inputs'  # entries of a record that .results/ does not keep
+DROPPED = 'folder', 'inputs'  # entries of a record that .results/ does not keep
+LOGS = 'epochs', 'monitor'  # that it keeps of compression experiments only
 
 
 class Metric(NamedTuple):
@@ -62,6 +66,7 @@ PAPER = {  # experiment -> its metrics, the main one last: Table 1, section 4.2
     'pmnist': [Metric('A', 10, {'hat': (98.6, None), 'si': (97.1, None)})],  # si: from the literature
     'mnist2': [Metric('A', 2, {'hat': (99.0, None)})],
 }  # fmt: skip
+KEPT = {'mnist': 1, 'cifar100': 21}  # % of the weights; "between 1 and 21 %" in all (section 4.4)
 
 
 class Setup:
@@ -80,6 +85,11 @@ class Setup:
         paper = PAPER[experiment]
         known = any(len(self.values(paper[-1], name)) for name in self.collection.metrics)
         self.metrics = paper if known else [Metric('A', self.collection.n_tasks, {})]  # no ratio without joint
+
+    @property
+    def alone(self):
+        """Has each run learned one task only?"""
+        return self.collection.n_tasks == 1
 
     @property
     def main(self):
@@ -104,6 +114,8 @@ class Setup:
         return {label: measured[label] for label in order}
 
     def table(self):
+        if self.alone:
+            return '\n\n'.join([self.about['what'], markdown(*compression(self.collection)), *self.notes()])
         rows = self.rows()
         header, lines = ['approach', 'n'], []
         for metric in self.metrics:
@@ -181,6 +193,10 @@ class Setup:
         """The line of this setup in the table `summary`; None without a title or runs of HAT."""
         if not self.about['title'] or 'hat' not in self.collection.metrics:
             return None
+        if self.alone:
+            ours = [100 * report['weights'][1] / report['weights'][0] for _, _, report in self.collection.pruned]
+            paper, ours = (f'{min(kept):.0f} to {max(kept):.0f} %' for kept in (KEPT.values(), ours))
+            return [self.about['title'], f'weights kept: {paper}', ours, '1', self.about['differs']]
         values, (name, *unit) = self.values(self.main, 'hat'), self.main.label.split(', ')
         marks = self.collection.marks(self.collection.selected['hat'].values())
         paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main, len(values)), *unit]) + marks
@@ -241,7 +257,23 @@ def tables():
     summary = markdown(['setup', 'paper: HAT', 'here: HAT', 'n', 'what differs'], lines)
     more = {f'{setup.name}, {what}': table for setup in everything for what, table in (
         ('by task', setup.table_by_task()), ('sweeps', setup.table_of_sweeps())) if table}  # fmt: skip
+    if alone := [setup.collection for setup in everything if setup.alone]:
+        more['compression'] = table_of_compression(alone)
     return {'summary': summary} | {setup.name: setup.table() for setup in everything} | more
+
+
+def table_of_compression(collections):
+    """By task: the share of the weights that the paper keeps, the test accuracy of SGD and, for each c, that of HAT and
+    the share of the weights it keeps."""
+    header, rows = ['task', 'paper: weights kept, %', 'SGD: accuracy, %'], {}
+    for collection in collections:
+        c = next(iter(collection.selected['hat'].values())).parameter['c']
+        header += [f'c={c:g}: accuracy, %', 'weights kept, %']
+        _, lines = compression(collection)
+        for (_, _, report), (_, name, sgd, accuracy, kept, *_) in zip(collection.pruned, lines, strict=True):
+            row = rows.setdefault(report['task'], [name, str(KEPT.get(report['task'], '')), sgd])
+            row += [accuracy, kept]
+    return markdown(header, list(rows.values()))
 
 
 def setups():
@@ -270,7 +302,8 @@ def add(folder, setup, commit):
         record = results.read_record(path)
         if '.old-' in path.name or 'accuracy' not in record:
             continue
-        short = {key: value for key, value in record.items() if key not in DROPPED} | {'commit': commit}
+        dropped = DROPPED + (LOGS if len(record['accuracy']) > 1 else ())
+        short = {key: value for key, value in record.items() if key not in dropped} | {'commit': commit}
         short |= {'closed': closed} if any(closed := metrics.closed(record)) else {}
         short['times'] = record['times'] | {
             'epochs': [[round(second, 2) for second in log] for log in record['times']['epochs']],
@@ -279,6 +312,10 @@ def add(folder, setup, commit):
         write(target / path.name, short)
         with atomic(target / f'{path.stem}.txt') as part:
             part.write_bytes(path.with_suffix('.txt').read_bytes())
+        for report in results.pruned_folder(path).glob('*.json'):
+            copy = results.pruned_folder(target / path.name) / report.name
+            results.make_folder(copy.parent)
+            write(copy, results.load_record(report))
 
 
 def write(path, record):

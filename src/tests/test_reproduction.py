@@ -165,6 +165,38 @@ def test_a_sweep_has_a_table_a_row_of_what_validation_prefers_and_a_figure(folde
     assert reproduce('--check') == 0
 
 
+def test_a_compression_experiment_has_tables_of_its_pruned_networks_and_fig_7(folder):
+    shutil.rmtree(folder / 'results' / 'small')
+    page = '<!-- reproduction: {} -->\n<!-- end -->\n'
+    (folder / 'page.md').write_text(''.join(map(page.format, ('c1', 'compression', 'summary'))))
+    for c, kept in (1, 30), (2, 10):
+        setup, runs = f'c{c}', Runs(folder / f'alone{c}')
+        runs.folder.mkdir()
+        (folder / 'results' / setup).mkdir()
+        (folder / 'results' / setup / 'about.json').write_text(json.dumps(ABOUT | {'title': setup}))
+        one = {'tasks': [task('mnist')], 'ntasks': 1, 'valid_accuracy': [[0.8]], 'initial': [0.1], 'before': [0.1],
+               'model': 'digest', 'times': {'total': 1, 'epochs': [[1]], 'testing': [1]}}  # fmt: skip
+        monitor = {'weights': [100, 300], 'active': [[20, 30]], 'reuse': [[50]]}
+        epochs = [[{'valid_accuracy': 0.5, 'active': [kept, 30], 'capacity': [20, 30]}]]
+        runs('hat', 10, [[0.9]], {'c': c}, epochs=epochs, monitor=monitor, **one)
+        runs('sgd', 10, [[0.95]], epochs=[[{'valid_accuracy': 0.8}]], **one)
+        pruned, record = runs.folder / 'mixture_hat_10_pruned', runs.folder / 'mixture_hat_10.json'
+        pruned.mkdir()
+        report = {'run': json.loads(record.read_text())['arguments'], 'model': 'digest', 'task': 'mnist',
+                  'accuracy': 0.9, 'weights': [400, 4 * kept], 'bytes': [2e6, 1e6],
+                  'milliseconds': {'1': [2, 1], '256': [0.2, 0.1]}}  # fmt: skip
+        (pruned / 'mnist.json').write_text(json.dumps(report))
+        assert reproduce('--add', runs.folder, '--setup', setup, '--commit', 'abc', '--output', folder / 'figures') == 0
+    lines = (folder / 'page.md').read_text().splitlines()
+    assert '| 10 | mnist | 95.0 | 90.0 | 30.0 | 2.00 → 1.00 | 2 → 1 (2.0x) | 0.2 → 0.1 (2.0x) |' in lines
+    assert '| mnist | 1 | 95.0 | 90.0 | 30.0 | 90.0 | 10.0 |' in lines
+    assert '| c2 | weights kept: 1 to 21 % | 10 to 10 % | 1 | all |' in lines
+    figures = dict(published(reproduction.setups()))
+    assert {'c1-fig7', 'c2-fig7'} <= figures.keys() and (folder / 'figures' / 'c2-fig7.png').exists()
+    dots, sgd = figures['c2-fig7'][1].axes[0].lines[:2]
+    assert (dots.get_xdata().tolist(), dots.get_ydata().tolist()) == ([10], [50]) and sgd.get_ydata() == [80]
+
+
 def test_each_seed_is_in_the_tables(folder):
     for name, accuracy in ('hat', JOINT), ('joint', JOINT), ('random', RANDOM):
         Runs(folder / 'runs')(name, 2026, accuracy)
