@@ -16,7 +16,7 @@ from pathlib import Path
 from approaches import APPROACHES, canonical
 from core.arguments import Parser, names, positive, seeds
 from core.errors import UserError, exit_code
-from core.files import ROOT, atomic
+from core.files import ROOT, write
 from core.results import make_folder
 from core.text_tables import latex, markdown, text
 from dataloaders import EXPERIMENTS
@@ -102,7 +102,7 @@ def main(argv=None):
     print('\n\n'.join(['\n'.join(collection.notes), *(text(*table) for table in tables.values())]).lstrip('\n'))
     if args.output or args.html:
         page = args.res / f'{args.experiment}.html' if args.html == BESIDE else args.html
-        write(collection, tables, args.output, page)
+        publish(collection, tables, args.output, page)
 
 
 def one_run(path, folder, page, data):
@@ -119,12 +119,11 @@ def one_run(path, folder, page, data):
     if page:
         page = path.with_suffix('.html') if page == BESIDE else page
         make_folder(page.parent)
-        with atomic(page) as part:
-            part.write_text(single.page(result, path, data), encoding='utf-8', errors='substitute')  # in paths
+        write(page, single.page(result, path, data), errors='substitute')  # in paths
         print(f'page: {page}', file=sys.stderr)
 
 
-def write(collection, tables, folder, page):
+def publish(collection, tables, folder, page):
     """Write all tables and figures: to files in a folder, and to a page."""
     from reports.figures import draw, remove_old, save  # here, because it imports matplotlib
     from reports.html import html
@@ -139,13 +138,11 @@ def write(collection, tables, folder, page):
         for name, table in tables.items():
             files |= {f'{name}.txt': text(*table), f'{name}.md': markdown(*table), f'{name}.tex': latex(*table)}
         for name, content in files.items():
-            with atomic(folder / name) as part:
-                part.write_text(f'{content}\n', encoding='utf-8')
+            write(folder / name, f'{content}\n')
         remove_old(folder)
         save(figures, folder)
     if page:
-        with atomic(page) as part:
-            part.write_text(html(collection, tables, figures), encoding='utf-8', errors='substitute')  # in paths
+        write(page, html(collection, tables, figures), errors='substitute')  # in paths
         print(f'page: {page}', file=sys.stderr)
 
 

@@ -20,7 +20,7 @@ from core import results
 from core.arguments import Parser, few, words
 from core.device import describe, setup_device, versions
 from core.errors import UserError, complain, exit_code, require
-from core.files import atomic, serialize
+from core.files import atomic, serialize, write
 from core.text_tables import text
 from hat.capacity import active, count_weights
 from reports.tables import PRUNED, pruned_row
@@ -129,8 +129,7 @@ def prune(approach, t, run_accuracy, base, origin, args):
     check(f'{task.name}, exported', expected, torch.export.load(io.BytesIO(program)).module()(x))
     files = {'pt': serialize(small.state_dict()), 'pt2': program, 'json': results.json_text(report).encode()}
     for suffix, content in files.items():
-        with atomic(f'{base}.{suffix}') as part:
-            part.write_bytes(content)
+        write(f'{base}.{suffix}', content)
     if args.onnx:
         with atomic(f'{base}.onnx') as part:
             torch.onnx.export(

@@ -325,7 +325,7 @@ def cli(argv=None):
         from benchmarks import selftest
 
         return exit_code('run.py', selftest.main, argv)
-    return exit_code('run.py', main, argv)
+    return exit_code('run.py', main, argv, trains=True)
 
 
 if __name__ == '__main__':

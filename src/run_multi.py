@@ -66,4 +66,4 @@ def check_names(parameter, approaches):
 
 
 if __name__ == '__main__':
-    sys.exit(exit_code('run_multi.py', main, None))
+    sys.exit(exit_code('run_multi.py', main, None, trains=True))

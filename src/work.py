@@ -13,13 +13,14 @@ from pathlib import Path
 import batches
 from approaches import APPROACHES, canonical
 from batches.run import Run
-from core import metrics, results
+from core import results
 from core.arguments import Parser, seed, words
 from core.errors import UserError, exit_code
 from core.files import ROOT
 from core.hyperparameters import show
 from core.shapes import VALIDATION, check
 from dataloaders import EXPERIMENTS
+from reports import records
 from reports.collection import REFERENCES, Collection
 
 EXAMPLES = """\
@@ -98,12 +99,12 @@ def report(runs, n_missing=0, output=None):
             print(f'left out: {error}')
             continue
         parameter, defaults = record['arguments']['parameter'], APPROACHES[record['arguments']['approach']].defaults()
-        points.append((metrics.preference(parameter, record, defaults), record))
+        points.append((records.preference(parameter, record, defaults), record))
     points.sort(key=lambda point: point[0])
     print('\nmean validation accuracy over all tasks after the last')
     marked = False
     for (score, *_), record in points:
-        mark = ' !' if metrics.flagged(record) else ''
+        mark = ' !' if records.flagged(record) else ''
         text = f'{100 * score:6.2f} %' if score >= 0 else 'diverged'
         print(f'  {text}  {show(record["arguments"]["parameter"])}{mark}')
         marked = marked or mark
@@ -132,4 +133,4 @@ def draw(args):
 
 
 if __name__ == '__main__':
-    sys.exit(exit_code('work.py', main, None))
+    sys.exit(exit_code('work.py', main, None, trains=True))

@@ -75,8 +75,9 @@ class Approach:
         """Edit the gradients, p.grad, before clipping; None for parameters that the loss does not depend on."""
 
     def after_step(self, t):
-        """Edit the parameters, in place. p.grad is not clipped: the step just taken was
-        -lr * min(1, clip / norm of all gradients) * p.grad.
+        """Edit the parameters, in place. p.grad is not clipped: a step of plain SGD was
+        -lr * min(1, clip / norm of all gradients) * p.grad. For any optimizer, compare with a copy that after_backward
+        has made (si.py).
 
         Write into tensors that the approach holds (self.x.copy_(...), not self.x = ...): on a CUDA device the captured
         step is replayed with these very tensors, and replacing one raises an error.

@@ -52,8 +52,8 @@ class IMMMean(Approach):
         set_values(self.shared, [a / b for a, b in zip(self.weighted, self.weight, strict=True)])
 
     def precision(self, t):
-        """Weight of each parameter of task t in the merge; a list like self.shared."""
-        return [torch.ones_like(p) for p in self.mu]
+        """Weight of each parameter of task t in the merge; a list like self.shared, of its shapes or of scalars."""
+        return [p.new_ones(()) for p in self.mu]
 
 
 class IMMMode(IMMMean):

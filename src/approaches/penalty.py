@@ -1,4 +1,4 @@
-"""The quadratic penalty of EWC and of IMM's L2-transfer, which keeps weights near their old values."""
+"""The quadratic penalty of EWC, MAS, SI and IMM's L2-transfer, which keeps weights near their old values."""
 
 
 def squared_distance(parameters, old, importance=None):

@@ -52,7 +52,7 @@ class Training:
 
     lr: float
     patience: int  # epochs left without a better validation loss
-    best: dict  # a snapshot of the model with the best validation loss
+    best: object  # a snapshot of the model with the best validation loss
     start_loss: float  # validation loss before the first epoch
     best_loss: float = math.inf
     log: list = field(default_factory=list)  # a record for each epoch

@@ -58,7 +58,7 @@ class WSN(Masked):
     def before_task(self, t):
         super().before_task(t)
         none = [torch.zeros_like(mask) for mask in self.mask]
-        self.used = [sum(each[1:], each[0]) for each in zip(none, *self.masks, strict=True)]  # M; of bools + is or
+        self.used = [torch.stack(each).any(0) for each in zip(none, *self.masks, strict=True)]  # M
         if self.scores == 'fresh':
             self.draw(t)
 

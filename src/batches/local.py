@@ -139,4 +139,4 @@ def run_in_child(r, device, threads):
         print(f'$ {shlex.join(r.command(device, threads))}', flush=True)
         return run.main(argv)
 
-    sys.exit(exit_code('run.py', main, r.arguments(device, threads)))
+    sys.exit(exit_code('run.py', main, r.arguments(device, threads), trains=True))

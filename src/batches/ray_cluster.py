@@ -16,7 +16,7 @@ from pathlib import Path
 
 import run
 from core.errors import Busy, UserError
-from core.files import ROOT, atomic
+from core.files import ROOT, write
 from core.results import Output
 
 MAX_IN_FLIGHT = 500  # runs submitted at a time: each has an open lock file
@@ -89,8 +89,7 @@ def collect(r, files):
     """Write the files of a run, as read on its node; the record last."""
     r.output.back_up_existing(r.identity)
     for path, content in zip(r.output.files[:-1], files[:-1], strict=True):
-        with atomic(path) as part:
-            part.write_bytes(content)
+        write(path, content)
     folder = os.path.relpath(r.identity.folder, ROOT)  # relative to this machine's repository
     r.output.save_record(json.loads(files[-1]) | {'folder': folder})
     r.checkpoint.remove()

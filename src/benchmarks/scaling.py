@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.arguments import Parser, count, few, parallel, width
+from core.arguments import Parser, count, few, names, parallel, width
 from core.errors import UserError
 from core.files import ROOT
 from core.text_tables import markdown
@@ -35,7 +35,8 @@ CALL = 'import sys; from benchmarks import scaling; scaling.{}(sys.argv[1])'
 
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES, prog='benchmark.py scaling')
-    parser.add_argument('--measure', default='start,tasks,processes,batch', metavar='A,B', help='(default %(default)s)')
+    parser.add_argument('--measure', type=names(MEASURES), default=list(MEASURES), metavar='A,B', help='some of '
+                        f'{", ".join(MEASURES)} (default all)')  # fmt: skip
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:N or mps (default cpu)')
     parser.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR', help='with mnist.npz (default dat)')
     parser.add_argument('--ntasks', type=few, default=50, metavar='N', help='(default 50)')
@@ -46,9 +47,6 @@ def parse(argv):
     parser.add_argument('--processes', type=numbers, default='1,2', metavar='N,N,...', help='runs at a time '
                         '(default 1,2)')  # fmt: skip
     args = parser.parse_args(argv)
-    args.measure = args.measure.split(',')
-    if unknown := [name for name in args.measure if name not in MEASURES]:
-        raise UserError(f'--measure: {unknown[0]!r} is none of {", ".join(MEASURES)}')
     return args
 
 
@@ -135,10 +133,10 @@ def batch(args, folder):
            0.1, '--data', args.data.resolve())  # fmt: skip
     seconds = time.perf_counter() - begun
     times = [json.loads(path.read_text(encoding='utf-8'))['times'] for path in folder.glob('*.json')]
-    # before training, too, the task is tested twice, though not on validation images: this is a little too much
-    work = sum(sum(map(sum, t['epochs'])) + 3 * sum(t['testing']) for t in times) / args.runs
+    work = sum(t['total'] for t in times) / args.runs
     cells = [f'{s:.2f}' for s in (seconds / args.runs, work, seconds / args.runs - work)]
-    return markdown(['runs', 'seconds a run', 'of it training and testing', 'the rest'], [[str(args.runs), *cells]])
+    header = ['runs', 'seconds a run', 'of it loading, training, testing', 'the rest']
+    return markdown(header, [[str(args.runs), *cells]])
 
 
 MEASURES = {'start': start, 'tasks': tasks, 'processes': processes, 'batch': batch}

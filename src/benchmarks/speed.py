@@ -18,7 +18,7 @@ from benchmarks.workers import MachinePeak, TrainingSetup, WorkerProcess
 from core.arguments import Parser, count, few, names, width
 from core.device import describe, setup_device, versions
 from core.errors import UserError
-from core.files import ROOT, atomic
+from core.files import ROOT, write
 from core.text_tables import markdown
 
 EXAMPLES = """\
@@ -72,13 +72,13 @@ def main(argv):
     rows = [row(name, args, times, profiles[name], flops, bandwidth) for name in args.approaches]
     print(f'large matrix product {flops / 1e9:.0f} GFLOP/s, large copy {bandwidth / 1e9:.0f} GB/s (medians)\n')
     print(markdown(HEAD, rows))
-    with atomic(args.output) as part:
-        part.write_text(json.dumps({
-            'arguments': {key: str(value) for key, value in vars(args).items()}, 'device': describe(device),
-            'versions': versions(), 'flops_per_second': flops, 'bytes_per_second': bandwidth, 'facts': profiles,
-            'seconds': [{'approach': n, 'way': s, 'train, train again, valid': each} for (n, s), each in times.items()],
-            'table': [dict(zip(HEAD, cells, strict=True)) for cells in rows],
-        }, indent=1), encoding='utf-8')  # fmt: skip
+    record = {
+        'arguments': {key: str(value) for key, value in vars(args).items()}, 'device': describe(device),
+        'versions': versions(), 'flops_per_second': flops, 'bytes_per_second': bandwidth, 'facts': profiles,
+        'seconds': [{'approach': n, 'way': s, 'train, train again, valid': each} for (n, s), each in times.items()],
+        'table': [dict(zip(HEAD, cells, strict=True)) for cells in rows],
+    }  # fmt: skip
+    write(args.output, json.dumps(record, indent=1))
 
 
 def measure(args, device):

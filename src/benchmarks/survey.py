@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 import hat
 from benchmarks.networks import NETWORKS, SOURCES
 from core.errors import UserError, one_line
-from core.files import atomic
+from core.files import write
 from core.text_tables import markdown
 
 N_TASKS, STEPS, NOISE = 3, 3, 10.0
@@ -45,8 +45,7 @@ def survey(names, limit, output=None):
         if name not in records and installed(NETWORKS[name][0]):
             records[name] = study_in_child(name, limit)
             if output:
-                with atomic(output) as part:
-                    part.write_text(json.dumps(records, indent=1), encoding='utf-8')
+                write(output, json.dumps(records, indent=1))
         selected[name] = records.get(name, {'why': 'not installed'})
         print(markdown(HEAD, [row(name, selected[name])]).splitlines()[-1], flush=True)
     tables = markdown(COUNTS, counts(selected)), markdown(['why not', 'networks', 'which'], reasons(selected))

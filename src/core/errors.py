@@ -64,9 +64,9 @@ def out_of_memory(error):
     return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
 
 
-def exit_code(name, main, argv):
+def exit_code(name, main, argv, trains=False):
     """Run main(argv) of the command `name`. Returns its exit code: 130 after Ctrl-C, 141 if the reader of its output
-    has closed the pipe. Errors and warnings are one line each."""
+    has closed the pipe. Errors and warnings are one line each. trains: the command has --fresh, and sizes to reduce."""
     warnings.formatwarning = lambda message, *_: f'{name}: warning: {escape(one_line(message))}\n'
     for stream in 'stdout', 'stderr':
         if getattr(sys, stream) is None:  # closed
@@ -76,7 +76,7 @@ def exit_code(name, main, argv):
         stream.reconfigure(errors='substitute')
     try:
         try:
-            return _exit_code(name, main, argv)
+            return _exit_code(name, main, argv, trains)
         finally:
             for stream in streams:
                 stream.flush()
@@ -97,24 +97,25 @@ def _is_closed(stream):
     return bool(poll.poll(0))
 
 
-def _exit_code(name, main, argv):
+def _exit_code(name, main, argv, trains):
+    repeat = 'repeat the command' + (' without --fresh to resume' if trains else '')
     try:
         return main(argv) or 0
     except UserError as error:
         complain(name, f'error: {error}')
         return error.code
     except KeyboardInterrupt:
-        complain(name, 'interrupted; repeat the command without --fresh to resume')
+        complain(name, f'interrupted; {repeat}')
         return 130
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            advice = 'free some disk space and repeat the command without --fresh to resume'
-            complain(name, f'error: {error.strerror}; {advice}')
+            complain(name, f'error: {error.strerror}; free some disk space and {repeat}')
         elif isinstance(error, OSError) and error.filename is not None:
             complain(name, f'error: {os.fsdecode(error.filename)}: {error.strerror}')
             return UserError.code
         elif out_of_memory(error):
-            complain(name, 'error: out of memory; reduce --batch-size, --width or, of many runs at a time, --nproc')
+            advice = '; reduce --batch-size, --width or, of many runs at a time, --nproc' if trains else ''
+            complain(name, f'error: out of memory{advice}')
         elif 'deterministic implementation' in str(error):
             complain(name, f'error: {one_line(error).split(",")[0]}; use another --network or --device cpu')
             return UserError.code

@@ -48,6 +48,12 @@ def atomic(path):
             part.unlink(missing_ok=True)
 
 
+def write(path, content, errors='strict'):
+    """Write bytes or a text, by atomic(). errors: of the text's encoding."""
+    with atomic(path) as part:
+        part.write_bytes(content.encode(errors=errors) if isinstance(content, str) else content)
+
+
 def serialize(state):
     """The bytes of torch.save; they depend on the state only, not on the name of a file."""
     buffer = io.BytesIO()

@@ -17,34 +17,6 @@ def average_accuracies(accuracy):
     return np.array([accuracy[t, : t + 1].mean() for t in range(len(accuracy))])
 
 
-def validation(record):
-    """What a sweep chooses by: mean validation accuracy over all tasks after the last; -inf if a run has diverged."""
-    mean = np.mean(np.array(record['valid_accuracy'][-1], float))  # null is nan
-    return -np.inf if np.isnan(mean) else float(mean)
-
-
-def preference(parameter, record, defaults):
-    """The key by which a sweep sorts its points, the best last: mean validation accuracy; of equal ones those that are
-    not flagged, then those with the most default values, then those with the smallest values.
-
-    parameter  of the record: all hyper-parameters, name -> value
-    """
-    usual = sum(parameter[name] == value for name, value in defaults.items() if name in parameter)
-    smallest = [-value for value in parameter.values() if not isinstance(value, str)]
-    return validation(record), not flagged(record), usual, smallest
-
-
-def flagged(record):
-    """Has a task diverged, or closed all gates of a layer?"""
-    return bool(record.get('diverged')) or any(closed(record))
-
-
-def closed(record):
-    """For each task of HAT, the layers all of whose gates were closed at its end; [] if a record does not say. In
-    .results/, whose records have no `monitor`, it is an entry of the record itself."""
-    return record.get('closed') or record.get('monitor', {}).get('closed', [])
-
-
 def average_forgetting(accuracy):
     """Mean over all tasks but the last of the drop from when it was learned to the end; 0 for a single task."""
     return 0.0 - backward_transfer(accuracy)  # never -0.0
@@ -67,7 +39,8 @@ def forward_transfer(before, initial):
     before   R[i - 1, i], the test accuracy of each task just before it is learned, (T,)
     initial  b[i], the test accuracy of each task with the initial weights, (T,)
 
-    With a head for each task, the head of a task not yet learned is random: FWT is then near 0 for every approach.
+    With a head for each task, the head of a task not yet learned is random, so FWT says little: it is noise, of many
+    points where a task has few classes.
     """
     gain = np.subtract(before, initial)
     return float(gain[1:].mean()) if len(gain) > 1 else 0.0

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import UserError, one_line
-from core.files import atomic, digest, remove_partial_files, serialize
+from core.files import atomic, digest, remove_partial_files, serialize, write
 from core.hyperparameters import show
 from core.shapes import IDENTITY, check
 
@@ -90,14 +90,12 @@ class Output:
         if not self.model:
             return {}
         content = serialize(state)
-        with atomic(self.model) as part:
-            part.write_bytes(content)
+        write(self.model, content)
         return {'model': digest(content).hex()}
 
     def save_record(self, record):
         record = record | (self.identity.notes(record) if self.identity else {})
-        with atomic(self.json) as part:
-            part.write_text(json_text(record), encoding='utf-8')
+        write(self.json, json_text(record))
 
 
 def _backup(path, n):

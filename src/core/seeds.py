@@ -1,6 +1,6 @@
 """Random streams. Each use of randomness has its own seed, derived from --seed and from what it is for, so that no
 stream depends on how many numbers another one has drawn (paper, section 4: same task sequence, data split, batch
-shuffle and weight initialization for all methods)."""
+shuffle and weight initialization for all methods). Augmentation alone shares that of dropout."""
 
 import hashlib
 

@@ -1,24 +1,4 @@
-"""The experiments, by name. Each module has
-
-NAMES         the tasks; their order numbers them
-FAMILY        of the network: alexnet or mlp
-SHAPE         of its input (channels, height, width)
-DEFAULTS      of run.py, where they differ from the paper's
-source(name)  the data set that a task is made of, <source>.npz; a module without files has FINGERPRINT instead
-read(names, folder, seed) -> list of Dataset
-
-and, where it applies,
-
-SHUFFLED       False: the tasks keep their order
-SETS           data sets that sources.py does not know: name -> number of classes
-more_names(n)  the names of n tasks, where there can be more than NAMES
-OPTIONS        the options of run.py that it alone takes (options.py), and
-use(folder, **options)  called when they are known: then NAMES and SHAPE may depend on the folder and on them
-notes(names)   more entries for the record, of these tasks, such as `classes`, names by task
-pixels(name)   a permutation of the pixels of a task's images
-
-A new experiment is a file and an entry here (README.md).
-"""
+"""The experiments, by name. README.md ("Add an experiment") says what each module has."""
 
 from pathlib import Path
 

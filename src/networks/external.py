@@ -12,7 +12,6 @@ import ast
 import torch
 from torch import nn
 
-import hat
 from core import seeds
 from core.errors import UserError, one_line, require
 from networks import pretrained, stem
@@ -24,7 +23,7 @@ N_CLASSES = 997  # of the classifier that is taken off: a number that no hidden 
 class External(nn.Module):
     """Input (B, *shape) float, output (B, classes[t]) logits of task t; without a task, the features."""
 
-    def __init__(self, hidden, n_features, classes):
+    def __init__(self, hidden, n_features, classes, shape):
         super().__init__()
         self.blocks = nn.ModuleList([hidden])
         self.heads = nn.ModuleList(nn.Linear(n_features, n) for n in classes)
@@ -44,15 +43,7 @@ class External(nn.Module):
         return self
 
 
-class GatedExternal(Gated):
-    def __init__(self, hidden, n_features, classes, shape):
-        nn.Module.__init__(self)
-        self.hidden = hat.convert(hidden, len(classes), torch.zeros(2, *shape), gates=lambda layer: True, heads=False)
-        self.units = self.hidden.plan.units.sizes
-        self.heads = nn.ModuleList(nn.Linear(n_features, n) for n in classes)
-
-
-VARIANTS = {'': External, 'hat': GatedExternal}
+VARIANTS = {'': External, 'hat': Gated}
 
 
 def build(name, variant, shape, classes, seed, weights=None):
@@ -64,8 +55,7 @@ def build(name, variant, shape, classes, seed, weights=None):
         hidden = without_classifier(*parse(name), shape, weights)
     with torch.no_grad():
         n_features = run(name, hidden, shape)
-    more = (shape,) if variant == 'hat' else ()
-    return VARIANTS[variant](hidden, n_features, classes, *more)
+    return VARIANTS[variant](hidden, n_features, classes, shape)
 
 
 def parse(name):

@@ -10,12 +10,19 @@ from networks.mlp import WideMLP
 
 
 class Gated(nn.Module):
-    """Input (B, *shape) float and the masks of a task, output (B, classes[t]) logits of task t. A subclass makes:
+    """Input (B, *shape) float and the masks of a task, output (B, classes[t]) logits of task t.
 
     hidden  the hidden layers, converted, a hat.Network
     heads   of each task
     units   number of units of each gate
     """
+
+    def __init__(self, hidden, n_features, classes, shape):
+        super().__init__()
+        example = torch.zeros(2, *shape)
+        self.hidden = hat.convert(hidden, len(classes), example, gates=lambda layer: True, heads=False)
+        self.units = self.hidden.plan.units.sizes
+        self.heads = nn.ModuleList(nn.Linear(n_features, n) for n in classes)
 
     def forward(self, x, t, masks):
         return self.heads[t](self.features(x, t, masks))
@@ -33,17 +40,14 @@ class Gated(nn.Module):
 
 class GatedPlain(Gated):
     """Masks between 0 and 1 train the layers themselves, with gates in the activations, and Eq. 2 after the backward
-    pass: the library's way, for any network, takes narrow layers about a tenth of a step longer. Binary masks are
-    trained the library's way, which keeps the values of weights."""
+    pass: with narrow layers the library, which is made for any network, takes a tenth longer. Binary masks are trained
+    by the library, which keeps the values of weights."""
 
     plain = None  # the networks.plain.Plain of these hidden layers; a subclass says which
 
     def __init__(self, shape, classes, width=1):
-        super().__init__()
-        hidden, example = self.plain(shape, (), width), torch.zeros(2, *shape)
-        self.units = hidden.units
-        self.hidden = hat.convert(hidden, len(classes), example, gates=lambda layer: True, heads=False)
-        self.heads = nn.ModuleList(nn.Linear(self.units[-1], n) for n in classes)
+        hidden = self.plain(shape, (), width)
+        super().__init__(hidden, hidden.units[-1], classes, shape)
 
     @property
     def trains_layers(self):

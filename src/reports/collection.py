@@ -11,7 +11,7 @@ from core import metrics, results
 from core.comparison import differences, explain, majority
 from core.errors import UserError
 from core.shapes import PRUNING_REPORT, check
-from reports.records import PROTOCOL, load
+from reports.records import PROTOCOL, load, preference
 from runs import identity
 
 REFERENCES = ('joint', 'random')  # A_J and A_R of Eq. 6
@@ -229,7 +229,7 @@ class Collection:
             runs = {seed: [r for r in self.sweep(name, seed) if 'valid_accuracy' in r.record] for seed in self.seeds}
             if first := next(filter(None, runs.values()), None):
                 default = APPROACHES[name].defaults()
-                best = max(first, key=lambda r: metrics.preference(r.parameter, r.record, default)).parameter
+                best = max(first, key=lambda r: preference(r.parameter, r.record, default)).parameter
                 runs = {seed: r for seed, results in runs.items() for r in results if r.parameter == best}
                 if best not in [r.parameter for r in self.runs.get(name, {}).values()]:
                     yield name, best, runs

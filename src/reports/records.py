@@ -8,7 +8,7 @@ import numpy as np
 
 from approaches import APPROACHES
 from approaches.training import DEPARTURES
-from core import metrics, results
+from core import results
 from core.comparison import agree
 from core.errors import UserError
 from core.shapes import check, record_shape
@@ -42,13 +42,13 @@ class Result:
 
     @property
     def diverged(self):
-        """Where something was not finite, a list of {task, epoch}."""
+        """Where a run diverged, a list of {task, epoch, what}: not finite, or no progress."""
         return self.record.get('diverged', [])
 
     @property
     def closed(self):
         """(task, layers) for each task of HAT that ended with layers all of whose gates are closed."""
-        pairs = zip(self.tasks, metrics.closed(self.record), strict=False)
+        pairs = zip(self.tasks, closed(self.record), strict=False)
         return [(task, layers) for task, layers in pairs if layers]
 
     @cached_property
@@ -102,3 +102,31 @@ def task_names(experiment, n, txt):
     if not hasattr(module, 'more_names'):
         raise UserError(f'{txt}: {n} tasks, and {experiment} has {len(module.NAMES)}')
     return module.more_names(n)
+
+
+def validation(record):
+    """What a sweep chooses by: mean validation accuracy over all tasks after the last; -inf if a run has diverged."""
+    mean = np.mean(np.array(record['valid_accuracy'][-1], float))  # null is nan
+    return -np.inf if np.isnan(mean) else float(mean)
+
+
+def preference(parameter, record, defaults):
+    """The key by which a sweep sorts its points, the best last: mean validation accuracy; of equal ones those that are
+    not flagged, then those with the most default values, then those with the smallest values.
+
+    parameter  of the record: all hyper-parameters, name -> value
+    """
+    usual = sum(parameter[name] == value for name, value in defaults.items() if name in parameter)
+    smallest = [-value for value in parameter.values() if not isinstance(value, str)]
+    return validation(record), not flagged(record), usual, smallest
+
+
+def flagged(record):
+    """Has a task diverged, or closed all gates of a layer?"""
+    return bool(record.get('diverged')) or any(closed(record))
+
+
+def closed(record):
+    """For each task of HAT, the layers all of whose gates were closed at its end; [] if a record does not say. In
+    .results/, whose records have no `monitor`, it is an entry of the record itself."""
+    return record.get('closed') or record.get('monitor', {}).get('closed', [])

@@ -17,13 +17,14 @@ import numpy as np
 from scipy import stats
 
 from approaches import APPROACHES
-from core import metrics, results
+from core import results
 from core.errors import UserError
-from core.files import ROOT, atomic
+from core.files import ROOT, write
 from core.hyperparameters import show
 from core.text_tables import markdown
 from reports.collection import Collection, seeds_of
-from reports.tables import best_first, compression, deviation, rounded_mean
+from reports.records import closed, validation
+from reports.tables import best_first, compression, deviation, number
 
 FOLDER = ROOT / '.results'
 PAGES = ROOT / 'README.md', ROOT / 'src' / 'README.md', FOLDER / 'README.md'
@@ -143,7 +144,7 @@ class Setup:
         for label, (_, runs, _) in rows.items():
             if seed in runs:
                 tasks, final, learned = runs[seed].tasks, runs[seed].accuracy[-1], runs[seed].accuracy.diagonal()
-                cells = zip(*([f'{100 * a:.1f}' for a in each] for each in (final, learned)), strict=True)
+                cells = zip(*([number(100 * a, 1) for a in each] for each in (final, learned)), strict=True)
                 lines.append([label, *(now if now == then else f'{now} ({then})' for now, then in cells)])
         return markdown(['%', *tasks], lines)
 
@@ -159,8 +160,8 @@ class Setup:
                     rho = collection.ratios(r, seed)
                     lines.append([
                         f'{name}{collection.marks([r])}', show(other) or 'defaults', str(seed),
-                        f'{100 * metrics.validation(r.record):.1f}' if 'valid_accuracy' in r.record else '-',
-                        f'{100 * r.accuracy[-1].mean():.1f}',
+                        number(100 * validation(r.record), 1) if 'valid_accuracy' in r.record else '-',
+                        number(100 * r.accuracy[-1].mean(), 1),
                         '-' if rho is None else mean_cell(rho[-1:], 2),
                     ])  # fmt: skip
         t = collection.n_tasks
@@ -223,7 +224,7 @@ def our_cell(values, metric, n):
 
 def mean_cell(values, digits):
     """'mean (standard deviation)'."""
-    return f'{rounded_mean(values, digits)}{deviation(values, digits)}'
+    return f'{number(np.mean(values), digits)}{deviation(values, digits)}'
 
 
 def parameters_cell(runs):
@@ -233,13 +234,13 @@ def parameters_cell(runs):
 
 
 def stored_cell(runs):
-    """What an approach keeps of learned tasks besides its network: megabytes and names of the last run; ? if that does
-    not say, as those of earlier versions."""
-    *_, last = runs.values()
-    if 'stored' not in last.record:
+    """What an approach keeps of learned tasks besides its network: mean of the megabytes, and names; ? if a run of
+    an earlier version does not say."""
+    stored = [r.record.get('stored') for r in runs.values()]
+    if None in stored:
         return '?' if parameters_cell(runs) else ''
-    sizes = last.record['stored']
-    return f'{sum(sizes.values()) / 1e6:.1f} ({", ".join(sizes)})' if sizes else ''
+    names = ', '.join(dict.fromkeys(name for sizes in stored for name in sizes))
+    return f'{number(np.mean([sum(sizes.values()) for sizes in stored]) / 1e6, 1)} ({names})' if names else ''
 
 
 def paper_cell(metric, name):
@@ -267,13 +268,13 @@ def table_of_compression(collections):
     the share of the weights it keeps."""
     header, rows = ['task', 'paper: weights kept, %', 'SGD: accuracy, %'], {}
     for collection in collections:
-        c = next(iter(collection.selected['hat'].values())).parameter['c']
+        c, before = next(iter(collection.selected['hat'].values())).parameter['c'], len(header)
         header += [f'c={c:g}: accuracy, %', 'weights kept, %']
         _, lines = compression(collection)
         for (_, _, report), (_, name, sgd, accuracy, kept, *_) in zip(collection.pruned, lines, strict=True):
             row = rows.setdefault(report['task'], [name, str(KEPT.get(report['task'], '')), sgd])
-            row += [accuracy, kept]
-    return markdown(header, list(rows.values()))
+            row += ['-'] * (before - len(row)) + [accuracy, kept]
+    return markdown(header, [row + ['-'] * (len(header) - len(row)) for row in rows.values()])
 
 
 def setups():
@@ -304,23 +305,21 @@ def add(folder, setup, commit):
             continue
         dropped = DROPPED + (LOGS if len(record['accuracy']) > 1 else ())
         short = {key: value for key, value in record.items() if key not in dropped} | {'commit': commit}
-        short |= {'closed': closed} if any(closed := metrics.closed(record)) else {}
+        short |= {'closed': layers} if any(layers := closed(record)) else {}
         short['times'] = record['times'] | {
             'epochs': [[round(second, 2) for second in log] for log in record['times']['epochs']],
             'testing': [round(second, 2) for second in record['times']['testing']],
         }
-        write(target / path.name, short)
-        with atomic(target / f'{path.stem}.txt') as part:
-            part.write_bytes(path.with_suffix('.txt').read_bytes())
+        write_record(target / path.name, short)
+        write(target / f'{path.stem}.txt', path.with_suffix('.txt').read_bytes())
         for report in results.pruned_folder(path).glob('*.json'):
             copy = results.pruned_folder(target / path.name) / report.name
             results.make_folder(copy.parent)
-            write(copy, results.load_record(report))
+            write_record(copy, results.load_record(report))
 
 
-def write(path, record):
-    with atomic(path) as part:
-        part.write_text(json.dumps(record) + '\n', encoding='utf-8')
+def write_record(path, record):
+    write(path, json.dumps(record) + '\n')
 
 
 def rewrite(check=False):
@@ -332,7 +331,6 @@ def rewrite(check=False):
         if after != before:
             changed.append(os.path.relpath(page, ROOT))
             if not check:
-                with atomic(page) as part:
-                    part.write_text(after, encoding='utf-8')
+                write(page, after)
     print(f'changed: {", ".join(changed) or "nothing"}')
     return changed

@@ -32,7 +32,7 @@ def single_tasks(collection):
     accuracy = {}
     for name, runs in collection.selected.items():
         for seed, result in runs.items():
-            accuracy.setdefault((str(seed), result.tasks[0]), {})[name] = f'{100 * result.accuracy[0, 0]:.1f}'
+            accuracy.setdefault((str(seed), result.tasks[0]), {})[name] = number(100 * result.accuracy[0, 0], 1)
     lines = [[*key, *(row.get(name, '-') for name in collection.selected)] for key, row in accuracy.items()]
     header = ['seed', 'task', *(f'{collection.label(name)}: accuracy, %' for name in collection.selected)]
     return (header, lines) if lines else None
@@ -46,7 +46,7 @@ def compression(collection):
         accuracy = '-'
         if sgd and name in sgd.tasks and agree(sgd.facts, result.facts):
             t = sgd.tasks.index(name)
-            accuracy = f'{100 * sgd.accuracy[t, t]:.1f}{collection.marks([sgd])}'
+            accuracy = f'{number(100 * sgd.accuracy[t, t], 1)}{collection.marks([sgd])}'
         lines.append([str(seed), name + collection.marks([result]), accuracy, *row])
     return (['seed', PRUNED[0], 'SGD: accuracy, %', *PRUNED[1:]], lines) if lines else None
 
@@ -85,14 +85,14 @@ def spread(values, digits, n):
     if not np.isfinite(values).all():
         return 'nan'
     around = f'{deviation(values, digits)} ±{interval(values):.{digits}f}' if len(values) > 1 else ''
-    number = f' [n={len(values)}]' if len(values) != n else ''
-    return f'{rounded_mean(values, digits)}{around}{number}'
+    of = f' [n={len(values)}]' if len(values) != n else ''
+    return f'{number(np.mean(values), digits)}{around}{of}'
 
 
-def rounded_mean(values, digits):
-    """As text; never -0.0. Of a tie such as 63.55 float64 has a little less: round() takes it as the decimal number,
-    and ties to the even digit."""
-    return f'{round(np.mean(values), digits) + 0.0:.{digits}f}'
+def number(value, digits):
+    """As text; never -0.0. Of a tie such as 63.55 float64 has a little less: NumPy's round() takes it as the decimal
+    number, and ties to the even digit."""
+    return f'{np.round(value, digits) + 0.0:.{digits}f}'
 
 
 def deviation(values, digits):
@@ -105,4 +105,4 @@ def pruned_row(report):
     whole, kept = report['weights']
     size = ' → '.join(f'{n / 1e6:.2f}' for n in report['bytes'])
     times = [f'{a:.3g} → {b:.3g} ({a / b:.1f}x)' for a, b in report['milliseconds'].values()]
-    return [report['task'], f'{100 * report["accuracy"]:.1f}', f'{100 * kept / whole:.1f}', size, *times]
+    return [report['task'], number(100 * report['accuracy'], 1), number(100 * kept / whole, 1), size, *times]

@@ -26,7 +26,7 @@ from core import results
 from core.errors import UserError
 from core.files import ROOT
 from core.hyperparameters import show
-from reports.reproduction import setups, write
+from reports.reproduction import setups, write_record
 
 SHORT = {'seed': 0, 'ntasks': 3, 'ntrain': 300, 'nepochs': 12}  # arguments
 NARROW = 0.25  # width
@@ -43,7 +43,7 @@ def verify(checkout, data):
     whose arguments differ in those of SHORT only.
 
     Their records then list the fingerprint of today's code under `verified`, or under `rounded` if the last bits
-    differ; `commit` stays that of the code that ran.
+    differ; `commit` stays that of the code that ran. `stored` is left out where today's code lists other things.
     """
     stale = {}
     for setup in setups():
@@ -54,7 +54,7 @@ def verify(checkout, data):
     for arguments, paths in stale.values():
         name = title(arguments)
         try:
-            there, then = short_run(checkout, arguments, data)
+            there, then, _ = short_run(checkout, arguments, data)
         except UserError as error:  # such as an approach that it does not have
             print(f'{name}: {error}', flush=True)
             continue
@@ -63,12 +63,14 @@ def verify(checkout, data):
         records = {p: r for p, r in records.items() if there in (*known[p], *r.get('rounded', []))}
         if not records:
             continue
-        here, now = short_run(ROOT, arguments, data)
+        here, now, stored = short_run(ROOT, arguments, data)
         verdict = compare(checkout, arguments, data, then, now)
         for path, record in records.items():
             key = 'verified' if verdict == SAME and there in known[path] else 'rounded'
+            if record.get('stored', {}).keys() != stored.keys():
+                record.pop('stored', None)
             if verdict != OTHER:
-                write(path, record | {key: [*record.get(key, []), here]})
+                write_record(path, record | {key: [*record.get(key, []), here]})
         print(f'{name}, {len(records)} results: {verdict}', flush=True)
 
 
@@ -104,7 +106,7 @@ def title(arguments):
 
 
 def short_run(tree, arguments, data, program=SINGLE):
-    """By the code in a checkout: its fingerprint, and the numbers that it computes."""
+    """By the code in a checkout: its fingerprint, the numbers that it computes, and what it says that it stores."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, 'run.txt')
         _, _, *which = shlex.split(results.command({'arguments': arguments}))
@@ -118,7 +120,7 @@ def short_run(tree, arguments, data, program=SINGLE):
             raise UserError(f'{tree}: {done.stderr.strip().splitlines()[-1]}')
         record = results.load_record(output.with_suffix('.json'))
         epochs = [[dict(epoch, diverged=None) for epoch in log] for log in record['epochs']]
-        return record['code'], [epochs, *(record[name] for name in NUMBERS)]
+        return record['code'], [epochs, *(record[name] for name in NUMBERS)], record.get('stored', {})
 
 
 def first_losses(numbers):

@@ -49,14 +49,14 @@ class Identity:
 
     def differences(self, record):
         """In what the run of a record differs from this one, except in the code: a list of texts."""
+        if other := self.other_tasks(record):
+            return other
         tasks = record.get('tasks', [])
         current = dataloaders.fingerprints(self.experiment, self.folder, [task['name'] for task in tasks])
         defaults = APPROACHES[self.approach].defaults()
         arguments = record.get('arguments', {})
         recorded = record | {'arguments': arguments | {'parameter': defaults | arguments.get('parameter', {})}}
         tasks = [task | {'data': current[task['name']]} for task in tasks]
-        if other := self.other_tasks(record):
-            return other
         return differences(recorded, record | {'arguments': self.arguments, 'tasks': tasks, 'weights': self.weights})
 
     def other_tasks(self, record):

@@ -45,7 +45,7 @@ def with_norms(make_approach, name, **settings):
     made = make_approach(name, TASKS, **settings)
     hidden = nn.Sequential(conv(3, 6, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.BatchNorm2d(6, affine=False),
                            conv(6, 8), nn.ReLU(), pooled())  # fmt: skip
-    net = External(hidden, 8, [task.n_classes for task in made.tasks])
+    net = External(hidden, 8, [task.n_classes for task in made.tasks], None)
     networks.initialize(net.heads, 0, 'weights')
     torch.manual_seed(0)
     for p in hidden.parameters():

@@ -20,7 +20,7 @@ import work
 from approaches import APPROACHES
 from core import metrics, results
 from core.errors import exit_code
-from reports import charts, reproduction, tables
+from reports import charts, records, reproduction, tables
 from reports.collection import Collection
 from reports.figures import compression_curves, draw
 from runs import identity
@@ -595,8 +595,8 @@ def test_of_equal_values_that_with_most_defaults_is_chosen_and_diverged_runs_are
 def test_of_equal_values_a_diverged_one_is_not_chosen_and_then_the_smallest_is():
     default, diverged = {'c': 0.75, 'smax': 400.0}, {'diverged': [{'task': 'svhn'}]}
     points = [(4, {}), (0.75, diverged), (0.5, {}), (0.1, diverged)]
-    records = [({'c': c, 'smax': 400.0}, {'valid_accuracy': [[0.5]]} | more) for c, more in points]
-    order = sorted(records, key=lambda point: metrics.preference(*point, default))
+    sweep = [({'c': c, 'smax': 400.0}, {'valid_accuracy': [[0.5]]} | more) for c, more in points]
+    order = sorted(sweep, key=lambda point: records.preference(*point, default))
     assert [parameter['c'] for parameter, _ in order] == [0.1, 0.75, 4, 0.5]
 
 

@@ -9,11 +9,11 @@ from PIL import Image
 from test_plots import JOINT, RANDOM, Runs, task
 
 import plot_results
-from core import metrics
 from core.errors import exit_code
 from core.files import ROOT
-from reports import reproduction, verification
+from reports import records, reproduction, verification
 from reports.figures import numbers, published
+from reports.tables import number
 from runs import identity
 
 ABOUT = {'experiment': 'mixture', 'title': 'mixture', 'what': 'Two sets.', 'differs': 'all', 'machine': 'a machine',
@@ -61,7 +61,7 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     def percent(setup, name, learned=False):
         result = runs[setup].get(name, 0)
         accuracy = result.accuracy.diagonal() if learned else result.accuracy[-1]
-        return dict(zip(result.tasks, (f'{100 * a:.1f}' for a in accuracy), strict=True))
+        return dict(zip(result.tasks, (number(100 * a, 1) for a in accuracy), strict=True))
 
     def later(name):
         """The ratio without the first task."""
@@ -83,7 +83,7 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         for setup in ('mixture-0.5', 'mixture-0.25'))]  # fmt: skip
     row, *swept = sorted(runs['mixture-0.25'].sweep('hat', 0), key=lambda r: r.txt.stem != 'mixture_hat_0')
     ends = [[100 * each(r) for r in (row, *swept)] for each in (
-        lambda r: r.accuracy[-1].mean(), lambda r: metrics.validation(r.record))]  # fmt: skip
+        lambda r: r.accuracy[-1].mean(), lambda r: records.validation(r.record))]  # fmt: skip
     ranges = [f'{value:.1f}' for end in ends for value in (min(end[1:]), max(end[1:]))]
     for claim in (
         '(Fig. 4) HAT ends between {} and {} %, on validation images between {} and {} %;'.format(*ranges),
