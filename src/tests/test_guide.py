@@ -52,6 +52,18 @@ def test_blocks_are_found_with_their_lines_and_no_run_is_left_out(tmp_path):
     assert error.traceback[-1].lineno + 1 == 4
 
 
+def test_c_counts_where_embeddings_have_a_large_learning_rate(names):
+    """The table has the shares of the block before it."""
+    rows = re.findall(r'^\| `(normal|dense)` \| (.*) \| (\d+) \| (\d+) \|$', GUIDE.read_text(encoding='utf-8'), re.M)
+    table = {
+        (init, float(lr), c): int(share) for init, lr, *two in rows for c, share in zip((0.1, 4), two, strict=True)
+    }
+    assert table.keys() == names['shares'].keys()
+    for (init, lr, c), share in names['shares'].items():
+        assert 100 * share == pytest.approx(table[init, lr, c], abs=10)
+        assert lr == 0.003 or (share > 0.5) == (c == 0.1)
+
+
 def test_the_first_block_is_short_and_shows_that_nothing_is_forgotten(names):
     assert len(blocks(GUIDE)[0][1].splitlines()) <= 20
     accuracy = names['accuracy']
