@@ -227,10 +227,11 @@ def computed_by(folder, setup, approach, data, **parameter):
     """The record of a published result, with the code of a checkout."""
     three = {'tasks': [task(name) for name in ('mnist', 'svhn', 'cifar10')], 'valid_accuracy': np.eye(3).tolist()}
     three |= {'initial': [0.1] * 3, 'before': [0.1] * 3, 'epochs': [[]] * 3, 'times': {'total': 1, 'epochs': [[]] * 3}}
+    three |= {'stored': {'other': 1}}  # which today's code does not list
     Runs(setup)(approach, 0, np.eye(3), parameter, width=0.1, **three)
     path = setup / f'mixture_{approach}_0.json'
     record = json.loads(path.read_text())
-    code, _ = verification.short_run(folder, record['arguments'] | verification.SHORT, data)
+    code, *_ = verification.short_run(folder, record['arguments'] | verification.SHORT, data)
     path.write_text(json.dumps(record | {'code': code}))
     return path
 
@@ -300,6 +301,7 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
             each: there[each] for each in ('verified', 'rounded') if each in (there := json.loads(path.read_text()))
         }
         assert found == ({key: [identity.code('sgd', 'mixture')]} if key else {})
+        assert ('stored' in there) == (key is None)
     assert reproduce('--verify', tmp_path / 'other', '--data', small_data) == 0  # no result is of that code
     assert 'results:' not in capsys.readouterr().out
     collection = reproduction.setups()[0].collection
