@@ -307,6 +307,8 @@ class Recorder(TorchDispatchMode):
 
     def note(self, tensor: Tensor, node: Node) -> None:
         """Remember the node of a tensor."""
+        if tensor.is_nested:
+            raise CannotConvert(f'a nested tensor {self.place()}: its elements have no indices; use padding and a mask')
         node.meta['shape'], node.meta['dtype'] = tensor.shape, tensor.dtype
         self.known[id(tensor)] = tensor, node
 

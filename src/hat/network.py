@@ -430,6 +430,8 @@ class Network(parallel.Whole, nn.Module):
         has loaded, which are of its task."""
         if net is not self.net:
             return
+        for name in self.plan.frozen:
+            as_buffer(net, name)  # load_state_dict(assign=True) has made it a parameter
         for task, learned in zip(self.tasks, self.done, strict=True):
             for name, tensor in named_tensors(task.own):
                 if not learned and tensor.shape == get_tensor(net, name).shape:

@@ -726,6 +726,18 @@ def test_a_frozen_parameter_that_changes_after_a_task_is_learned_is_warned_of(ch
         change(model)
 
 
+@pytest.mark.filterwarnings('ignore:.*has not been trained')
+def test_a_state_may_be_assigned_to_a_network_with_frozen_parameters():
+    model, x = hat.convert(frozen_first(), 2, torch.randn(4, 6)), torch.randn(4, 6)
+    model.end_task(0)
+    learned = model.eval()(x, task=0).detach()
+    for module in model, model.net, model:
+        module.load_state_dict({n: v.clone() for n, v in module.state_dict().items()}, assign=True)
+        assert same(model(x, task=0).detach(), learned)
+        assert not {'net.0.weight', '0.weight'} & dict(model.named_parameters()).keys()
+        model.end_task(1)
+
+
 def frozen_first():
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.ReLU(), nn.Linear(3, 2))
     net[0].requires_grad_(False)
@@ -1506,6 +1518,15 @@ def test_checking_and_pruning_leave_no_traces():
     assert model.tasks[0].own.count == 3
     model.end_task(0)
     assert hat.prune(model, 0).count == hat.plain(model, 0).count == 3
+
+
+def test_a_nested_tensor_is_refused():
+    def mean(h, x):
+        parts = torch.nested.nested_tensor([h[:1], h[1:]], layout=torch.jagged)
+        return h + torch.stack([part.mean(0) for part in parts.unbind()]).mean(0)
+
+    with pytest.raises(hat.CannotConvert, match='^a nested tensor in the top module .test_guarantee.py:'):
+        hat.convert(between(mean)(), 2, torch.randn(4, 6))
 
 
 def test_what_cannot_be_read_at_all_is_said_in_one_line():
