@@ -157,7 +157,10 @@ def copied(net: nn.Module) -> nn.Module:
     values = [value for module in net.modules() for value in vars(module).values()]
     values += [part for value in values if isinstance(value, (list, tuple)) for part in value]
     tensors = [value for value in values if isinstance(value, torch.Tensor) and not value.is_leaf]
-    return deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in tensors})
+    try:
+        return deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in tensors})
+    except TypeError as error:  # such as that of a lock
+        raise TypeError(f'the network cannot be copied: {error} (copy=False converts the network itself)') from error
 
 
 def check_network(net: Any) -> None:

@@ -345,6 +345,35 @@ def test_two_threads_do_not_disturb_each_other():
     assert wrong == [0, 0] and same(dict(model.state_dict()), before) and torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.filterwarnings('ignore')
+def test_a_task_that_ends_with_nan_does_not_reach_another_thread():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 3))
+    model, x = hat.convert(net, 2, torch.randn(4, 6)), torch.randn(4, 6)
+    model.end_task(0)
+    learned, answered, wrong, stop = model.eval()(x, task=0).detach(), [], [], threading.Event()
+
+    def serve():
+        while not stop.is_set():
+            (answered if same(model(x, task=0).detach(), learned) else wrong).append(1)
+
+    threads, before = [threading.Thread(target=serve) for _ in range(2)], sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        [thread.start() for thread in threads]
+        for i in range(30):
+            with torch.no_grad():
+                for p in model.net.parameters():
+                    p.fill_(torch.nan if i % 2 else 1)
+            model.end_task(1)
+            hat.forget(model, 1)
+    finally:
+        stop.set()
+        sys.setswitchinterval(before)
+        [thread.join() for thread in threads]
+    assert answered and not wrong
+
+
 @pytest.mark.filterwarnings('ignore:.*has not been trained')
 def test_a_cache_of_computed_weights_is_not_that_of_another_task():
     torch.manual_seed(0)
@@ -1527,6 +1556,15 @@ def test_a_nested_tensor_is_refused():
 
     with pytest.raises(hat.CannotConvert, match='^a nested tensor in the top module .test_guarantee.py:'):
         hat.convert(between(mean)(), 2, torch.randn(4, 6))
+
+
+def test_a_network_that_cannot_be_copied_is_refused_with_the_remedy():
+    net = between(lambda h, x: h)(lock=threading.Lock())
+    with pytest.raises(
+        TypeError, match='^the network cannot be copied: .*lock.* .copy=False converts the network itself'
+    ):
+        hat.convert(net, 2, torch.randn(4, 6))
+    assert hat.convert(net, 2, torch.randn(4, 6), copy=False).net is net
 
 
 def test_what_cannot_be_read_at_all_is_said_in_one_line():
