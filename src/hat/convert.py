@@ -12,8 +12,8 @@ from hat import init as inits
 from hat import regularizers, schedules
 from hat.errors import CannotConvert, warn
 from hat.functional import GRADIENTS
-from hat.graph import changed_in_training, fast_path_differs
-from hat.nested import mapped, tensors_in
+from hat.graph import changed_in_training, fast_path_differs, outputs
+from hat.nested import distance, mapped, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
 from hat.reader import Reader
@@ -100,10 +100,12 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     net, inputs = copied(net) if copy else net, example(example_input)
     with torch.device('cpu'):  # whatever the default device is
         plan = Reader(net, inputs, heads, gated, ignored).plan
+        before = outputs(net, inputs, bool(plan.written))
         written, changed = changed_in_training(net, inputs)
         if written := [name for name in written if name not in plan.written]:
             plan = Reader(net, inputs, heads, gated, lambda name: ignored(name) or name in written).plan
             plan.give_each_task(written)
+        remembers = distance(outputs(net, inputs, bool(plan.written)), before) > 0
     if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
         raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
     known: dict[str, Any] = dict(net.named_modules()) | dict(net.named_parameters())
@@ -125,6 +127,12 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     if changed:
         warn(f'forward() changes attributes that are not buffers: {", ".join(changed)}; the changes are dropped after '
              'each batch (use register_buffer, with a tensor)')  # fmt: skip
+    if remembers:
+        warn(
+            'a batch of training changes outputs in evaluation, and will change those of learned tasks: forward() has '
+            'a state that is neither parameter nor buffer, as in an object or a global, or random numbers that are not '
+            "PyTorch's (use register_buffer, with a tensor)"
+        )
     if plan.branches:
         warn(f'forward() branches on values of its input {plan.branches[0]}: gates follow the branch of example_input')
     if not plan.gates:
@@ -149,7 +157,10 @@ def copied(net: nn.Module) -> nn.Module:
     values = [value for module in net.modules() for value in vars(module).values()]
     values += [part for value in values if isinstance(value, (list, tuple)) for part in value]
     tensors = [value for value in values if isinstance(value, torch.Tensor) and not value.is_leaf]
-    return deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in tensors})
+    try:
+        return deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in tensors})
+    except TypeError as error:  # such as that of a lock
+        raise TypeError(f'the network cannot be copied: {error} (copy=False converts the network itself)') from error
 
 
 def check_network(net: Any) -> None:

@@ -24,14 +24,13 @@ from hat.nested import mapped, tensors_in
 from hat.plan import Inputs
 from hat.recurrent import MODULES as RECURRENT
 from hat.recurrent import is_recurrent
-from hat.replica import Replica
+from hat.replica import CONTAINERS, Replica, is_simple
 
 if TYPE_CHECKING:
     from hat.network import Network
 
 STANDARD = nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.Bilinear, nn.modules.conv._ConvNd
 FORWARD = [kind.forward for kind in RECURRENT]
-CONTAINERS = list, dict, set
 PASSED_ON = {'alias', 'clone', 'contiguous', 'copy', 'detach', 'lift_fresh', 'to', '_to_copy'}
 SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that give Python the values of a tensor
 
@@ -118,9 +117,18 @@ def fast_path_differs(net: nn.Module, inputs: Inputs) -> bool:
     return not all(torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
 
 
+@torch.no_grad()
+def outputs(net: nn.Module, inputs: Inputs, copies: bool) -> list[Tensor]:
+    """The outputs of the network in evaluation; none, if it fails. copies: as for copied()."""
+    replica, _, (args, kwargs) = copied(net, inputs, copies=copies)
+    with torch.random.fork_rng(devices=[]), no_attention_fast_path(), contextlib.suppress(Exception):
+        return tensors_in(replica.network(*args, **kwargs))
+    return []
+
+
 def changed_in_training(net: nn.Module, inputs: Inputs) -> tuple[list[str], list[str]]:
     """Names of the parameters that forward() writes to or replaces in training, and of other module attributes that it
-    changes: tensors, numbers, lists, dicts and sets whose length changes, and buffers that are None before."""
+    changes: tensors, numbers, lists, dicts and sets of both, and buffers that are None before."""
     try:
         return run_in_training(net, inputs, copies=False)
     except ParameterChanged:
@@ -133,7 +141,7 @@ def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[
     guard = Recorder({}, [])
     guard.read_only = () if copies else addresses(net.parameters())
     before = {id(module): vars(module) | module._parameters | module._buffers for module in replica.copies.values()}
-    lengths = {id(v): len(v) for state in before.values() for v in state.values() if isinstance(v, CONTAINERS)}
+    contents = {id(v): content(v) for state in before.values() for v in state.values() if isinstance(v, CONTAINERS)}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), guard:
             replica.network(*args, **kwargs)
@@ -146,7 +154,7 @@ def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[
         if isinstance(old, Tensor):
             return new is not old or bool(old._version)
         if isinstance(old, CONTAINERS):
-            return len(old) != lengths[id(old)]
+            return content(old) != contents[id(old)]
         return type(old) in (int, float, bool) and (type(new) is not type(old) or new != old)
 
     modules = [(f'{name}.'.lstrip('.'), module) for name, module in replica.network.named_modules()]
@@ -160,6 +168,13 @@ def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[
     others += [f'{prefix}{key}' for prefix, module in modules for key, new in module._buffers.items()
                if new is not None and before[id(module)].get(key, new) is None]  # fmt: skip
     return written, others
+
+
+def content(container: Any) -> list[Any]:
+    """What is in a container, to be compared: its length, versions of tensors, values of numbers, ids of all else."""
+    parts = [(id(part), part._version) if isinstance(part, Tensor) else part if is_simple(part) else id(part)
+             for part in tree_leaves(container)]  # fmt: skip
+    return [len(container), *parts]
 
 
 def is_computed(module: nn.Module, name: str) -> bool:
@@ -292,6 +307,8 @@ class Recorder(TorchDispatchMode):
 
     def note(self, tensor: Tensor, node: Node) -> None:
         """Remember the node of a tensor."""
+        if tensor.is_nested:
+            raise CannotConvert(f'a nested tensor {self.place()}: its elements have no indices; use padding and a mask')
         node.meta['shape'], node.meta['dtype'] = tensor.shape, tensor.dtype
         self.known[id(tensor)] = tensor, node
 

@@ -27,7 +27,7 @@ class Kept(nn.Module):
         self.dtypes: dict[str, torch.dtype] = {}
         for i, (name, tensor) in enumerate(tensors):
             self.keys[name], self.dtypes[name] = str(i), tensor.dtype
-            bits = torch.zeros(tensor.shape, dtype=bits_type(tensor.dtype), device=tensor.device)
+            bits = torch.zeros_like(tensor, dtype=bits_type(tensor.dtype))  # in its memory format, too
             self.register_buffer(str(i), bits, persistent=False)
 
     def bits(self, name: str) -> Tensor:

@@ -35,6 +35,7 @@ from hat.view import View
 from hat.watch import Watch, checked
 
 Progress = float | Tensor | None | Callable[[], float | Tensor | None]
+LOCK = threading.RLock()  # of refresh(): other threads wait for what it changes
 PRIME = 2**31 - 1  # fingerprints are multiples of it; an average of two fingerprints is not
 
 
@@ -353,6 +354,11 @@ class Network(parallel.Whole, nn.Module):
         load_state_dict(), or code that copies tensors one by one."""
         if torch.compiler.is_compiling():
             return  # prepare() has called it
+        with LOCK:
+            self.refresh_now()
+
+    def refresh_now(self) -> None:
+        """As refresh(), which has the lock."""
         buffers = self.fingerprints, self.kept.fingerprints
         counts = not any(buffer.is_inference() for buffer in buffers)  # those of inference mode have no version
         versions = [(id(buffer), buffer._version) for buffer in buffers] if counts else None
@@ -367,6 +373,7 @@ class Network(parallel.Whole, nn.Module):
             raise RuntimeError('the kept values of learned tasks were averaged or overwritten: buffers of a Network '
                                'can be copied, not averaged (AveragedModel: use_buffers=False)')  # fmt: skip
         if fingerprints != kept_fingerprints:
+            self.finite = set()  # other threads, which may compute with kept values now, expect NaN
             self.keep(fingerprints, kept_fingerprints)
         before, self.done = self.done, [f != 0 for f in fingerprints]
         self.state, self.cumulative, self.factors = state, None, {}
@@ -430,6 +437,8 @@ class Network(parallel.Whole, nn.Module):
         has loaded, which are of its task."""
         if net is not self.net:
             return
+        for name in self.plan.frozen:
+            as_buffer(net, name)  # load_state_dict(assign=True) has made it a parameter
         for task, learned in zip(self.tasks, self.done, strict=True):
             for name, tensor in named_tensors(task.own):
                 if not learned and tensor.shape == get_tensor(net, name).shape:

@@ -88,14 +88,17 @@ def kept_weight(network: 'Network', name: str, is_open: Tensor) -> Tensor:
         name: of a shared parameter.
         is_open: for each id of the plan's unit sets, (ids,) bool.
     """
-    kept = network.kept.value(name)
-    if name not in network.finite:
-        return torch.where(network.between(name, is_open), kept, 0).add_(0.0)
-    if len(network.plan.shared[name].uses) > 1:
-        return (kept * network.between(name, is_open).to(kept.dtype)).add_(0.0)
-    ((outs, ins),) = network.plan.shared[name].uses
-    weight = kept * is_open[outs].to(kept.dtype)
-    return (weight if ins is None else weight.mul_(is_open[ins].to(kept.dtype))).add_(0.0)
+    kept, finite, uses = network.kept.value(name), network.finite, network.plan.shared[name].uses
+    if name in finite:
+        if len(uses) > 1:
+            weight = kept * network.between(name, is_open).to(kept.dtype)
+        else:
+            ((outs, ins),) = uses
+            weight = kept * is_open[outs].to(kept.dtype)
+            weight = weight if ins is None else weight.mul_(is_open[ins].to(kept.dtype))
+        if network.finite is finite:  # else another thread may have kept NaN for a task in the meantime
+            return weight.add_(0.0)
+    return torch.where(network.between(name, is_open), kept, 0).add_(0.0)
 
 
 def unlearned_weights(network: 'Network', bundled: Container[str]) -> dict[str, Tensor]:

@@ -9,8 +9,10 @@ import random
 import re
 import sys
 import threading
+import types
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -300,6 +302,18 @@ def test_another_type_takes_protection_along(change):
         assert same(model.eval()(x, task=0), learned)
 
 
+def test_another_memory_format_changes_no_bit_where_the_network_has_it_already():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.Flatten(), nn.Linear(1024, 4))
+    model = hat.convert(net.to(memory_format=torch.channels_last), 1, torch.randn(2, 3, 8, 8))
+    x = torch.randn(4, 3, 8, 8)
+    model.end_task(0)
+    with torch.no_grad():
+        learned = model.eval()(x, task=0)
+        assert same(model.to(memory_format=torch.channels_last)(x, task=0), learned)
+    assert model.kept.bits('2.weight').stride() == model.net[2].weight.stride()
+
+
 def test_a_closed_unit_stays_closed_when_it_overflows():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
@@ -329,6 +343,35 @@ def test_two_threads_do_not_disturb_each_other():
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert wrong == [0, 0] and same(dict(model.state_dict()), before) and torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_task_that_ends_with_nan_does_not_reach_another_thread():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 3))
+    model, x = hat.convert(net, 2, torch.randn(4, 6)), torch.randn(4, 6)
+    model.end_task(0)
+    learned, answered, wrong, stop = model.eval()(x, task=0).detach(), [], [], threading.Event()
+
+    def serve():
+        while not stop.is_set():
+            (answered if same(model(x, task=0).detach(), learned) else wrong).append(1)
+
+    threads, before = [threading.Thread(target=serve) for _ in range(2)], sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        [thread.start() for thread in threads]
+        for i in range(30):
+            with torch.no_grad():
+                for p in model.net.parameters():
+                    p.fill_(torch.nan if i % 2 else 1)
+            model.end_task(1)
+            hat.forget(model, 1)
+    finally:
+        stop.set()
+        sys.setswitchinterval(before)
+        [thread.join() for thread in threads]
+    assert answered and not wrong
 
 
 @pytest.mark.filterwarnings('ignore:.*has not been trained')
@@ -564,6 +607,55 @@ def test_what_forward_remembers_is_the_tasks_own_or_a_constant_and_that_is_said(
     assert same(model.eval()(x, task=0).detach(), learned)
 
 
+class Recalling(nn.Module):
+    """State that is neither parameter nor buffer, and that training changes, slowly."""
+
+    shared = {'v': torch.ones(8)}
+
+    def __init__(self, kind):
+        super().__init__()
+        self.layer, self.head, self.kind = nn.Linear(12, 8), nn.Linear(8, 4), kind
+        self.of = types.SimpleNamespace(v=torch.ones(8))
+        self.array, self.listed = np.ones(8), [nn.BatchNorm1d(8, affine=False).eval()]
+
+    def forward(self, x):
+        h = F.relu(self.layer(x))
+        more = 1e-3 * h.detach().mean(0)
+        if self.kind == 'object':
+            self.of.v = self.of.v + more if self.training else self.of.v
+            return self.head(h + self.of.v)
+        if self.kind == 'array':
+            self.array += more.numpy() if self.training else 0
+            return self.head(h + torch.from_numpy(self.array).float())
+        if self.kind == 'global':
+            self.shared['v'] += more if self.training else 0
+            return self.head(h + self.shared['v'])
+        if self.kind == 'unregistered':
+            return self.head(self.listed[0].train(self.training)(h))
+        return self.head(h * (1 + 0.001 * random.random()) if self.kind == 'random' else h)
+
+
+@pytest.mark.parametrize('kind', ['object', 'array', 'global', 'unregistered', 'random', 'none'])
+@pytest.mark.filterwarnings('ignore:forward.. changes attributes')
+def test_state_that_training_changes_outside_of_parameters_and_buffers_is_warned_of(kind):
+    torch.manual_seed(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        hat.convert(Recalling(kind), 2, torch.randn(5, 12))
+    assert any('a batch of training changes outputs' in str(each.message) for each in caught) == (kind != 'none')
+
+
+@pytest.mark.parametrize('replaced', [False, True])
+def test_a_part_of_a_container_that_forward_changes_is_said(replaced):
+    class Holding(Small):
+        def between(self, h, x):
+            self.state['v'] = self.state['v'] + 1 if replaced else self.state['v'].add_(1)
+            return h + self.state['v']
+
+    with pytest.warns(UserWarning, match='changes attributes that are not buffers: state; the changes are dropped'):
+        hat.convert(Holding(state={'v': torch.ones(8)}), 2, torch.randn(4, 6))
+
+
 class Ordered(nn.Module):
     """Hidden units in an order that a buffer says, and a temperature that the caller may change."""
 
@@ -588,7 +680,7 @@ def test_outputs_that_end_task_changes_are_warned_of(change):
     assert any('end_task(0) has changed outputs' in str(each.message) for each in caught) == change
 
 
-@pytest.mark.parametrize('change', [False, True])
+@pytest.mark.parametrize('change', [0, 0.002, 1])
 def test_an_attribute_that_reaches_a_learned_task_is_warned_of(change):
     torch.manual_seed(0)
     model = hat.convert(Ordered(), 2, torch.randn(4, 12))
@@ -598,7 +690,9 @@ def test_an_attribute_that_reaches_a_learned_task_is_warned_of(change):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         learn_vectors(model, 1)
-    assert any('task 0 is learned, but its outputs have changed' in str(each.message) for each in caught) == change
+    assert any('task 0 is learned, but its outputs have changed' in str(each.message) for each in caught) == bool(
+        change
+    )
 
 
 class Teacher(nn.Module):
@@ -659,6 +753,18 @@ def test_a_frozen_parameter_that_changes_after_a_task_is_learned_is_warned_of(ch
         model.load_state_dict(model.state_dict())
     with pytest.warns(UserWarning, match='^0.weight.*: frozen, but changed since a task was learned'):
         change(model)
+
+
+@pytest.mark.filterwarnings('ignore:.*has not been trained')
+def test_a_state_may_be_assigned_to_a_network_with_frozen_parameters():
+    model, x = hat.convert(frozen_first(), 2, torch.randn(4, 6)), torch.randn(4, 6)
+    model.end_task(0)
+    learned = model.eval()(x, task=0).detach()
+    for module in model, model.net, model:
+        module.load_state_dict({n: v.clone() for n, v in module.state_dict().items()}, assign=True)
+        assert same(model(x, task=0).detach(), learned)
+        assert not {'net.0.weight', '0.weight'} & dict(model.named_parameters()).keys()
+        model.end_task(1)
 
 
 def frozen_first():
@@ -1441,6 +1547,24 @@ def test_checking_and_pruning_leave_no_traces():
     assert model.tasks[0].own.count == 3
     model.end_task(0)
     assert hat.prune(model, 0).count == hat.plain(model, 0).count == 3
+
+
+def test_a_nested_tensor_is_refused():
+    def mean(h, x):
+        parts = torch.nested.nested_tensor([h[:1], h[1:]], layout=torch.jagged)
+        return h + torch.stack([part.mean(0) for part in parts.unbind()]).mean(0)
+
+    with pytest.raises(hat.CannotConvert, match='^a nested tensor in the top module .test_guarantee.py:'):
+        hat.convert(between(mean)(), 2, torch.randn(4, 6))
+
+
+def test_a_network_that_cannot_be_copied_is_refused_with_the_remedy():
+    net = between(lambda h, x: h)(lock=threading.Lock())
+    with pytest.raises(
+        TypeError, match='^the network cannot be copied: .*lock.* .copy=False converts the network itself'
+    ):
+        hat.convert(net, 2, torch.randn(4, 6))
+    assert hat.convert(net, 2, torch.randn(4, 6), copy=False).net is net
 
 
 def test_what_cannot_be_read_at_all_is_said_in_one_line():
