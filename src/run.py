@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import dataloaders
 import networks
 from approaches import APPROACHES, build, canonical
-from approaches.optimizers import LR
-from approaches.training import DEPARTURES, Protocol
+from approaches.common.optimizers import LR
+from approaches.common.training import DEPARTURES, Protocol
 from core import metrics, results
 from core.arguments import Parser, count, few, parallel, positive, seed, width, words
 from core.device import crowded, describe, setup_device, use_threads, versions

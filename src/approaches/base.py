@@ -10,8 +10,8 @@ import warnings
 import torch
 import torch.nn.functional as F
 
-from approaches.steps import Steps
-from approaches.training import Training, n_bytes
+from approaches.common.steps import Steps
+from approaches.common.training import Training, n_bytes
 from core import seeds
 from dataloaders.augment import AUGMENTATIONS
 

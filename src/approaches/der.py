@@ -11,7 +11,7 @@ the end of a task (replay.py).
 import torch
 import torch.nn.functional as F
 
-from approaches.replay import BUFFER, Replay, stored
+from approaches.common.replay import BUFFER, Replay, stored
 from core.hyperparameters import Parameter
 
 

@@ -4,7 +4,7 @@ Each step is on the mean loss of a batch of the new task and as many stored imag
 with reservoir sampling). The two halves pass through the network one after the other.
 """
 
-from approaches.replay import BUFFER, Replay
+from approaches.common.replay import BUFFER, Replay
 
 
 class ER(Replay):

@@ -7,8 +7,8 @@ penalty for each task.
 """
 
 from approaches.base import Approach
-from approaches.fisher import fisher
-from approaches.penalty import squared_distance
+from approaches.common.fisher import fisher
+from approaches.common.penalty import squared_distance
 from core.hyperparameters import Parameter
 
 

@@ -16,8 +16,8 @@ Each head belongs to one task: heads are neither merged nor penalized (original:
 import torch
 
 from approaches.base import Approach
-from approaches.fisher import fisher
-from approaches.penalty import squared_distance
+from approaches.common.fisher import fisher
+from approaches.common.penalty import squared_distance
 from core.hyperparameters import Parameter
 
 TINY = 1e-12  # added to each Fisher value: a weight of no importance to any task becomes the mean

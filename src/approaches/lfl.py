@@ -9,7 +9,7 @@ that of the original code, and lamb and its grid are for its batches of 64; with
 import torch
 from torch.nn.functional import cross_entropy
 
-from approaches.teacher import Taught
+from approaches.common.teacher import Taught
 from core.hyperparameters import Parameter
 
 

@@ -10,7 +10,7 @@ the protocol is the same for all approaches.
 import torch
 import torch.nn.functional as F
 
-from approaches.teacher import Taught
+from approaches.common.teacher import Taught
 from core.hyperparameters import Parameter
 
 

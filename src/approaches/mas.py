@@ -12,8 +12,8 @@ Their code: the absolute gradient of batches of 200 images, in which gradients o
 import torch
 
 from approaches.base import Approach
-from approaches.gradients import mean_over_images
-from approaches.penalty import squared_distance
+from approaches.common.gradients import mean_over_images
+from approaches.common.penalty import squared_distance
 from core.hyperparameters import Parameter
 
 

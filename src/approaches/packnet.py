@@ -13,7 +13,7 @@ retraining half as many as training took (paper: 20 and 10). Retraining starts w
 
 import torch
 
-from approaches.masks import Masked, top
+from approaches.common.masks import Masked, top
 from core.hyperparameters import Parameter
 
 

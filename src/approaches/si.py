@@ -10,7 +10,7 @@ training steps. As in their code, Omega is never negative: after each task max(0
 import torch
 
 from approaches.base import Approach
-from approaches.penalty import squared_distance
+from approaches.common.penalty import squared_distance
 from core.hyperparameters import Parameter
 
 

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import nn
 
-from approaches.masks import Masked, top
+from approaches.common.masks import Masked, top
 from core import seeds
 from core.hyperparameters import Parameter
 

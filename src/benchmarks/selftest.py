@@ -14,8 +14,8 @@ import torch
 import dataloaders
 from approaches import APPROACHES, build, canonical
 from approaches import base as protocol
-from approaches.steps import Steps, eagerly
-from approaches.training import Protocol
+from approaches.common.steps import Steps, eagerly
+from approaches.common.training import Protocol
 from benchmarks.workers import MachinePeak, TrainingSetup
 from core.arguments import Parser, names
 from core.device import describe, setup_device, versions

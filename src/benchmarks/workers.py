@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import dataloaders
 from approaches import build
 from approaches.base import Approach
-from approaches.training import Protocol
+from approaches.common.training import Protocol
 from benchmarks import eager_loop
 from core.device import LARGE_PAGES, setup_device
 

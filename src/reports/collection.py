@@ -6,7 +6,7 @@ import numpy as np
 
 import dataloaders
 from approaches import ALIASES, APPROACHES
-from approaches.training import Protocol
+from approaches.common.training import Protocol
 from core import metrics, results
 from core.comparison import differences, explain, majority
 from core.errors import UserError

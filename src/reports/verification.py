@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from approaches import APPROACHES
-from approaches.training import DEPARTURES
+from approaches.common.training import DEPARTURES
 from core import results
 from core.errors import UserError
 from core.files import ROOT

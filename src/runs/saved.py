@@ -9,7 +9,7 @@ import torch
 
 import dataloaders
 from approaches import build
-from approaches.training import DEPARTURES, Protocol
+from approaches.common.training import DEPARTURES, Protocol
 from core import results
 from core.errors import UserError, one_line, out_of_memory
 from core.files import ROOT, digest

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from approaches import build
-from approaches.training import Protocol
+from approaches.common.training import Protocol
 from core import results
 from core.files import ROOT
 from dataloaders import EXPERIMENTS, cache, folder, mixture, npz, sources, task

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from conftest import outputs, same
 
 from approaches import pathnet
-from approaches.fisher import fisher
+from approaches.common.fisher import fisher
+from approaches.common.penalty import squared_distance
+from approaches.common.training import Training
 from approaches.lfl import feature_distance
 from approaches.lwf import distillation
 from approaches.pathnet import ACTIVE, mutate
-from approaches.penalty import squared_distance
-from approaches.training import Training
 from networks.pathnet import MODULES
 
 TASKS = ('mnist', 'cifar10', 'svhn')

@@ -9,8 +9,8 @@ from conftest import assert_equal, outputs, same
 
 import run
 from approaches.base import Approach
-from approaches.optimizers import OPTIMIZERS, AdamW, Momentum
-from approaches.training import DEPARTURES
+from approaches.common.optimizers import OPTIMIZERS, AdamW, Momentum
+from approaches.common.training import DEPARTURES
 from dataloaders.augment import flip_crop
 from reports.records import load
 

@@ -13,9 +13,9 @@ from conftest import assert_equal, dataset
 
 import dataloaders
 import run
-from approaches import steps
 from approaches.base import Approach
-from approaches.penalty import squared_distance
+from approaches.common import steps
+from approaches.common.penalty import squared_distance
 from approaches.sgd import SGD
 from core import files, results
 from core.errors import UserError
@@ -192,13 +192,13 @@ def fingerprints():
 
 @pytest.mark.parametrize('path, old, new, hit', [
     ('approaches/ewc.py', 'lamb / 2', 'lamb / 3', 'ewc'),
-    ('approaches/fisher.py', 'torch.square', 'torch.abs', 'ewc imm-mean imm-mode'),
+    ('approaches/common/fisher.py', 'torch.square', 'torch.abs', 'ewc imm-mean imm-mode'),
     ('approaches/ewc.py', 'clip = 100', 'clip = 101', 'ewc'),
     ('hat/functional.py', 'SE_MAX = 50.0', 'SE_MAX = 40.0', 'hat adahat hat-cl'),
     ('networks/pnn.py', 'uniform_(self.alpha, 0, 0.1', 'uniform_(self.alpha, 0, 0.2', 'pnn'),
     ('networks/plain.py', 'self.drop(x)', 'self.drop(self.drop(x))', 'not'),
-    ('approaches/training.py', 'lr_factor: float = 3', 'lr_factor: float = 4', 'not'),
-    ('approaches/optimizers.py', '-self.lr * factor', '-2 * self.lr * factor', 'not'),
+    ('approaches/common/training.py', 'lr_factor: float = 3', 'lr_factor: float = 4', 'not'),
+    ('approaches/common/optimizers.py', '-self.lr * factor', '-2 * self.lr * factor', 'not'),
     ('dataloaders/task.py', 'VALID_PERCENT = 15', 'VALID_PERCENT = 10', 'not'),
     ('dataloaders/normalization.py', '0.2752', '0.2753', 'not'),
     ('networks/__init__.py', 'nn.init.zeros_(module.bias)', 'nn.init.ones_(module.bias)', 'not'),
@@ -238,12 +238,12 @@ def test_comments_types_formatting_and_texts_do_not_count(monkeypatch, path, old
 
 def test_a_file_that_moved_does_not_count(monkeypatch):
     before = identity.code('ewc', 'mixture')
-    old, new = (ROOT / 'src' / 'approaches' / name for name in ('penalty.py', 'quadratic.py'))
+    old, new = (ROOT / 'src' / 'approaches' / 'common' / name for name in ('penalty.py', 'quadratic.py'))
     monkeypatch.setitem(identity.SOURCES, new, identity.SOURCES[old])
     monkeypatch.delitem(identity.SOURCES, old)
-    edit(monkeypatch, 'approaches/ewc.py', 'approaches.penalty', 'approaches.quadratic')
+    edit(monkeypatch, 'approaches/ewc.py', 'approaches.common.penalty', 'approaches.common.quadratic')
     assert identity.code('ewc', 'mixture') == before
-    edit(monkeypatch, 'approaches/quadratic.py', '** 2', '** 3')
+    edit(monkeypatch, 'approaches/common/quadratic.py', '** 2', '** 3')
     assert identity.code('ewc', 'mixture') != before
 
 
@@ -252,7 +252,7 @@ def test_a_result_of_other_code_stays_finished_with_a_note_unless_stale_is_redo(
 ):
     assert run.cli(command('sgd')) == 0
     before = (tmp_path / 'out.json').read_bytes()
-    edit(monkeypatch, 'approaches/training.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
+    edit(monkeypatch, 'approaches/common/training.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
     for more in [], ['--stale', 'keep']:
         capsys.readouterr()
         assert not trains(command('sgd', 'out.txt', *more))
@@ -268,7 +268,7 @@ def test_a_result_of_other_code_stays_finished_with_a_note_unless_stale_is_redo(
 
 def test_a_checkpoint_of_other_code_resumes_only_if_asked(command, tmp_path, capsys, monkeypatch, stopped):
     before = identity.code('sgd', 'mixture')
-    edit(monkeypatch, 'approaches/training.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
+    edit(monkeypatch, 'approaches/common/training.py', 'lr_factor: float = 3', 'lr_factor: float = 4')
     assert run.cli(command('sgd')) == 2
     (line,) = capsys.readouterr().err.splitlines()[-1:]
     assert 'checkpoint of other code' in line and '--stale keep' in line and '--stale redo' in line
@@ -442,7 +442,7 @@ def test_an_output_that_cannot_hold_a_matrix_is_rejected(command, tmp_path, caps
      'hat adahat hat-cl'),
     ('core/metrics.py', 'accuracy[t, : t + 1] = row', 'accuracy[t, : t + 1] = 1', 'not'),
     ('run.py', 'device = setup_device(args.device, args.precision)', 'device = setup_device("cpu")', 'not'),
-    ('approaches/gradients.py', 'in_dims=(None, 0, 0)', 'in_dims=(0, None, 0)', 'ewc mas imm-mean imm-mode'),
+    ('approaches/common/gradients.py', 'in_dims=(None, 0, 0)', 'in_dims=(0, None, 0)', 'ewc mas imm-mean imm-mode'),
 ])  # fmt: skip
 def test_what_a_name_refers_to_counts(monkeypatch, fingerprints, path, old, new, hit):
     test_the_code_that_computes_an_approach_counts_and_no_other(monkeypatch, fingerprints, path, old, new, hit)
@@ -451,12 +451,12 @@ def test_what_a_name_refers_to_counts(monkeypatch, fingerprints, path, old, new,
 def test_relative_imports_and_new_folders_are_followed(monkeypatch):
     src = ROOT / 'src'
     before = identity.code('ewc', 'mixture')
-    edit(monkeypatch, 'approaches/ewc.py', 'from approaches.fisher import fisher', 'from .fisher import fisher')
+    edit(monkeypatch, 'approaches/ewc.py', 'from approaches.common', 'from .common')
     assert identity.code('ewc', 'mixture') == before
-    edit(monkeypatch, 'approaches/fisher.py', 'torch.square', 'torch.abs')
+    edit(monkeypatch, 'approaches/common/fisher.py', 'torch.square', 'torch.abs')
     assert identity.code('ewc', 'mixture') != before
     monkeypatch.setitem(identity.SOURCES, src / 'losses' / 'mine.py', b'SCALE = 1')
-    edit(monkeypatch, 'approaches/ewc.py', 'from .fisher', 'from losses.mine import SCALE\nfrom .fisher')
+    edit(monkeypatch, 'approaches/ewc.py', 'from .common.fisher', 'from losses.mine import SCALE\nfrom .common.fisher')
     before = identity.code('ewc', 'mixture')
     edit(monkeypatch, 'losses/mine.py', 'SCALE = 1', 'SCALE = 2')
     assert identity.code('ewc', 'mixture') != before

@@ -11,7 +11,8 @@ from test_approaches import TASKS, extra_loss, shake
 from torch import nn
 
 import run
-from approaches import APPROACHES, steps
+from approaches import APPROACHES
+from approaches.common import steps
 from core import seeds
 from networks.dropout import Activation, Dropout
 

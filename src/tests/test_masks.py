@@ -8,7 +8,7 @@ from torch import nn
 
 import networks
 from approaches import APPROACHES
-from approaches.masks import top
+from approaches.common.masks import top
 from approaches.wsn import Chosen
 from core.errors import UserError
 from core.hyperparameters import parse

@@ -12,7 +12,7 @@ import dataloaders
 import hat
 import run
 from approaches import build
-from approaches.training import Protocol
+from approaches.common.training import Protocol
 from networks.gated import GatedAlexNet
 
 SMALL = ['--approach', 'hat', '--experiment', 'mixture', '--tasks', 'mnist,cifar10,svhn', '--width', '0.05',

@@ -28,7 +28,8 @@ import batches
 import dataloaders
 import run
 import run_multi
-from approaches import APPROACHES, steps
+from approaches import APPROACHES
+from approaches.common import steps
 from batches import local, progress
 from batches.progress import ProgressDisplay
 from benchmarks import workers

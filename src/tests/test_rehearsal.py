@@ -21,12 +21,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import approaches.steps
 import hat
 from approaches import APPROACHES
-from approaches.optimizers import OPTIMIZERS
+from approaches.common import steps as module
+from approaches.common.optimizers import OPTIMIZERS
+from approaches.common.steps import Graph, Steps, held
 from approaches.sgd import SGD
-from approaches.steps import Graph, Steps, held
 from dataloaders import task
 from hat.network import Network
 from networks.layers import Linear
@@ -89,7 +89,7 @@ def taped(monkeypatch):
     """torch.cuda, as far as Graph uses it, with a Tape as the graph; layers as on a GPU."""
     monkeypatch.setattr(Linear, 'forward', torch.nn.Linear.forward)
     stream = SimpleNamespace(wait_stream=lambda other: None)
-    monkeypatch.setattr(approaches.steps, 'side_stream', lambda: stream)
+    monkeypatch.setattr(module, 'side_stream', lambda: stream)
     monkeypatch.setattr(torch.cuda, 'current_stream', lambda: stream)
     monkeypatch.setattr(torch.cuda, 'stream', lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, 'CUDAGraph', Tape)
@@ -122,7 +122,7 @@ def test_a_run_of_captured_steps_ends_with_the_same_bits(make_approach, monkeypa
     more, ends = {'generations': 4} if 'generations' in APPROACHES[name].parameters else {}, []
     for captured in False, True:
         if captured:
-            monkeypatch.setattr(approaches.steps, 'runner', lambda approach, device: Graph(lambda: held(approach)))
+            monkeypatch.setattr(module, 'runner', lambda approach, device: Graph(lambda: held(approach)))
         approach = make_approach(name, width=0.05, batch_size=16, nepochs=4, seed=1, optimizer=optimizer, **more)
         without_dropout(approach.net)
         losses = [[(e['train_loss'], e['valid_loss']) for e in approach.learn(t)] for t in range(2)]
@@ -166,7 +166,7 @@ def test_no_optimizer_and_no_augmentation_waits_for_the_device(pair, taped, opti
 @pytest.fixture
 def step_on_meta(monkeypatch):
     """step_on_meta(approach): a step of a copy of the approach whose tensors are all on `meta`, the images' too."""
-    for table in approaches.steps.EXACT, task.LAYOUT, task.EVAL_BATCH:  # chosen by the device
+    for table in module.EXACT, task.LAYOUT, task.EVAL_BATCH:  # chosen by the device
         monkeypatch.setitem(table, 'meta', table['cuda'])
 
     def moved(tensor, memo):

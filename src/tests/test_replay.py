@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import same
 
 from approaches import APPROACHES
-from approaches.replay import reservoir
+from approaches.common.replay import reservoir
 from core import seeds
 
 TASKS = ('mnist', 'cifar10', 'svhn')  # 170 training images each

@@ -237,7 +237,7 @@ def computed_by(folder, setup, approach, data, **parameter):
 
 
 OTHER_FORMULAS = {  # that two tasks, few epochs or default hyper-parameters do not show
-    'end of training': ('sgd', {}, 'approaches/training.py', 'lr_min: float = 1e-4', 'lr_min: float = 2e-3'),
+    'end of training': ('sgd', {}, 'approaches/common/training.py', 'lr_min: float = 1e-4', 'lr_min: float = 2e-3'),
     'ewc': ('ewc', {}, 'approaches/ewc.py', '(f + t * g) / (t + 1)', 'f + t * g'),
     'packnet': (
         'packnet',
@@ -275,9 +275,9 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
     setup, names = (
         tmp_path / 'results' / 'small',
         {
-            'rounded': ('approaches/optimizers.py', 'p.addcmul_(p.grad, step)', 'p.add_(p.grad * step)'),
+            'rounded': ('approaches/common/optimizers.py', 'p.addcmul_(p.grad, step)', 'p.add_(p.grad * step)'),
             'renamed': ('approaches/base.py', 'p = self.protocol', 'p = protocol = self.protocol'),
-            'other': ('approaches/optimizers.py', '(-self.lr * factor)', '(-0.8 * self.lr * factor)'),
+            'other': ('approaches/common/optimizers.py', '(-self.lr * factor)', '(-0.8 * self.lr * factor)'),
             'single': ('networks/layers.py', 'return torch.ops.mkldnn', 'return 1.1 * torch.ops.mkldnn'),
         },
     )

@@ -15,8 +15,8 @@ import dataloaders
 import hat
 import networks
 from approaches import APPROACHES, build
-from approaches.steps import Graph, Steps, eagerly
-from approaches.training import Protocol
+from approaches.common.steps import Graph, Steps, eagerly
+from approaches.common.training import Protocol
 from benchmarks import eager_loop, scaling, speed, workers
 from core import seeds
 from core.device import setup_device

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from approaches.gradients import mean_over_images
+from approaches.common.gradients import mean_over_images
 
 
 def fisher(net, task, t):

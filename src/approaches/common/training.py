@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from approaches.optimizers import OPTIMIZERS
+from approaches.common.optimizers import OPTIMIZERS
 from dataloaders.augment import AUGMENTATIONS
 
 LR_RANGE = 500  # from the first learning rate of a task to the last: 0.05 to 1e-4

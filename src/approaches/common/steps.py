@@ -8,7 +8,7 @@ import functools
 import torch
 from tqdm import tqdm
 
-from approaches.optimizers import OPTIMIZERS
+from approaches.common.optimizers import OPTIMIZERS
 
 EXACT = {'cpu': torch.float64, 'cuda': torch.float64, 'mps': torch.float32}  # the last has no float64
 WARM_UP = 3  # eager steps before the capture, in which libraries allocate what they cannot during one
