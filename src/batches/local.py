@@ -66,7 +66,7 @@ def execute(runs, slots, threads, display):
                     if r.finished():
                         r.remove_checkpoint()
                         display.finish(r, 0)
-                    elif killed_after_progress or process.exitcode == Busy.code:
+                    elif killed_after_progress or process.exitcode == Busy.code or signals:  # Ctrl-C in a terminal
                         waiting.append(Waiting(r, time.monotonic() + RETRY))
                         display.requeue(r)
                     else:

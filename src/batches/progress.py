@@ -6,6 +6,9 @@ from tqdm import tqdm
 
 from core.errors import escape
 
+MAX_LINE = 10_000  # bytes at the end of a log in which its last line is looked for
+EMPTY = 'no message: is the disk full?'  # of a failed run that could not write to its log
+
 
 class ProgressDisplay:
     """On a terminal, a bar for the batch and the last log line of each running run; otherwise a line for each run."""
@@ -35,7 +38,7 @@ class ProgressDisplay:
         state = 'finished by another batch' if started is None else 'FAILED' if code else 'finished'
         seconds = '' if started is None else f', {time.monotonic() - started:.1f} s'
         if code:
-            self.failed.append(f'{r.name}: exit code {code}: {last_line(r.log)} (see {escape(str(r.log))})')
+            self.failed.append(f'{r.name}: exit code {code}: {last_line(r.log) or EMPTY} (see {escape(str(r.log))})')
         else:
             self.n_finished += 1
         self.bar.update()
@@ -63,7 +66,7 @@ class ProgressDisplay:
 def last_line(path):
     try:
         with open(path, 'rb') as file:
-            file.seek(max(0, path.stat().st_size - 1000))
+            file.seek(max(0, path.stat().st_size - MAX_LINE))
             lines = file.read().decode(errors='replace').split('\n')
     except OSError:
         return ''

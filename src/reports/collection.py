@@ -56,7 +56,9 @@ class Collection:
             self._leave_out(mixed)
         if not any(r.approach in (approaches or self.sweep_runs) for r in self.all()):
             reasons = self.notes if len(self.notes) < 2 else [self.notes[0], f'and {len(self.notes) - 1} more']
-            raise UserError('; '.join([f'--res: no finished run of {experiment} in {folder}', *reasons]))
+            others = any(folder.glob(f'{experiment}_*.txt'))  # which were not asked for
+            which = f' of {", ".join(asked or ["any approach"])}, seed {", ".join(map(str, seeds))}' if others else ''
+            raise UserError('; '.join([f'--res: no finished run of {experiment} in {folder}{which}', *reasons]))
         wanted = {*(filter(self._is_there, approaches) if asked is None else asked)}
         wanted |= set(REFERENCES) if self.n_tasks > 1 else set()  # of one task there is no forgetting, so no ratio
         if missing := {name: seeds for name, seeds in missing.items() if name in wanted}:

@@ -45,6 +45,8 @@ def verify(checkout, data):
     Their records then list the fingerprint of today's code under `verified`, or under `rounded` if the last bits
     differ; `commit` stays that of the code that ran. `stored` is left out where today's code lists other things.
     """
+    if not (checkout / 'src' / 'run.py').is_file():
+        raise UserError(f'--verify: {checkout} is not a checkout of this repository')
     stale = {}
     for setup in setups():
         for result in setup.collection.all():

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ import run
 import run_multi
 import work
 from approaches import APPROACHES
-from batches import ray_cluster
+from batches import progress, ray_cluster
 from core import results
 from core.errors import UserError, exit_code
 from core.files import ROOT
@@ -357,3 +358,35 @@ def test_a_ray_cluster_that_loses_a_node_returns_all_results(arguments, tmp_path
     assert process.returncode == 0, output
     assert '6 runs: 6 finished, 0 failed' in output
     compare_with_undisturbed(command, tmp_path / 'whole')
+
+
+def test_a_batch_and_its_run_interrupted_together_is_no_failure(arguments, tmp_path):
+    """Ctrl-C in a terminal reaches both; the run may end first."""
+    command = arguments('sgd', '0', '--nepochs', '30', '--batch-size', '2')
+    process = shell(command, start_new_session=True)
+    while not Checkpoint(results.Output(tmp_path / 'mixture_sgd_0.txt')).path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    (run_itself,) = [p for server in children(process.pid) for p in children(server)]
+    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGINT)
+    os.kill(run_itself, signal.SIGINT)
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGCONT)
+    output = process.communicate()[0]
+    assert process.returncode == 130 and '1 runs: 0 finished, 0 failed' in output
+
+
+def test_a_long_last_line_of_a_log_is_shown_from_its_start(tmp_path):
+    """As that of a run without its data, which names each archive."""
+    (tmp_path / 'log').write_text(f'first\nrun.py: error: {"x" * 3000}\n')
+    assert progress.last_line(tmp_path / 'log').startswith('run.py: error: x')
+
+
+def test_a_failed_run_with_an_empty_log_says_so(tmp_path, capsys):
+    """On a full disk nothing can be written to it."""
+    (tmp_path / 'log').touch()
+    display = progress.ProgressDisplay(1, 0)
+    display.finish(SimpleNamespace(name='demo_sgd_0', log=tmp_path / 'log'), 1)
+    display.close()
+    assert 'demo_sgd_0: exit code 1: no message: is the disk full? (see' in capsys.readouterr().out

@@ -22,6 +22,7 @@ from approaches import ALIASES, APPROACHES
 from benchmarks import selftest
 from core.files import ROOT
 from dataloaders import EXPERIMENTS, npz, sources
+from networks import NETWORKS
 from runs import identity
 
 SRC = ROOT / 'src'
@@ -163,7 +164,7 @@ def test_the_table_of_experiments_is_that_of_the_code(folder):
 
 
 def test_the_example_of_an_approach_is_its_file():
-    (code,) = blocks('approaches')
+    _, code = blocks('approaches')  # after that of a network
     assert code == (SRC / 'approaches' / 'si.py').read_text(encoding='utf-8')
     registered = (SRC / 'approaches' / '__init__.py').read_text(encoding='utf-8')
     for line in 'from approaches.si import SI\n', "    'si': SI,\n":
@@ -233,3 +234,16 @@ def test_links_lead_to_a_page_and_a_heading(path):
             assert there.exists(), target
             headings = re.findall(r'^#+ (.*)$', there.read_text(encoding='utf-8'), re.M) if heading else ()
             assert not heading or heading in [text.lower().replace(' ', '-') for text in headings], target
+
+
+def test_the_network_of_the_page_runs_with_each_of_its_variants(register, tmp_path, monkeypatch):
+    code = next(block for block in blocks('approaches') if 'LeNet' in block)
+    names = vars(register('networks.lenet', code))
+    (entry,) = re.findall(r"^    'lenet': (.*),$", page('approaches'), re.M)
+    monkeypatch.setitem(NETWORKS, 'lenet', eval(entry, names))
+    monkeypatch.setattr(EXPERIMENTS['demo'], 'FAMILY', 'lenet')
+    for approach in 'hat', 'sgd', 'pathnet', 'pnn':
+        output = tmp_path / f'{approach}.txt'
+        run.main(['--approach', approach, '--experiment', 'demo', '--tasks', 'shapes,digits', '--ntrain', '40',
+                  '--nepochs', '1', '--width', '0.2', '--device', 'cpu', '--output', str(output)])  # fmt: skip
+        assert np.loadtxt(output).shape == (2, 2)

@@ -744,3 +744,14 @@ def test_figure_2_shows_that_open_gates_close_more_slowly_than_closed_ones_open(
     assert 'released  sum over an epoch at e = -1: 8019, at e = 1: 27' in out
     assert 'exact     sum over an epoch at e = -1: 8019, at e = 1: 8019' in out
     assert {p.name for p in (tmp_path / 'new' / 'figures').iterdir()} == {'fig2.png', 'fig2.pdf'}
+
+
+def test_results_that_were_not_asked_for_are_not_denied(runs, capsys):
+    assert plot(runs, '--approaches', 'lwf', '--seeds', '77') == 2
+    assert 'no finished run of mixture in ' in (err := capsys.readouterr().err) and ' of lwf, seed 77\n' in err
+
+
+def test_a_damaged_record_of_run_says_what_is_wrong(tmp_path, capsys):
+    (tmp_path / 'demo_hat_0.json').write_text('{"arguments": {')
+    assert exit_code('plot_results.py', plot_results.main, ['--run', str(tmp_path / 'demo_hat_0.json')]) == 2
+    assert 'demo_hat_0.json: cannot be read as JSON' in capsys.readouterr().err

@@ -399,3 +399,9 @@ def test_a_sweep_without_the_values_of_the_row_has_the_row_as_a_point(folder):
     (setup,) = reproduction.setups()
     assert setup.collection.sweep_curves('hat', 0)['c'][0] == (0.75, 1, 4)
     assert '| hat | defaults | 0 | 85.0 |' in setup.table_of_sweeps()
+
+
+def test_verify_needs_a_checkout(tmp_path, capsys):
+    """Even if no result is left to verify."""
+    assert exit_code('plot_results.py', plot_results.main, ['--reproduction', '--verify', str(tmp_path)]) == 2
+    assert f'--verify: {tmp_path} is not a checkout of this repository' in capsys.readouterr().err
