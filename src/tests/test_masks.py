@@ -16,7 +16,7 @@ from networks.external import External
 
 TASKS = 'mnist', 'cifar10', 'svhn'
 BOTH = ('packnet', {}), ('packnet', {'share': 'equal'}), ('wsn', {}), ('wsn', {'c': 0.3, 'scores': 'fresh'})
-FAST = {'width': 0.1, 'nepochs': 3, 'lr': 0.3, 'batch_size': 16}
+FAST = {'width': 0.1, 'nepochs': 2, 'lr': 0.3, 'batch_size': 16}  # packnet: one of training, one of retraining
 
 
 def values(tensors):
@@ -120,7 +120,7 @@ def test_packnet_gives_each_task_its_share_of_each_layer(make_approach, settings
 
 
 def test_packnet_keeps_the_largest_weights_and_retrains_only_them(make_approach):
-    made = make_approach('packnet', TASKS, width=0.1, nepochs=9, lr=0.2, batch_size=8)
+    made = make_approach('packnet', TASKS, width=0.1, nepochs=6, lr=0.2, batch_size=8)
     pack, trained, packed = made.pack, [], []
 
     def note(t):
@@ -131,7 +131,7 @@ def test_packnet_keeps_the_largest_weights_and_retrains_only_them(make_approach)
     made.pack = note
     for t in range(2):
         log = made.learn(t)
-        assert [epoch['retraining'] for epoch in log] == [0] * 6 + [1] * 3
+        assert [epoch['retraining'] for epoch in log] == [0] * 4 + [1] * 2
         (weights, owners), before = packed[t], trained[t]
         for p, q, w, owner, now in zip(made.weights, weights, before, owners, made.owners, strict=True):
             mine, free = owner == t + 1, owner == 0
@@ -212,7 +212,7 @@ def test_the_gradients_of_wsn_against_a_loop():
 
 @pytest.mark.parametrize('scores', ['kept', 'fresh'])
 def test_wsn_changes_the_chosen_weights_that_no_earlier_task_has_chosen_and_no_other(make_approach, scores):
-    made = make_approach('wsn', TASKS, width=0.1, nepochs=3, lr=0.3, batch_size=8, c=0.4, scores=scores)
+    made = make_approach('wsn', TASKS, width=0.1, nepochs=2, lr=0.3, batch_size=8, c=0.4, scores=scores)
     made.learn(0)
     for t in 1, 2:
         before, chosen = values(made.weights), [torch.zeros_like(mask) for mask in made.mask]

@@ -19,6 +19,7 @@ from dataloaders.pictures import with_channels
 
 CLASSES = 'cat', 'dog', 'eel'
 MODES = 'RGB', 'RGBA', 'P', 'CMYK', 'L'
+SMALL = ['--size', '24', '--width', '0.1', '--nepochs', '8', '--lr', '0.1', '--batch-size', '8', '--save']
 FAST = 'hat'  # the others in the slow tests
 TRAINED = [
     name if name == FAST else pytest.param(name, marks=pytest.mark.slow) for name in APPROACHES if name != 'random'
@@ -58,9 +59,8 @@ def learned(data, tmp_path_factory):
             shutil.copytree(data, here)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(cache, 'PLACES', [folder])
-                settings = ['--size', '24', '--width', '0.1', '--nepochs', '15', '--lr', '0.1', '--batch-size', '8']
                 command = ['--experiment', 'folder', '--data', str(here), '--output', str(folder / f'{approach}.txt')]
-                assert run.cli(['--approach', approach, *command, *settings, '--device', 'cpu', '--save']) == 0
+                assert run.cli(['--approach', approach, *command, *SMALL, '--device', 'cpu']) == 0
             shutil.rmtree(here)
             shutil.rmtree(folder / '.cache')
             found[approach] = folder / f'{approach}.json'
@@ -158,9 +158,8 @@ def test_without_a_task_each_answers_and_the_most_confident_one_is_the_guess(lea
 
 
 def test_all_classes_have_probabilities_that_add_up(learned, data, cli):
-    _, out, _ = cli(
-        learned('pnn'), next((data / 'pets' / 'test').glob('*/*')), '--json', '--top', '9', '--task', 'pets'
-    )
+    picture = next((data / 'pets' / 'test').glob('*/*'))
+    _, out, _ = cli(learned('hat'), picture, '--json', '--top', '9', '--task', 'pets')
     classes = json.loads(out)['answers'][0]['classes']
     assert {entry['class'] for entry in classes} == set(CLASSES)
     assert sum(entry['probability'] for entry in classes) == pytest.approx(1)
@@ -240,9 +239,8 @@ def test_a_result_without_its_inputs_stays_finished(learned, data, tmp_path, cap
     for suffix in '.txt', '.pt':
         shutil.copy(learned('hat').with_suffix(suffix), tmp_path / f'out{suffix}')
     (tmp_path / 'out.json').write_text(json.dumps(record))
-    settings = ['--size', '24', '--width', '0.1', '--nepochs', '15', '--lr', '0.1', '--batch-size', '8', '--save']
     where = ['--data', str(data), '--output', str(tmp_path / 'out.txt'), '--device', 'cpu']
-    assert run.cli(['--approach', 'hat', '--experiment', 'folder', *settings, *where]) == 0
+    assert run.cli(['--approach', 'hat', '--experiment', 'folder', *SMALL, *where]) == 0
     assert 'already finished' in capsys.readouterr().out
 
 

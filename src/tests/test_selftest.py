@@ -8,11 +8,13 @@ import torch
 import run
 from approaches.sgd import SGD
 from benchmarks import selftest
+from dataloaders import demo
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(selftest, 'IMAGES', 120)
+    monkeypatch.setattr(demo, 'N_TRAIN', 120)
     monkeypatch.setattr(selftest, 'WIDTH', 0.05)
     monkeypatch.setattr(selftest, 'speed', lambda approaches, device: [])
 
