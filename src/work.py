@@ -118,7 +118,18 @@ def report(runs, n_missing=0, output=None):
             print(f'the best {n} are equal: that with the most default values counts, then that with the smallest')
         place = f' --output {shlex.quote(os.path.relpath(output, ROOT))}' if output else ''
         parameter, command = show(record['arguments']['parameter']), results.command(record) + place
+        if ends := ends_of_grids([record for _, record in points]):
+            print(f'at the end of its grid: {show(ends)}; a value beyond it may be better')
         print(f'best: --parameter {parameter}; for the tables:\n{command}')
+
+
+def ends_of_grids(swept):
+    """The hyper-parameters that vary among records and of which the last has the smallest or largest of the grid."""
+    *others, best = [record['arguments']['parameter'] for record in swept]
+    declared = APPROACHES[swept[-1]['arguments']['approach']].parameters
+    grids = {name: p.grid for name, p in declared.items() if p.grid and name in best}
+    varied = [name for name in grids if any(other.get(name) != best[name] for other in others)]
+    return {name: best[name] for name in varied if best[name] in (min(grids[name]), max(grids[name]))}
 
 
 def draw(args):

@@ -44,11 +44,7 @@ class Output:
 
     def check(self):
         """Raises UserError if nothing can be written; to be called before the run starts."""
-        try:
-            with tempfile.TemporaryFile(dir=self.txt.parent):
-                pass
-        except OSError as error:
-            raise UserError(f'cannot write in {self.txt.parent}: {error.strerror}') from error
+        make_folder(self.txt.parent)
 
     def finished(self, identity, stale=None):
         """Do the files hold the result of this run (identity.Identity)? With stale='redo': computed by this code?"""

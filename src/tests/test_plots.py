@@ -569,7 +569,8 @@ def test_the_best_value_is_chosen_among_undamaged_runs(runs, capsys):
     work.report([finished(runs.folder / f'mixture_hat_0_c={c}.txt') for c in (1, 2, 4, 6)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith('left out: ') and lines[0].endswith('2 2 is "x", not a number from 0 to 1 or null')
-    assert [line.split('=')[1].split(',')[0] for line in lines[3:-1]] == ['2', '1', '4', '4']
+    assert [line.split('=')[1].split(',')[0] for line in lines[3:6]] == ['2', '1', '4']
+    assert lines[6] == 'at the end of its grid: c=4; a value beyond it may be better'
     assert lines[3].startswith('  diverged  c=2,') and lines[-2].startswith('best: --parameter c=4,smax=400')
     work.report([finished(runs.folder / 'mixture_hat_0_c=2.txt')])
     assert 'best' not in capsys.readouterr().out
