@@ -6,7 +6,6 @@ first `if` on a shape.
 
 import contextlib
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from hat import rules, weights
+from hat import parallel, rules, weights
 from hat.errors import CannotConvert
 from hat.names import first_wide, named_tensors
 from hat.nested import mapped, tensors_in
@@ -119,9 +118,11 @@ def fast_path_differs(net: nn.Module, inputs: Inputs) -> bool:
 
 @torch.no_grad()
 def outputs(net: nn.Module, inputs: Inputs, copies: bool) -> list[Tensor]:
-    """The outputs of the network in evaluation; none, if it fails. copies: as for copied()."""
+    """The outputs of the network in evaluation, always with the same random numbers of the CPU; none, if it fails.
+    copies: as for copied()."""
     replica, _, (args, kwargs) = copied(net, inputs, copies=copies)
     with torch.random.fork_rng(devices=[]), no_attention_fast_path(), contextlib.suppress(Exception):
+        torch.default_generator.manual_seed(0)
         return tensors_in(replica.network(*args, **kwargs))
     return []
 
@@ -171,10 +172,11 @@ def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[
 
 
 def content(container: Any) -> list[Any]:
-    """What is in a container, to be compared: its length, versions of tensors, values of numbers, ids of all else."""
-    parts = [(id(part), part._version) if isinstance(part, Tensor) else part if is_simple(part) else id(part)
-             for part in tree_leaves(container)]  # fmt: skip
-    return [len(container), *parts]
+    """What is in a list, dict or set, to be compared: its length; of what tree_leaves finds in it, versions of tensors,
+    values of numbers, ids of all else."""
+    parts = tree_leaves(container)
+    tensors = [(id(part), part.is_inference() or part._version) for part in parts if isinstance(part, Tensor)]
+    return [len(container), *tensors, *(part if is_simple(part) else id(part) for part in parts)]
 
 
 def is_computed(module: nn.Module, name: str) -> bool:
@@ -217,7 +219,7 @@ class no_attention_fast_path:  # noqa: N801
     """Switches off the fast path of nn.MultiheadAttention and nn.TransformerEncoder without gradients: it is a single
     operation, rounds differently, and ignores hooks on a layer's output. Several threads can use it at once."""
 
-    lock, inside, before = threading.Lock(), 0, True
+    lock, inside, before = parallel.lock(), 0, True
 
     def __enter__(self) -> None:
         with self.lock:

@@ -72,7 +72,7 @@ def as_buffer(net: nn.Module, name: str) -> None:
     for module in net.modules():
         for key in [key for key, p in module._parameters.items() if p is tensor]:
             module._buffers[key] = module._parameters.pop(key)
-            setattr(module, FROZEN, tuple({*getattr(module, FROZEN, ()), key}))
+            setattr(module, FROZEN, tuple(dict.fromkeys((*getattr(module, FROZEN, ()), key))))
 
 
 def frozen_again(state: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -48,9 +49,11 @@ def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def distance(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of floating-point tensors, in units of the largest value; infinite for other shapes."""
+    """The largest difference of floating-point tensors, in units of the largest value; infinite for other shapes.
+    Sparse tensors, and those without values, do not count."""
     if [a.shape for a in outputs] != [b.shape for b in expected]:
         return math.inf
-    pairs = [(a, b) for a, b in zip(outputs, expected, strict=True) if b.is_floating_point() and b.numel()]
+    pairs = [(a, b) for a, b in zip(outputs, expected, strict=True)
+             if b.is_floating_point() and b.numel() and b.layout == torch.strided and not b.is_meta]  # fmt: skip
     each = [float((a - b).abs().max()) / (float(b.abs().max()) or 1) for a, b in pairs]
     return math.nan if any(map(math.isnan, each)) else max(each, default=0.0)

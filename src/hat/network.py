@@ -35,7 +35,7 @@ from hat.view import View
 from hat.watch import Watch, checked
 
 Progress = float | Tensor | None | Callable[[], float | Tensor | None]
-LOCK = threading.RLock()  # of refresh(): other threads wait for what it changes
+LOCK = parallel.lock()  # of refresh(): other threads wait for what it changes
 PRIME = 2**31 - 1  # fingerprints are multiples of it; an average of two fingerprints is not
 
 

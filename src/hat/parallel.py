@@ -1,10 +1,20 @@
-"""Ways to train on several devices that do not work with kept values: refused."""
+"""Several threads, processes and devices: locks; what does not work with kept values is refused."""
 
+import os
+import threading
 from typing import Any, Self
 
 from torch import nn
 
 INSTEAD = 'hat needs whole parameters in every process: DistributedDataParallel'
+
+
+def lock() -> threading.RLock:
+    """A lock that a forked process does not inherit from another thread, which does not exist there."""
+    made = threading.RLock()
+    if hasattr(os, 'register_at_fork'):  # not on Windows
+        os.register_at_fork(before=made.acquire, after_in_parent=made.release, after_in_child=made.release)
+    return made
 
 
 class Whole:

@@ -83,6 +83,9 @@ class Setup:
         self.collection = Collection(
             experiment, folder, list(APPROACHES), seeds_of(experiment, folder), but=('versions',)
         )
+        tasks = [report['task'] for _, _, report in self.collection.pruned]
+        if self.alone and (not tasks or len({*tasks}) < len(tasks)):
+            raise UserError(f'{folder.name}: a compression experiment needs one network from prune.py for each task')
         paper = PAPER[experiment]
         known = any(len(self.values(paper[-1], name)) for name in self.collection.metrics)
         self.metrics = paper if known else [Metric('A', self.collection.n_tasks, {})]  # no ratio without joint
@@ -194,12 +197,12 @@ class Setup:
         """The line of this setup in the table `summary`; None without a title or runs of HAT."""
         if not self.about['title'] or 'hat' not in self.collection.metrics:
             return None
+        marks = self.collection.marks(self.collection.selected['hat'].values())
         if self.alone:
             ours = [100 * report['weights'][1] / report['weights'][0] for _, _, report in self.collection.pruned]
             paper, ours = (f'{min(kept):.0f} to {max(kept):.0f} %' for kept in (KEPT.values(), ours))
-            return [self.about['title'], f'weights kept: {paper}', ours, '1', self.about['differs']]
+            return [self.about['title'], f'weights kept: {paper}', ours + marks, '1', self.about['differs']]
         values, (name, *unit) = self.values(self.main, 'hat'), self.main.label.split(', ')
-        marks = self.collection.marks(self.collection.selected['hat'].values())
         paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main, len(values)), *unit]) + marks
         paper = ' '.join([f'{name} = {paper}', *unit]) if paper else f'{name}: no value'
         return [self.about['title'], paper, ours, str(len(values)), self.about['differs']]
@@ -271,9 +274,9 @@ def table_of_compression(collections):
         c, before = next(iter(collection.selected['hat'].values())).parameter['c'], len(header)
         header += [f'c={c:g}: accuracy, %', 'weights kept, %']
         _, lines = compression(collection)
-        for (_, _, report), (_, name, sgd, accuracy, kept, *_) in zip(collection.pruned, lines, strict=True):
-            row = rows.setdefault(report['task'], [name, str(KEPT.get(report['task'], '')), sgd])
-            row += ['-'] * (before - len(row)) + [accuracy, kept]
+        for (_, result, report), (_, _, sgd, accuracy, kept, *_) in zip(collection.pruned, lines, strict=True):
+            row = rows.setdefault(report['task'], [report['task'], str(KEPT.get(report['task'], '')), sgd])
+            row += ['-'] * (before - len(row)) + [accuracy + collection.marks([result]), kept]
     return markdown(header, [row + ['-'] * (len(header) - len(row)) for row in rows.values()])
 
 

@@ -43,7 +43,7 @@ def verify(checkout, data):
     whose arguments differ in those of SHORT only.
 
     Their records then list the fingerprint of today's code under `verified`, or under `rounded` if the last bits
-    differ; `commit` stays that of the code that ran. `stored` is left out where today's code lists other things.
+    differ; `commit` stays that of the code that ran. `stored` is left out where today's code stores something else.
     """
     if not (checkout / 'src' / 'run.py').is_file():
         raise UserError(f'--verify: {checkout} is not a checkout of this repository')
@@ -56,7 +56,7 @@ def verify(checkout, data):
     for arguments, paths in stale.values():
         name = title(arguments)
         try:
-            there, then, _ = short_run(checkout, arguments, data)
+            there, then, stored_then = short_run(checkout, arguments, data)
         except UserError as error:  # such as an approach that it does not have
             print(f'{name}: {error}', flush=True)
             continue
@@ -69,7 +69,7 @@ def verify(checkout, data):
         verdict = compare(checkout, arguments, data, then, now)
         for path, record in records.items():
             key = 'verified' if verdict == SAME and there in known[path] else 'rounded'
-            if record.get('stored', {}).keys() != stored.keys():
+            if stored != stored_then or record.get('stored', {}).keys() != stored.keys():
                 record.pop('stored', None)
             if verdict != OTHER:
                 write_record(path, record | {key: [*record.get(key, []), here]})

@@ -278,7 +278,7 @@ def test_paths_that_are_not_utf_8_work_from_end_to_end(small_data, one, tmp_path
     done = python(SRC / 'run.py', *hat, '--save', '--output', folder / os.fsdecode(b'a\xff.txt'))
     assert done.returncode == 0, done
     assert b'res\\xff/a\\xff.txt, a\\xff.json' in done.stdout
-    done = python(SRC / 'run.py', *hat, '--output', folder / os.fsdecode(b'none\xff/a.txt'))
+    done = python(SRC / 'run.py', *hat, '--output', os.fsdecode(b'/dev/null/none\xff/a.txt'))
     assert (done.returncode, done.stderr.count(b'\n')) == (2, 1) and b'none\\xff' in done.stderr
     rest = ['--tasks', 'mnist,cifar10', '--data', data, '--width', '0.05', '--ntrain', '60', '--nepochs', '1', '--save']
     which = ['--experiments', 'mixture', '--approaches', 'hat', '--devices', 'cpu']
@@ -291,6 +291,18 @@ def test_paths_that_are_not_utf_8_work_from_end_to_end(small_data, one, tmp_path
                   '--html', folder / 'page.html')  # fmt: skip
     assert (done.returncode, done.stderr.count(b'\n')) == (0, 1) and b'res\\xff/page.html' in done.stderr, done
     assert 'dat\\xfe' in (folder / 'page.html').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('error, text', [(KeyboardInterrupt(), 'interrupted; repeat the command'),
+                                         (MemoryError(), 'error: out of memory')])  # fmt: skip
+def test_only_a_command_that_trains_advises_to_resume_or_to_train_less(error, text, capsys):
+    def main(argv):
+        raise error
+
+    for trains in False, True:
+        assert exit_code('x.py', main, [], trains) > 0
+        shown = capsys.readouterr().err
+        assert shown.startswith(f'x.py: {text}') and ('--' in shown) == trains
 
 
 def test_an_error_and_a_warning_are_one_printable_line(one, capsys):

@@ -193,6 +193,8 @@ def test_a_compression_experiment_has_tables_of_its_pruned_networks_and_fig_7(fo
     assert '| c2 | weights kept: 1 to 21 % | 10 to 10 % | 1 | all |' in lines
     figures = dict(published(reproduction.setups()))
     assert {'c1-fig7', 'c2-fig7'} <= figures.keys() and (folder / 'figures' / 'c2-fig7.png').exists()
+    shutil.rmtree(folder / 'results' / 'c1' / 'mixture_hat_10_pruned')
+    assert reproduce('--check') == 2
     dots, sgd = figures['c2-fig7'][1].axes[0].lines[:2]
     assert (dots.get_xdata().tolist(), dots.get_ydata().tolist()) == ([10], [50]) and sgd.get_ydata() == [80]
 
@@ -333,12 +335,17 @@ def test_what_a_run_does_not_say_that_it_keeps_is_not_nothing(folder):
     rows = [line.strip('| ').split('|') for line in (folder / 'page.md').read_text().splitlines() if '|' in line]
     kept = {row[0].strip(): row[-1].strip() for row in rows}
     assert (kept['ewc'], kept['si'], kept['sgd']) == ('?', '4.0 (old)', '1.0')
+    runs('si', 1, JOINT / 2, n_parameters=1_000_000, stored={'old': 6_000_000})
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert '| 5.0 (old) |' in (folder / 'page.md').read_text()
 
 
 def test_code_that_lacks_an_approach_is_a_line(folder, monkeypatch, capsys):
     monkeypatch.setattr(identity, 'code', lambda *what: 'other')
+    (folder / 'src').mkdir()
+    (folder / 'src' / 'run.py').write_text("raise SystemExit('it has no hat')")
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc', '--verify', folder) == 0
-    assert f'hat on mixture, width 1: {folder}: No such file or directory' in capsys.readouterr().out
+    assert f'hat on mixture, width 1: {folder}: it has no hat' in capsys.readouterr().out
 
 
 def test_figures_of_the_setups(folder):
