@@ -380,7 +380,7 @@ def test_the_figures_here_show_what_the_files_give():
         if (path := ROOT / '.figures' / f'{name}.png').exists():
             assert Image.open(path).text['Subject'] == numbers(figure), name
             shown.add(name)
-    assert shown == {'mixture-fig3', 'mixture-width', 'mixture-0.25-fig4-hat-0'}
+    assert shown == {'mixture-fig3', 'mixture-width', 'mixture-0.25-fig4-hat-0', 'compression-c1.5-fig7'}
 
 
 def test_what_a_sweep_chooses_by_validation_has_a_row(folder):
