@@ -100,13 +100,14 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     net, inputs = copied(net) if copy else net, example(example_input)
     with torch.device('cpu'):  # whatever the default device is
         plan = Reader(net, inputs, heads, gated, ignored).plan
-        before, again = (outputs(net, inputs, bool(plan.written)) for _ in range(2))
+        before = outputs(net, inputs, bool(plan.written))
+        noisy = not all(x.is_cpu for x in before) and distance(outputs(net, inputs, bool(plan.written)), before) > 0
         written, changed = changed_in_training(net, inputs)
         if written := [name for name in written if name not in plan.written]:
             plan = Reader(net, inputs, heads, gated, lambda name: ignored(name) or name in written).plan
             plan.give_each_task(written)
         after = outputs(net, inputs, bool(plan.written))
-        remembers = distance(again, before) == 0 and distance(after, before) > REMEMBERED
+        remembers = not noisy and distance(after, before) > REMEMBERED
     if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
         raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
     known: dict[str, Any] = dict(net.named_modules()) | dict(net.named_parameters())
@@ -129,9 +130,9 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         warn(f'forward() changes attributes that are not buffers: {", ".join(changed)}; the changes are dropped after '
              'each batch (use register_buffer, with a tensor)')  # fmt: skip
     if remembers:
-        warn('a batch of training changes outputs in evaluation, and will change those of learned tasks: forward() has '
-             'a state that is neither parameter nor buffer, as in an object or a global (use register_buffer, with a '
-             'tensor)')  # fmt: skip
+        warn('outputs in evaluation change after a batch, and those of learned tasks will: forward() has a state that '
+             'is neither parameter nor buffer, as in an object or a global (use register_buffer, with a tensor), or '
+             "random numbers that are not of PyTorch's default generator")  # fmt: skip
     if plan.branches:
         warn(f'forward() branches on values of its input {plan.branches[0]}: gates follow the branch of example_input')
     if not plan.gates:
