@@ -4,7 +4,8 @@ For each RESULT.json, made with run.py --save, writes to RESULT_pruned/:
 
   <task>.pt2   the exported network, loaded with torch alone: torch.export.load('<task>.pt2').module()(x)
   <task>.pt    its weights
-  <task>.json  a report: accuracy, weights kept, sizes and times before and after, the normalization of the input
+  <task>.json  a report: accuracy, weights kept, the normalization of the input; sizes and times before and after, of
+               the network without masks and of the pruned one
 """
 
 import io
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+import hat
 from core import results
 from core.arguments import Parser, few, words
 from core.device import describe, setup_device, versions
@@ -108,7 +110,7 @@ def prune(approach, t, run_accuracy, base, origin, args):
         n_correct += int((after.argmax(1) == y).sum())
 
     kept = count_weights(net.hidden, active(masks))
-    plain = torch.nn.ModuleList([net.hidden.net, net.heads[t]])
+    plain = torch.nn.Sequential(hat.plain(net.hidden, t), net.heads[t]).eval()
     report = origin | {
         'task': task.name,
         'classes': task.n_classes,
@@ -119,7 +121,7 @@ def prune(approach, t, run_accuracy, base, origin, args):
         'weights': [sum(p.numel() for p in net.hidden.shared.values()), sum(kept)],
         'parameters': [sum(p.numel() for p in each.parameters()) for each in (plain, small)],
         'bytes': [len(serialize(each.state_dict())) for each in (plain, small)],
-        'milliseconds': {n: milliseconds((masked, small), task, n, args.rounds) for n in BATCHES},
+        'milliseconds': {n: milliseconds((plain, small), task, n, args.rounds) for n in BATCHES},
         'device': describe(task.test.y.device),
         'versions': versions(),
     }

@@ -101,6 +101,22 @@ assert not any('src' in path for path in sys.path) and 'hat' not in sys.modules
 """
 
 
+def test_times_are_of_the_network_without_masks_and_of_the_pruned_one(saved, monkeypatch):
+    """Masks take time of their own: the gain by pruning is not theirs."""
+    timed = []
+
+    def milliseconds(networks, task, *_):
+        timed.append((networks, next(task.batches(task.test))[0]))
+        return [2, 1]
+
+    monkeypatch.setattr(prune, 'milliseconds', milliseconds)
+    assert prune_cli(saved, '--tasks', 'mnist') == 0
+    for (plain, small), x in timed:
+        assert not any(isinstance(module, hat.Network) for module in plain.modules())
+        sizes = [sum(p.numel() for p in network.parameters()) for network in (plain, small)]
+        assert sizes[0] > sizes[1] and torch.allclose(plain(x), small(x), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_each_task_of_a_run_is_exported_and_works_without_this_repository(saved, small_data, capsys):
     assert prune_cli(saved) == 0
