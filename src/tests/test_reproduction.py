@@ -86,7 +86,9 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     ends = [[100 * each(r) for r in (row, *swept)] for each in (
         lambda r: r.accuracy[-1].mean(), lambda r: records.validation(r.record))]  # fmt: skip
     ranges = [f'{value:.1f}' for end in ends for value in (min(end[1:]), max(end[1:]))]
+    (whole, kept), *_ = (r['weights'] for *_, r in runs['compression-c1.5'].pruned if r['task'] == 'mnist')
     for claim in (
+        f'the {kept:,} weights of MNIST are {100 * kept / whole:.0f} % of {whole:,} here',
         '(Fig. 4) HAT ends between {} and {} %, on validation images between {} and {} %;'.format(*ranges),
         "the paper's values give {:.1f} and {:.1f} %".format(*(end[0] for end in ends)),
         f'its ratio of {hat:.2f} is {100 * (1 - hat / pnn):.0f} % nearer to joint training than that of',
