@@ -1,7 +1,7 @@
 """A batch of runs on this machine.
 
 Each run is a process, forked from a server that has imported everything. A killed run is started again as long as it
-makes progress each time.
+makes progress each time, and an interrupted one unless the batch is interrupted, too.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from multiprocessing import connection, resource_tracker
 from typing import NamedTuple
 
 import run
-from core.errors import Busy, exit_code
+from core.errors import INTERRUPTED, Busy, exit_code
 from core.files import ROOT
 
 SIGNALS = signal.SIGINT, signal.SIGTERM  # both stop a batch
@@ -66,7 +66,7 @@ def execute(runs, slots, threads, display):
                     if r.finished():
                         r.remove_checkpoint()
                         display.finish(r, 0)
-                    elif killed_after_progress or process.exitcode == Busy.code or signals:  # Ctrl-C in a terminal
+                    elif killed_after_progress or process.exitcode in (Busy.code, INTERRUPTED) or signals:
                         waiting.append(Waiting(r, time.monotonic() + RETRY))
                         display.requeue(r)
                     else:

@@ -12,7 +12,8 @@ import warnings
 DISK_FULL = errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC)  # the disk, or the quota of this user
 NO_MEMORY = re.compile(r"out of memory|(can't allocate|cannot allocate|not enough) memory|ALLOC_FAILED", re.IGNORECASE)
 SUBSTITUTES = {'→': '->', '±': '+-', 'ρ': 'rho', 'τ': 'tau', '≤': '<=', '×': 'x'}  # in ASCII, of what we print
-CLOSED_PIPE = 141  # exit code of a program that SIGPIPE has ended, in a shell
+INTERRUPTED = 130  # exit code of a program that Ctrl-C has ended, in a shell
+CLOSED_PIPE = 141  # and SIGPIPE
 
 
 class UserError(Exception):
@@ -106,7 +107,7 @@ def _exit_code(name, main, argv, trains):
         return error.code
     except KeyboardInterrupt:
         complain(name, f'interrupted; {repeat}')
-        return 130
+        return INTERRUPTED
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             complain(name, f'error: {error.strerror}; free some disk space and {repeat}')
