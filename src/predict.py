@@ -18,7 +18,7 @@ from core.arguments import Parser, few
 from core.device import setup_device
 from core.errors import UserError, complain, escape, exit_code
 from core.text_tables import text
-from dataloaders import pictures
+from dataloaders.own import pictures
 from runs import identity, saved
 
 EXAMPLES = """\

@@ -73,8 +73,9 @@ def start(args, folder):
 
 def write_random_data(folder):
     """The data sets of the mixture with random pixels, in full size."""
-    from dataloaders import npz, sources
-    from dataloaders.normalization import NORMALIZATION
+    from dataloaders import npz
+    from dataloaders.archives import sources
+    from dataloaders.archives.normalization import NORMALIZATION
 
     rng = np.random.default_rng(0)
     for name, source in sources.SOURCES.items():

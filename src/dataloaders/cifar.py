@@ -1,7 +1,7 @@
 """cifar: CIFAR-10 in 5 tasks of 2 classes, CIFAR-100 in 5 tasks of 20 classes (HAT, section 4.2)."""
 
-from dataloaders import sources
-from dataloaders.normalization import NORMALIZATION
+from dataloaders.archives import sources
+from dataloaders.archives.normalization import NORMALIZATION
 from dataloaders.task import Dataset, subset
 
 FAMILY = 'alexnet'

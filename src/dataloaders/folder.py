@@ -1,4 +1,4 @@
-"""folder: tasks of your own, in a folder, without code (layouts.py says how, pictures.py how they are read).
+"""folder: tasks of your own, in a folder, without code (own/layouts.py says how, own/pictures.py how they are read).
 
 Not in the paper. Names, input size, mean and deviation come from the folder: use() says which one.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from core import seeds
-from dataloaders import cache, layouts
+from dataloaders.own import cache, layouts
 from dataloaders.task import Dataset, stratified
 
 FAMILY = 'alexnet'

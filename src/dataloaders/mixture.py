@@ -1,7 +1,7 @@
 """mixture: eight image data sets, all made 32x32x3 (paper, section 4, "Data")."""
 
-from dataloaders import sources
-from dataloaders.normalization import NORMALIZATION
+from dataloaders.archives import sources
+from dataloaders.archives.normalization import NORMALIZATION
 from dataloaders.task import Dataset
 
 FAMILY = 'alexnet'

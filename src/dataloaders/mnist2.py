@@ -1,7 +1,7 @@
 """mnist2: the digits 0 to 4, then the digits 5 to 9 (Lee et al. 2017; HAT, section 4.2)."""
 
-from dataloaders import sources
-from dataloaders.normalization import MNIST_28
+from dataloaders.archives import sources
+from dataloaders.archives.normalization import MNIST_28
 from dataloaders.task import Dataset, subset
 
 FAMILY = 'mlp'

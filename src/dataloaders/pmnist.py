@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dataloaders import sources
-from dataloaders.normalization import MNIST_28
+from dataloaders.archives import sources
+from dataloaders.archives.normalization import MNIST_28
 from dataloaders.task import Dataset
 
 FAMILY = 'mlp'

@@ -19,7 +19,7 @@ NOT_PART_OF_IDENTITY = (  # arguments that change no more than the last bits of 
 )  # fmt: skip
 REGISTRIES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ imports all modules: not followed
 # Modules that print, write and download: not followed; the data have a fingerprint of their own
-NOT_FINGERPRINTED = 'core.errors', 'core.files', 'dataloaders.sources'
+NOT_FINGERPRINTED = 'core.errors', 'core.files', 'dataloaders.archives.sources'
 ALL_RUNS = {  # functions that every run calls
     'run.py': ('main', 'learn', 'test', 'report'),
     'core/device.py': ('setup_device', 'use_threads'),

@@ -11,7 +11,9 @@ from approaches import build
 from approaches.common.training import Protocol
 from core import results
 from core.files import ROOT
-from dataloaders import EXPERIMENTS, cache, folder, mixture, npz, sources, task
+from dataloaders import EXPERIMENTS, folder, mixture, npz, task
+from dataloaders.archives import sources
+from dataloaders.own import cache
 from runs.checkpoints import Checkpoint
 
 os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # read once, at the first product on a GPU

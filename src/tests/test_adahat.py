@@ -52,6 +52,7 @@ def test_each_gradient_is_multiplied_with_the_rate_of_the_formulas(make_approach
     assert min(rate.min() for rate in rates.values()) > 0.01
 
 
+@pytest.mark.slow
 def test_weights_that_more_tasks_use_move_less_and_earlier_outputs_change_little(make_approach):
     settings = {'nepochs': 2, 'lr': 0.2, 'batch_size': 16, 'init': 'dense', 'c': 0.0}  # all tasks use all units
     moved = {}
@@ -77,6 +78,7 @@ def test_adahat_has_no_hard_masks():
     assert set(APPROACHES['hat'].parameters) - set(APPROACHES['adahat'].parameters) == {'hard'}
 
 
+@pytest.mark.slow
 def test_hat_cl_is_hat_with_its_settings_bit_for_bit(make_approach):
     settings = {'c': 1.0, 'smax': 100.0, 'hard': 1, 'init': 'dense', 'anneal': 'cosine', 'reg': 'quota'}
     common = {'nepochs': 2, 'batch_size': 16}

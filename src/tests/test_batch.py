@@ -360,6 +360,7 @@ def test_a_ray_cluster_that_loses_a_node_returns_all_results(arguments, tmp_path
     compare_with_undisturbed(command, tmp_path / 'whole')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('together', [True, False])
 def test_an_interrupted_run_is_no_failure(arguments, tmp_path, together):
     """Ctrl-C in a terminal reaches the batch and its run, which may end first. A run alone is started again."""

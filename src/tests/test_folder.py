@@ -28,7 +28,8 @@ import run_multi
 import work
 from core import results
 from core.errors import UserError, exit_code
-from dataloaders import cache, folder, pictures
+from dataloaders import folder
+from dataloaders.own import cache, pictures
 from reports import records
 from runs import identity
 from runs.checkpoints import Checkpoint
@@ -638,9 +639,8 @@ def npz_of(rng, shape, kind):
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    'first', [pytest.param(k, marks=pytest.mark.slow if k >= 20 else (), id=str(k)) for k in range(0, 300, 20)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('first', range(0, 300, 20))
 def test_a_damaged_folder_is_used_or_refused_in_one_line_and_leaves_nothing_behind(
     first, data, tmp_path, kept, capfd, monkeypatch
 ):

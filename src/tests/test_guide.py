@@ -52,6 +52,7 @@ def test_blocks_are_found_with_their_lines_and_no_run_is_left_out(tmp_path):
     assert error.traceback[-1].lineno + 1 == 4
 
 
+@pytest.mark.slow
 def test_c_counts_where_embeddings_have_a_large_learning_rate(names):
     """The table has the shares of the block before it."""
     rows = re.findall(r'^\| `(normal|dense)` \| (.*) \| (\d+) \| (\d+) \|$', GUIDE.read_text(encoding='utf-8'), re.M)
@@ -64,6 +65,7 @@ def test_c_counts_where_embeddings_have_a_large_learning_rate(names):
         assert lr == 0.003 or (share > 0.5) == (c == 0.1)
 
 
+@pytest.mark.slow
 def test_the_first_block_is_short_and_shows_that_nothing_is_forgotten(names):
     assert len(blocks(GUIDE)[0][1].splitlines()) <= 20
     accuracy = names['accuracy']

@@ -200,7 +200,7 @@ def fingerprints():
     ('approaches/common/training.py', 'lr_factor: float = 3', 'lr_factor: float = 4', 'not'),
     ('approaches/common/optimizers.py', '-self.lr * factor', '-2 * self.lr * factor', 'not'),
     ('dataloaders/task.py', 'VALID_PERCENT = 15', 'VALID_PERCENT = 10', 'not'),
-    ('dataloaders/normalization.py', '0.2752', '0.2753', 'not'),
+    ('dataloaders/archives/normalization.py', '0.2752', '0.2753', 'not'),
     ('networks/__init__.py', 'nn.init.zeros_(module.bias)', 'nn.init.ones_(module.bias)', 'not'),
     ('run.py', 'range(t + 1)', 'range(t + 2)', 'not'),
     ('core/device.py', "precision == 'tf32'\n    torch.set_flush", "precision != 'tf32'\n    torch.set_flush", 'not'),

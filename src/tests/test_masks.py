@@ -210,6 +210,7 @@ def test_the_gradients_of_wsn_against_a_loop():
             torch.testing.assert_close(s.grad[i, j], g * w[i, j] * (1 if s[i, j] > 0 else -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scores', ['kept', 'fresh'])
 def test_wsn_changes_the_chosen_weights_that_no_earlier_task_has_chosen_and_no_other(make_approach, scores):
     made = make_approach('wsn', TASKS, width=0.1, nepochs=2, lr=0.3, batch_size=8, c=0.4, scores=scores)

@@ -44,6 +44,7 @@ def by_loop(net, *tasks):
     return counts
 
 
+@pytest.mark.slow
 def test_capacity_and_reuse_equal_a_loop_over_the_weights(net):
     a, b, c = (masks(net, seed) for seed in range(3))
     usage = hat.capacity.usage(net.hidden, [hat.capacity.active(a) for a in (a, b, c)])

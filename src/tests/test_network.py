@@ -129,6 +129,7 @@ def save_weights(tmp_path, name='resnet18', **settings):
     return net, tmp_path / f'{name}.pth'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variant', ['', 'hat'])
 def test_a_network_starts_from_the_weights_of_a_file(tmp_path, variant):
     whole, path = save_weights(tmp_path)
@@ -182,11 +183,13 @@ def test_other_weights_are_another_run(tmp_path, capsys):
     assert start(tmp_path, 'random')[0] == 0 and 'weights is' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stem_that_is_small_already_is_refused():
     with pytest.raises(UserError, match='stem=small'):
         networks.build('alexnet', '', (3, 32, 32), [3, 2], 1, 0, 'vgg11,stem=small')
 
 
+@pytest.mark.slow
 def test_grey_images_are_repeated_on_three_channels(tmp_path, small_data):
     more = ['--experiment', 'mnist2', '--tasks', 'mnist-0-4,mnist-5-9', '--data', str(small_data)]
     code, txt = start(tmp_path, 'sgd', *more, '--nepochs', '1')
@@ -198,6 +201,7 @@ def test_a_batch_of_one_image_is_refused_before_training_where_there_are_batch_n
     assert 'a batch of shapes has one image only' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weights_of_other_numbers_are_refused_and_old_files_lack_a_counter(tmp_path):
     net, path = save_weights(tmp_path)
     weights = net.state_dict()

@@ -21,7 +21,8 @@ import run
 from approaches import ALIASES, APPROACHES
 from benchmarks import selftest
 from core.files import ROOT
-from dataloaders import EXPERIMENTS, npz, sources
+from dataloaders import EXPERIMENTS, npz
+from dataloaders.archives import sources
 from networks import NETWORKS
 from runs import identity
 
@@ -236,6 +237,7 @@ def test_links_lead_to_a_page_and_a_heading(path):
             assert not heading or heading in [text.lower().replace(' ', '-') for text in headings], target
 
 
+@pytest.mark.slow
 def test_the_network_of_the_page_runs_with_each_of_its_variants(register, tmp_path, monkeypatch):
     code = next(block for block in blocks('approaches') if 'LeNet' in block)
     names = vars(register('networks.lenet', code))

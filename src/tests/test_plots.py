@@ -149,6 +149,7 @@ def test_transfer_and_average_accuracy_equal_a_computation_by_hand():
     assert metrics.backward_transfer(accuracy[:1, :1]) == metrics.forward_transfer([0.1], [0.1]) == 0
 
 
+@pytest.mark.slow
 def test_files_are_made(res, tmp_path):
     assert plot(res, '--output', tmp_path / 'fig') == 0
     names = {path.name for path in (tmp_path / 'fig').iterdir() if path.stat().st_size}
@@ -513,6 +514,7 @@ def test_without_figures_matplotlib_is_not_imported(runs):
     )
 
 
+@pytest.mark.slow
 def test_the_table_of_times_equals_a_computation_by_hand(runs, capsys, tmp_path):
     times = {'total': 150, 'epochs': [[1, 2, 3], [4, 5]], 'testing': [1, 1]}
     runs('hat', 1, JOINT, times=times, devices=['cuda:0 (H_100)'])

@@ -14,8 +14,9 @@ import predict
 import run
 from approaches import APPROACHES
 from core.errors import exit_code
-from dataloaders import cache, npz
-from dataloaders.pictures import with_channels
+from dataloaders import npz
+from dataloaders.own import cache
+from dataloaders.own.pictures import with_channels
 
 CLASSES = 'cat', 'dog', 'eel'
 MODES = 'RGB', 'RGBA', 'P', 'CMYK', 'L'
@@ -89,6 +90,7 @@ def answers(cli, *words):
     return [[answer['classes'][0]['class'] for answer in line['answers']] for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('approach', TRAINED)
 def test_the_answers_have_the_accuracy_of_the_record(approach, learned, data, cli):
     """From the files of the pictures; the data that the run used are gone."""
@@ -286,6 +288,7 @@ def test_the_page_of_a_run_has_its_figures_and_pictures_it_gets_right_and_wrong(
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)  # everything is in the file
 
 
+@pytest.mark.slow
 def test_the_page_without_network_or_data_says_so_in_a_line(page, data):
     for words, change, reason in (
         ([], lambda folder: None, 'are not in'),

@@ -11,7 +11,7 @@ import dataloaders
 import networks
 from core.errors import UserError
 from dataloaders import mixture, task
-from dataloaders.normalization import NORMALIZATION
+from dataloaders.archives.normalization import NORMALIZATION
 
 FIRST = {0: 'facescrub', 1: 'notmnist', 2: 'fashion-mnist', 3: 'traffic-signs', 6: 'cifar10', 10: 'mnist',
          13: 'cifar100', 25: 'svhn'}  # fmt: skip

@@ -20,7 +20,8 @@ from approaches import APPROACHES
 from approaches.base import Approach
 from core import files, results
 from core.files import ROOT
-from dataloaders import npz, sources
+from dataloaders import npz
+from dataloaders.archives import sources
 from runs import checkpoints
 from runs.checkpoints import Checkpoint
 

@@ -145,6 +145,7 @@ def test_bad_input_is_one_line_and_exit_code_2(small_data, tmp_path, capsys, arg
     assert sorted(small_data.iterdir()) == data and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='asks for a machine without CUDA')
 def test_cuda_where_there_is_none_from_a_shell_in_another_folder(tmp_path):
     arguments = ['--approach', 'hat', '--experiment', 'demo', '--device', 'cuda']

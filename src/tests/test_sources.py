@@ -15,7 +15,8 @@ from torchvision.datasets import CIFAR10, CIFAR100, GTSRB, MNIST, SVHN, FashionM
 
 import run
 from core.errors import UserError
-from dataloaders import mixture, npz, sources
+from dataloaders import mixture, npz
+from dataloaders.archives import sources
 
 WITH_CHECKSUM = [name for name in mixture.NAMES if name not in ('facescrub', 'notmnist')]
 each_set = pytest.mark.parametrize('name', mixture.NAMES)

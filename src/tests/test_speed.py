@@ -21,7 +21,8 @@ from benchmarks import eager_loop, scaling, speed, workers
 from core import seeds
 from core.device import setup_device
 from core.errors import UserError, exit_code
-from dataloaders import mixture, sources, task
+from dataloaders import mixture, task
+from dataloaders.archives import sources
 from networks.dropout import Activation, Dropout, keep
 from networks.layers import ImageConvolution, Linear
 

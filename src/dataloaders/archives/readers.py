@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dataloaders import pickles
+from dataloaders.archives import pickles
 
 
 def read_cifar10(source, folder):

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from core.errors import UserError, one_line
 from core.files import atomic, lock, remove_partial_files
-from dataloaders import npz, readers
+from dataloaders import npz
+from dataloaders.archives import readers
 
 TIMEOUT = 20  # seconds without a response from a server
 

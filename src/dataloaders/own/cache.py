@@ -20,7 +20,8 @@ from PIL import Image
 
 from core.errors import UserError, one_line
 from core.files import ROOT, lock
-from dataloaders import layouts, npz, pictures
+from dataloaders import npz
+from dataloaders.own import layouts, pictures
 
 FORMAT = 1  # of the npz and of how pictures are read: another one makes all caches again
 PLACES = ROOT / 'dat', ROOT / 'tmp'
