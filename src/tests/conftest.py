@@ -1,5 +1,6 @@
 """Small data and small networks for all tests."""
 
+import functools
 import json
 import os
 
@@ -11,7 +12,7 @@ from approaches import build
 from approaches.common.training import Protocol
 from core import results
 from core.files import ROOT
-from dataloaders import EXPERIMENTS, folder, mixture, npz, task
+from dataloaders import EXPERIMENTS, demo, folder, mixture, npz, task
 from dataloaders.archives import sources
 from dataloaders.own import cache
 from runs.checkpoints import Checkpoint
@@ -66,6 +67,14 @@ def caches(tmp_path_factory):
     """Those of tasks of your own are not in dat/."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, 'PLACES', [tmp_path_factory.mktemp('caches')])
+        yield
+
+
+@pytest.fixture(autouse=True, scope='session')
+def drawn_once():
+    """The same pictures of the demo for all tests: drawing them takes longer than most of the runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, 'pictures', functools.cache(demo.pictures))
         yield
 
 

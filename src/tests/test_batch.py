@@ -119,7 +119,7 @@ def children(pid):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_batch_that_is_interrupted_interrupts_its_runs(arguments, tmp_path, number):
     """Only run_multi.py gets the signal; the same command resumes."""
-    command = arguments('sgd', '0', '--nepochs', '30', '--batch-size', '2', '--tasks', 'mnist,cifar10,svhn,notmnist')
+    command = arguments('sgd', '0', '--nepochs', '10', '--batch-size', '2', '--tasks', 'mnist,cifar10,svhn,notmnist')
     process = shell(command)
     while not Checkpoint(results.Output(tmp_path / 'mixture_sgd_0.txt')).path.exists():
         assert process.poll() is None, process.communicate()
@@ -364,7 +364,7 @@ def test_a_ray_cluster_that_loses_a_node_returns_all_results(arguments, tmp_path
 @pytest.mark.parametrize('together', [True, False])
 def test_an_interrupted_run_is_no_failure(arguments, tmp_path, together):
     """Ctrl-C in a terminal reaches the batch and its run, which may end first. A run alone is started again."""
-    command = arguments('sgd', '0', '--nepochs', '30', '--batch-size', '2')
+    command = arguments('sgd', '0', '--nepochs', '15', '--batch-size', '2')
     process = shell(command, start_new_session=True)
     while not Checkpoint(results.Output(tmp_path / 'mixture_sgd_0.txt')).path.exists():
         assert process.poll() is None, process.communicate()

@@ -1,6 +1,5 @@
 """run.py --network: networks of torchvision and timm under the same protocol."""
 
-import functools
 import json
 import os
 import shlex
@@ -19,20 +18,11 @@ from core.comparison import agree
 from core.errors import UserError
 from core.files import ROOT
 from core.results import command
-from dataloaders import demo
 from reports.records import load
 
 SMALL = ['--experiment', 'demo', '--network', 'resnet18', '--tasks', 'shapes,digits', '--ntrain', '80',
          '--nepochs', '2', '--batch-size', '32', '--device', 'cpu', '--threads', '1']  # fmt: skip
 OWN = 'pathnet', 'pnn'  # approaches with networks of their own
-
-
-@pytest.fixture(autouse=True, scope='module')
-def drawn_once():
-    """The same pictures of the demo for all tests here: drawing them takes longer than most of the runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, 'pictures', functools.cache(demo.pictures))
-        yield
 
 
 def start(tmp_path, approach, *more):

@@ -493,7 +493,7 @@ def test_a_batch_says_which_results_its_runs_replace(arguments, tmp_path, capsys
 
 @pytest.mark.slow
 def test_fresh_repeats_all_runs_and_a_killed_one_resumes(arguments, tmp_path):  # noqa: F811
-    command = arguments('sgd', '0', '--nepochs', '40', '--batch-size', '2')
+    command = arguments('sgd', '0', '--nepochs', '15', '--batch-size', '2')
     assert exit_code('run_multi.py', run_multi.main, command) == 0
     first = (tmp_path / 'mixture_sgd_0.json').read_text()
     (tmp_path / 'mixture_sgd_0.log').unlink()

@@ -604,28 +604,28 @@ def test_of_equal_values_a_diverged_one_is_not_chosen_and_then_the_smallest_is()
 
 
 @pytest.mark.slow
-def test_one_command_does_the_runs_of_fig_4_and_draws_it(tmp_path, capsys):
+def test_one_command_does_the_runs_of_fig_4_and_draws_it(small_data, tmp_path, capsys):
     """With the references of the forgetting ratio, and beside unrelated results."""
     res, fig = tmp_path / 'res', tmp_path / 'fig'
     res.mkdir()
-    np.savetxt(res / 'demo_hat_0.txt', np.eye(2), '%.4f')
-    command = ['--approach', 'hat', '--experiment', 'demo', '--vary', 'c', '--figure', fig, '--res', res, '--devices',
-               'cpu', '--nproc', '2']  # fmt: skip
-    rest = ['--', '--tasks', 'digits,flags', '--nepochs', '1', '--ntrain', '40', '--width', '0.05']
+    np.savetxt(res / 'mixture_hat_0.txt', np.eye(2), '%.4f')
+    command = ['--approach', 'hat', '--experiment', 'mixture', '--vary', 'c', '--figure', fig, '--res', res,
+               '--devices', 'cpu', '--nproc', '2']  # fmt: skip
+    rest = ['--', '--tasks', 'mnist,svhn', '--nepochs', '1', '--ntrain', '40', '--width', '0.05', '--data', small_data]
     assert exit_code('work.py', work.main, list(map(str, [*command, '--dry-run', *rest]))) == 0
     out = capsys.readouterr().out.splitlines()
     assert len(out) == len(APPROACHES['hat'].parameters['c'].grid) + 2 and not fig.exists()
     assert exit_code('work.py', work.main, list(map(str, [*command, *rest]))) == 0
     assert {path.name for path in fig.iterdir()} == {'fig4-hat-0.png', 'fig4-hat-0.pdf'}
-    assert {path.name for path in res.glob('demo_[jr]*.txt')} == {'demo_joint_0.txt', 'demo_random_0.txt'}
+    assert {path.name for path in res.glob('mixture_[jr]*.txt')} == {'mixture_joint_0.txt', 'mixture_random_0.txt'}
     assert 'left out' not in capsys.readouterr().out
-    collection = Collection('demo', res, [], [0], sweeps=['hat'])
+    collection = Collection('mixture', res, [], [0], sweeps=['hat'])
     expected = '! diverged', 'all runs: ', 'joint training of seed 0'  # one epoch need not be better than none
     assert all(note.startswith(expected) for note in collection.notes)
     assert collection.sweep_curves('hat', 0).keys() == {'c'}
     joint, random = (collection.get(name, 0).accuracy for name in ('joint', 'random'))
     for c, rho in zip(*collection.sweep_curves('hat', 0)['c'], strict=True):
-        accuracy = results.read_matrix(res / f'demo_hat_0_c={c:g}.txt')
+        accuracy = results.read_matrix(res / f'mixture_hat_0_c={c:g}.txt')
         assert rho == pytest.approx(metrics.forgetting_ratio(accuracy, joint, random)[-1], nan_ok=True)
 
 

@@ -228,10 +228,10 @@ def test_replays_draw_new_dropout_and_follow_the_seed_on_a_gpu():
 
 
 @pytest.mark.slow
-def test_the_benchmark_measures_all_setups_in_each_round(tmp_path, capsys):
+def test_the_benchmark_measures_all_setups_in_each_round(small_data, tmp_path, capsys):
     output = tmp_path / 'speed.json'
-    arguments = ['--approaches', 'hat,sgd', '--ntrain', '150', '--width', '0.02', '--rounds', '2', '--device', 'cpu',
-                 '--output', str(output)]  # fmt: skip
+    arguments = ['--approaches', 'hat,sgd', '--experiment', 'mixture', '--data', str(small_data), '--ntrain', '150',
+                 '--width', '0.02', '--rounds', '2', '--device', 'cpu', '--output', str(output)]  # fmt: skip
     assert exit_code('speed.py', speed.main, arguments) == 0
     record = json.loads(output.read_text())
     assert [row['approach'] for row in record['table']] == ['hat', 'sgd']
@@ -262,14 +262,14 @@ def test_ratios_are_medians_of_the_ratios_within_a_round():
 
 
 @pytest.mark.slow
-def test_flops_of_a_step_are_those_of_the_layers():
+def test_flops_of_a_step_are_those_of_the_layers(small_data):
     """Of each layer, 2 for each weight, position and image, forward, and twice that backward; not to the images."""
-    args = SimpleNamespace(device='cpu', experiment='demo', data=None, ntrain=150, width=0.02, batch_size=16)
+    args = SimpleNamespace(device='cpu', experiment='mixture', data=small_data, ntrain=150, width=0.02, batch_size=16)
     profile = workers.TrainingSetup(args, 'sgd', False).profile()
     net = networks.build('alexnet', '', (3, 32, 32), [10], 0.02, 0)
     sides = 24, 10, 4, 1, 1
     weights = [block[-2].weight.numel() * side**2 for block, side in zip(net.blocks, sides, strict=True)]
-    head = net.units[-1] * dataloaders.load('demo', None, 0)[workers.TASK].n_classes
+    head = net.units[-1] * dataloaders.load('mixture', small_data, 0)[workers.TASK].n_classes
     assert profile['flops'] == 2 * 16 * (2 * weights[0] + 3 * sum(weights[1:]) + 3 * head)
 
 
