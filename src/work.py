@@ -1,7 +1,7 @@
 """A hyper-parameter sweep: one run for each point in the grid of an approach (paper, section 4, "Baselines"; Fig. 4).
 
 The best point has the highest mean validation accuracy over all tasks after the last one; test images are not used. Of
-equal ones that with the most default values is taken, then that with the smallest values.
+equal ones a run that has not diverged is taken, then that with the most default values, then that with the smallest.
 """
 
 import itertools
@@ -114,8 +114,11 @@ def report(runs, n_missing=0, output=None):
         print(f'not finished: {n_missing} of {n_missing + len(runs)} values; repeat the command to complete the sweep')
     (best, *_), record = points[-1] if points else ([-1], {})
     if best >= 0:
-        if (n := sum(score == best for (score, *_), _ in points)) > 1:
-            print(f'the best {n} are equal: that with the most default values counts, then that with the smallest')
+        equal = [other for (score, *_), other in points if score == best]
+        if len(equal) > 1:
+            unmarked = 'one without ! counts, then ' if any(map(records.flagged, equal)) else ''
+            order = 'that with the most default values, then that with the smallest'
+            print(f'the best {len(equal)} are equal: of these {unmarked}{order}')
         place = f' --output {shlex.quote(os.path.relpath(output, ROOT))}' if output else ''
         parameter, command = show(record['arguments']['parameter']), results.command(record) + place
         if ends := ends_of_grids([record for _, record in points]):
