@@ -593,6 +593,28 @@ def test_of_equal_values_that_with_most_defaults_is_chosen_and_diverged_runs_are
     assert best['c'] == 0.75
 
 
+@pytest.mark.parametrize('losses', [(2.6, 4.6), (3.1, 3.9), (5.5, 9.5), (0.01, 3), (2.45, 2.46)])
+def test_the_axis_of_losses_has_numbers(losses):
+    """As those of 100 classes, which may all be between 2.5 and 5."""
+    epochs = [{'valid_accuracy': 0.1, 'train_loss': loss, 'valid_loss': loss} for loss in losses]
+    figure = charts.learning(['cifar100'], [epochs])
+    figure.draw_without_rendering()
+    axis, (low, high) = figure.axes[1].yaxis, figure.axes[1].get_ylim()
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    assert sum(bool(tick.label1.get_text()) for tick in ticks if low <= tick.get_loc() <= high) >= 2
+
+
+def test_a_sweep_says_why_equal_values_lose(runs, capsys):
+    """The default value does not count where it has diverged."""
+    diverged = [{'task': 'svhn', 'epoch': 1, 'what': 'no progress'}]
+    for c, found in (0.75, diverged), (4, []):
+        runs('hat', 0, JOINT, {'c': c}, f'mixture_hat_0_c={c:g}', valid_accuracy=[[0.9, 0], [0.5, 0.5]], diverged=found)
+    work.report([finished(runs.folder / f'mixture_hat_0_c={c}.txt') for c in (0.75, 4)])
+    equal, _, best, _ = capsys.readouterr().out.splitlines()[-4:]
+    assert equal.startswith('the best 2 are equal: of these one without ! counts, then that with the most default')
+    assert best.startswith('best: --parameter c=4,')
+
+
 def test_of_equal_values_a_diverged_one_is_not_chosen_and_then_the_smallest_is():
     default, diverged = {'c': 0.75, 'smax': 400.0}, {'diverged': [{'task': 'svhn'}]}
     points = [(4, {}), (0.75, diverged), (0.5, {}), (0.1, diverged)]
