@@ -111,10 +111,10 @@ def profile(args, name):
 
 def row(name, args, times, profile, flops, bandwidth):
     """The cells under HEAD."""
-    n_batches, n_evaluations = (-(-profile[key] // args.batch_size) for key in ('images', 'valid'))
+    n_batches = profile['images'] / args.batch_size  # the last one may be smaller
     step = {setup: [train / n_batches for train, *_ in times[name, setup]] for setup in SETUPS}
     epoch = {setup: [sum(parts) for parts in times[name, setup]] for setup in SETUPS}
-    valid = statistics.median(valid for *_, valid in times[name, 'ours']) / n_evaluations
+    valid = statistics.median(valid for *_, valid in times[name, 'ours']) * 64 / profile['valid']
     ours, eager = statistics.median(step['ours']), statistics.median(step['eager loop'])
     lower_bound = max(profile['flops'] / flops, profile['bytes'] / bandwidth)
     sgd = [train / n_batches for train, *_ in times['sgd', 'ours']] if 'sgd' in args.approaches else []

@@ -260,6 +260,15 @@ def test_ratios_are_medians_of_the_ratios_within_a_round():
     assert row['step, x sgd'] == '1.00' and row['memory, MB'] == '5'
 
 
+def test_a_smaller_last_batch_counts_with_its_images():
+    args = SimpleNamespace(batch_size=50, approaches=['sgd'])
+    times = {('sgd', setup): [[1.5, 0, 0.5]] for setup in speed.SETUPS}
+    profile = {'images': 75, 'valid': 40, 'flops': 10, 'bytes': 20, 'peak': 5e6}
+    row = dict(zip(speed.HEAD, speed.row('sgd', args, times, profile, 20, 100), strict=True))
+    assert row['images/s'] == '50' and row['step, ms'] == '1000.0'  # 75 images in 1.5 s
+    assert row['evaluation of 64, ms'] == '800.0'  # 40 in 0.5 s, whatever the size of the batches
+
+
 @pytest.mark.slow
 def test_flops_of_a_step_are_those_of_the_layers():
     """Of each layer, 2 for each weight, position and image, forward, and twice that backward; not to the images."""
