@@ -18,7 +18,7 @@ from scipy import stats
 import plot_results
 import work
 from approaches import APPROACHES
-from core import metrics, results
+from core import metrics, results, text_tables
 from core.errors import exit_code
 from reports import charts, records, reproduction, tables
 from reports.collection import Collection
@@ -160,6 +160,16 @@ def test_files_are_made(res, tmp_path):
     (tmp_path / 'fig' / 'pruned.txt').touch()  # of an earlier call
     assert plot(res, '--output', tmp_path / 'fig') == 0
     assert names == {path.name for path in (tmp_path / 'fig').iterdir()}
+
+
+def test_tables_hold_any_name_of_a_task():
+    """Those of a folder of your own: no cell more, and nothing that LaTeX takes for a command."""
+    header, lines = ['task', 'A<=2, %'], [['a|b & c', '50.0 ±1.0'], ['x^2$_{3}~\\%#', '1 → 2']]
+    rows = text_tables.markdown(header, lines).splitlines()
+    assert rows[2] == r'| a\|b & c | 50.0 ±1.0 |' and rows[0] == '| task | A<=2, % |'
+    begin, head, _, first, second, end = text_tables.latex(header, lines).splitlines()
+    assert head == r'task & $A^{\leq 2}$, \% \\' and first == r'a|b \& c & 50.0 $\pm$1.0 \\'
+    assert second == r'x\textasciicircum{}2\$\_\{3\}\textasciitilde{}\textbackslash{}\%\# & 1 $\to$ 2 \\'
 
 
 def test_a_list_given_twice_is_an_error(res, capsys):
