@@ -51,6 +51,9 @@ class Identity:
         """In what the run of a record differs from this one, except in the code: a list of texts."""
         if other := self.other_tasks(record):
             return other
+        approach = record.get('arguments', {}).get('approach', self.approach)
+        if approach != self.approach:  # whose hyper-parameters are others
+            return [f'approach is {approach}, not {self.approach}']
         tasks = record.get('tasks', [])
         current = dataloaders.fingerprints(self.experiment, self.folder, [task['name'] for task in tasks])
         defaults = APPROACHES[self.approach].defaults()
