@@ -603,6 +603,13 @@ def test_of_equal_values_that_with_most_defaults_is_chosen_and_diverged_runs_are
     assert best['c'] == 0.75
 
 
+def test_settings_of_the_references_are_no_reason_that_a_run_is_missing(runs, capsys):
+    for name, accuracy in ('joint', JOINT), ('random', RANDOM):
+        runs(name, 0, accuracy, width=0.5)
+    assert plot(runs, '--approaches', 'ewc', '--seeds', '0') == 2
+    assert capsys.readouterr().err.endswith(f' no finished run of mixture in {runs.folder} of ewc, seed 0\n')
+
+
 @pytest.mark.parametrize('losses', [(2.6, 4.6), (3.1, 3.9), (5.5, 9.5), (0.01, 3), (2.45, 2.46)])
 def test_the_axis_of_losses_has_numbers(losses):
     """As those of 100 classes, which may all be between 2.5 and 5."""
