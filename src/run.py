@@ -116,6 +116,8 @@ def parse(argv):
             setattr(args, name, None)  # as in records that are older than the choice
     if args.lr is None:
         args.lr = LR[args.optimizer or 'sgd']
+    if args.lr < (least := Protocol.of(args).lr_min):
+        raise UserError(f'--lr: training stops below {least:g}, so {args.lr:g} trains nothing')
     for name, value in dataloaders.defaults(args.experiment).items():
         if getattr(args, name) is None:
             setattr(args, name, value)

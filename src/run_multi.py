@@ -8,6 +8,7 @@ from approaches import APPROACHES, canonical
 from batches.run import Run
 from core.arguments import Parser, few, names, seeds
 from core.errors import UserError, exit_code
+from core.hyperparameters import parse as parse_parameters
 from dataloaders import EXPERIMENTS
 
 EXAMPLES = """\
@@ -43,7 +44,7 @@ def main(argv=None):
 
 def create_runs(args, rest):
     """The runs of the arguments; rest: those after --."""
-    check_names(args.parameter, args.approaches)
+    check_parameter(args.parameter, args.approaches)
     numbers = range(args.nruns) if args.nruns else args.seeds
     runs = []
     for experiment, seed, approach in itertools.product(args.experiments, numbers, args.approaches):
@@ -52,8 +53,9 @@ def create_runs(args, rest):
     return runs
 
 
-def check_names(parameter, approaches):
-    """Raises UserError if values without names would be those of other hyper-parameters in each approach."""
+def check_parameter(parameter, approaches):
+    """Raises UserError if values without names would be those of other hyper-parameters in each approach, or if an
+    approach does not take them."""
     places = [k for k, item in enumerate(parameter.split(',')) if item.strip() and '=' not in item]
     taken = {}  # names of hyper-parameters -> an approach that has them in these places
     for approach in approaches:
@@ -63,6 +65,11 @@ def check_names(parameter, approaches):
     if len(taken) > 1:
         (a, x), (b, y), *_ = taken.items()
         raise UserError(f'--parameter: {parameter} would set {a} of {x}, and {b} of {y}; write name=value')
+    for approach in approaches:
+        try:
+            parse_parameters(parameter, APPROACHES[approach].parameters)
+        except UserError as error:
+            raise UserError(f'{approach}: {error}') from None
 
 
 if __name__ == '__main__':

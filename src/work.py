@@ -1,7 +1,7 @@
 """A hyper-parameter sweep: one run for each point in the grid of an approach (paper, section 4, "Baselines"; Fig. 4).
 
 The best point has the highest mean validation accuracy over all tasks after the last one; test images are not used. Of
-equal ones that with the most default values is taken, then that with the smallest values.
+equal ones a run that has not diverged is taken, then that with the most default values, then that with the smallest.
 """
 
 import itertools
@@ -86,41 +86,50 @@ def combinations(declared, vary):
 
 
 def report(runs, n_missing=0, output=None):
-    """Print the mean validation accuracy of each finished run, the best last.
+    """Print the mean validation accuracy of each finished run, the best last, and its command.
 
     n_missing  values of the sweep whose runs are not finished
     output     of the command that puts the best value into the tables; None: the default
     """
-    points = []
+    swept = []  # records
     for path in (r.output.json for r in runs):
         try:
             check(record := results.load_record(path), VALIDATION, path)
+            swept.append(record)
         except UserError as error:
             print(f'left out: {error}')
-            continue
-        parameter, defaults = record['arguments']['parameter'], APPROACHES[record['arguments']['approach']].defaults()
-        points.append((records.preference(parameter, record, defaults), record))
-    points.sort(key=lambda point: point[0])
+    swept.sort(key=preference)
     print('\nmean validation accuracy over all tasks after the last')
-    marked = False
-    for (score, *_), record in points:
-        mark = ' !' if records.flagged(record) else ''
+    for record in swept:
+        score, mark = records.validation(record), ' !' if records.flagged(record) else ''
         text = f'{100 * score:6.2f} %' if score >= 0 else 'diverged'
         print(f'  {text}  {show(record["arguments"]["parameter"])}{mark}')
-        marked = marked or mark
-    if marked:
+    if any(map(records.flagged, swept)):
         print('! a task diverged (not finite, or no epoch better than its start), or closed all gates of a layer')
     if n_missing:
         print(f'not finished: {n_missing} of {n_missing + len(runs)} values; repeat the command to complete the sweep')
-    (best, *_), record = points[-1] if points else ([-1], {})
-    if best >= 0:
-        if (n := sum(score == best for (score, *_), _ in points)) > 1:
-            print(f'the best {n} are equal: that with the most default values counts, then that with the smallest')
-        place = f' --output {shlex.quote(os.path.relpath(output, ROOT))}' if output else ''
-        parameter, command = show(record['arguments']['parameter']), results.command(record) + place
-        if ends := ends_of_grids([record for _, record in points]):
-            print(f'at the end of its grid: {show(ends)}; a value beyond it may be better')
-        print(f'best: --parameter {parameter}; for the tables:\n{command}')
+    if swept and records.validation(swept[-1]) >= 0:
+        recommend(swept, output)
+
+
+def preference(record):
+    """The key by which the records of a sweep are sorted, the best last."""
+    arguments = record['arguments']
+    return records.preference(arguments['parameter'], record, APPROACHES[arguments['approach']].defaults())
+
+
+def recommend(swept, output):
+    """Print the best of the records, the last one, why it is, and its command with `output`."""
+    best = swept[-1]
+    equal = [record for record in swept if records.validation(record) == records.validation(best)]
+    if len(equal) > 1:
+        unmarked = 'one without ! counts, then ' if any(map(records.flagged, equal)) else ''
+        order = 'that with the most default values, then that with the smallest'
+        print(f'the best {len(equal)} are equal: of these {unmarked}{order}')
+    if ends := ends_of_grids(swept):
+        print(f'at the end of its grid: {show(ends)}; a value beyond it may be better')
+    place = f' --output {shlex.quote(os.path.relpath(output, ROOT))}' if output else ''
+    print(f'best: --parameter {show(best["arguments"]["parameter"])}; for the tables:\n{results.command(best)}{place}')
 
 
 def ends_of_grids(swept):

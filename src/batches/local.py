@@ -40,6 +40,10 @@ class Running(NamedTuple):
 def execute(runs, slots, threads, display):
     """slots: a device for each of the runs at a time; threads: of each on the CPU."""
     waiting, free, running = deque(map(Waiting, runs)), list(slots), {}  # running: process -> Running
+
+    def wait(r):
+        waiting.append(Waiting(r, time.monotonic() + RETRY))
+
     with record_signals() as signals:
         processes = process_context()
         try:
@@ -49,25 +53,21 @@ def execute(runs, slots, threads, display):
                     if r.finished():  # by another batch
                         display.finish(r, 0)
                     elif r.is_locked():
-                        waiting.append(Waiting(r, time.monotonic() + RETRY))
+                        wait(r)
                     else:
-                        device = free.pop(0)
-                        process = processes.Process(target=run_in_child, args=(r, device, threads), name=r.name)
-                        block_signals(True)
-                        process.start()
-                        block_signals(False)
-                        running[process] = Running(r, device, r.progress())
+                        device, before = free.pop(0), r.progress()
+                        running[start(processes, r, device, threads)] = Running(r, device, before)
                         display.start(r)
                 connection.wait([process.sentinel for process in running], POLL)
                 for process in [p for p in running if p.exitcode is not None]:
-                    r, device, progress = running.pop(process)
+                    r, device, before = running.pop(process)
                     free.append(device)
-                    killed_after_progress = process.exitcode < 0 and r.progress() != progress
+                    killed_after_progress = process.exitcode < 0 and r.progress() != before
                     if r.finished():
                         r.remove_checkpoint()
                         display.finish(r, 0)
                     elif killed_after_progress or process.exitcode in (Busy.code, INTERRUPTED) or signals:
-                        waiting.append(Waiting(r, time.monotonic() + RETRY))
+                        wait(r)
                         display.requeue(r)
                     else:
                         display.finish(r, process.exitcode)
@@ -76,11 +76,25 @@ def execute(runs, slots, threads, display):
                     raise KeyboardInterrupt
         finally:
             for process in running:
-                process.join(1)  # Ctrl-C in a terminal interrupts the runs, too; kill does not
-                if process.exitcode is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(process.pid, signal.SIGINT)
-                process.join()
+                stop(process)
+
+
+def start(processes, r, device, threads):
+    """The process of a run, started. processes: of process_context()."""
+    process = processes.Process(target=run_in_child, args=(r, device, threads), name=r.name)
+    block_signals(True)
+    process.start()
+    block_signals(False)
+    return process
+
+
+def stop(process):
+    """Interrupt the process of a run, if Ctrl-C in a terminal has not done so already, and wait for its end."""
+    process.join(1)
+    if process.exitcode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
+    process.join()
 
 
 @contextlib.contextmanager

@@ -26,10 +26,7 @@ examples:
   python src/benchmark.py
   python src/benchmark.py --approaches all --experiment mixture --data DIR
 """
-HEAD = ['approach', 'step, ms', 'images/s', 'evaluation of 64, ms', 'epoch, s', 'memory, MB', 'step, x sgd',
-        'lower bound, ms', 'step, x lower bound', 'eager loop: step, ms', 'eager loop: epoch, s',
-        'speed-up: step', 'speed-up: epoch', 'speed-up, PyTorch defaults: step',
-        'speed-up, PyTorch defaults: epoch']  # fmt: skip
+EVALUATED = 64  # images of which the time of evaluation is told
 SETUPS = 'ours', 'eager loop', 'eager loop, PyTorch defaults'
 
 
@@ -71,12 +68,12 @@ def main(argv):
     profiles = {name: profile(args, name) for name in args.approaches}
     rows = [row(name, args, times, profiles[name], flops, bandwidth) for name in args.approaches]
     print(f'large matrix product {flops / 1e9:.0f} GFLOP/s, large copy {bandwidth / 1e9:.0f} GB/s (medians)\n')
-    print(markdown(HEAD, rows))
+    print(markdown(list(rows[0]), [row.values() for row in rows]))
     record = {
         'arguments': {key: str(value) for key, value in vars(args).items()}, 'device': describe(device),
         'versions': versions(), 'flops_per_second': flops, 'bytes_per_second': bandwidth, 'facts': profiles,
         'seconds': [{'approach': n, 'way': s, 'train, train again, valid': each} for (n, s), each in times.items()],
-        'table': [dict(zip(HEAD, cells, strict=True)) for cells in rows],
+        'table': rows,
     }  # fmt: skip
     write(args.output, json.dumps(record, indent=1))
 
@@ -110,19 +107,31 @@ def profile(args, name):
 
 
 def row(name, args, times, profile, flops, bandwidth):
-    """The cells under HEAD."""
-    n_batches, n_evaluations = (-(-profile[key] // args.batch_size) for key in ('images', 'valid'))
+    """The line of an approach: column -> cell. times, flops, bandwidth: of measure(); profile: of profile()."""
+    n_batches = profile['images'] / args.batch_size  # the last one may be smaller
     step = {setup: [train / n_batches for train, *_ in times[name, setup]] for setup in SETUPS}
     epoch = {setup: [sum(parts) for parts in times[name, setup]] for setup in SETUPS}
-    valid = statistics.median(valid for *_, valid in times[name, 'ours']) / n_evaluations
-    ours, eager = statistics.median(step['ours']), statistics.median(step['eager loop'])
+    ours, eager = (statistics.median(step[setup]) for setup in ('ours', 'eager loop'))
+    evaluation = statistics.median(valid for *_, valid in times[name, 'ours']) * EVALUATED / profile['valid']
     lower_bound = max(profile['flops'] / flops, profile['bytes'] / bandwidth)
     sgd = [train / n_batches for train, *_ in times['sgd', 'ours']] if 'sgd' in args.approaches else []
-    return [name, f'{1000 * ours:.1f}', f'{args.batch_size / ours:.0f}', f'{1000 * valid:.1f}',
-            f'{statistics.median(epoch["ours"]):.2f}', f'{profile["peak"] / 1e6:.0f}' if profile['peak'] else '-',
-            f'{ratio(step["ours"], sgd):.2f}' if sgd else '', f'{1000 * lower_bound:.1f}', f'{ours / lower_bound:.2f}',
-            f'{1000 * eager:.1f}', f'{statistics.median(epoch["eager loop"]):.2f}',
-            *(f'{ratio(each[s], each["ours"]):.2f}' for s in SETUPS[1:] for each in (step, epoch))]  # fmt: skip
+    cells = {
+        'approach': name,
+        'step, ms': f'{1000 * ours:.1f}',
+        'images/s': f'{args.batch_size / ours:.0f}',
+        f'evaluation of {EVALUATED}, ms': f'{1000 * evaluation:.1f}',
+        'epoch, s': f'{statistics.median(epoch["ours"]):.2f}',
+        'memory, MB': f'{profile["peak"] / 1e6:.0f}' if profile['peak'] else '-',
+        'step, x sgd': f'{ratio(step["ours"], sgd):.2f}' if sgd else '',
+        'lower bound, ms': f'{1000 * lower_bound:.1f}',
+        'step, x lower bound': f'{ours / lower_bound:.2f}',
+        'eager loop: step, ms': f'{1000 * eager:.1f}',
+        'eager loop: epoch, s': f'{statistics.median(epoch["eager loop"]):.2f}',
+    }
+    for setup, speed_up in zip(SETUPS[1:], ('speed-up', 'speed-up, PyTorch defaults'), strict=True):
+        for what, seconds in ('step', step), ('epoch', epoch):
+            cells[f'{speed_up}: {what}'] = f'{ratio(seconds[setup], seconds["ours"]):.2f}'
+    return cells
 
 
 def ratio(times, others):

@@ -99,9 +99,11 @@ def _backup(path, n):
 
 
 def json_text(content, indent=1):
-    """Strict JSON: numbers that are not finite are null."""
+    """Strict JSON: numbers that are not finite are null, tensors and arrays numbers or lists."""
 
     def strict(value):
+        if hasattr(value, 'tolist'):  # what an approach of your own may report
+            value = value.tolist()
         if isinstance(value, dict):
             return {key: strict(inner) for key, inner in value.items()}
         if isinstance(value, (list, tuple)):

@@ -2,6 +2,11 @@
 
 import re
 
+SPECIAL = str.maketrans({  # of LaTeX, in a task's name
+    **{c: f'\\{c}' for c in '&_#$%{}'},
+    **{c: f'\\text{name}{{}}' for c, name in (('\\', 'backslash'), ('^', 'asciicircum'), ('~', 'asciitilde'))},
+})  # fmt: skip
+
 
 def text(header, lines, justify=str.ljust):
     """Columns two spaces apart; justify: of all columns but the first, str.ljust or str.rjust."""
@@ -20,12 +25,13 @@ def accuracy_matrix(names, accuracy):
 
 
 def markdown(header, lines):
-    return '\n'.join(f'| {" | ".join(line)} |' for line in [header, ['---'] * len(header), *lines])
+    lines = [[cell.replace('|', r'\|') for cell in line] for line in [header, ['---'] * len(header), *lines]]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def latex(header, lines):
-    body = [' & '.join(re.sub('([&_#])', r'\\\1', cell) for cell in line) + r' \\' for line in [header, *lines]]
+    body = [' & '.join(cell.translate(SPECIAL) for cell in line) + r' \\' for line in [header, *lines]]
     body = [re.sub(r'(rho|A)<=(\d+)', r'$\\\1^{\\leq \2}$', line).replace(r'$\A', '$A') for line in body]
-    body = [line.replace('%', r'\%').replace('±', r'$\pm$').replace('→', r'$\to$') for line in body]
+    body = [line.replace('±', r'$\pm$').replace('→', r'$\to$') for line in body]
     begin, end = rf'\begin{{tabular}}{{l{"r" * (len(header) - 1)}}}', r'\end{tabular}'
     return '\n'.join([begin, body[0], r'\hline', *body[1:], end])

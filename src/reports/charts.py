@@ -152,8 +152,9 @@ def learning(names, epochs):
         below.plot(x, values[key], line, color=colour, lw=1.5, label=LEARNING[key])
     above.set(ylabel=LEARNING['valid_accuracy'], ylim=(0, 102))
     below.set(xlabel='epoch', ylabel='loss', yscale='log')
+    few = lambda: np.divide(*below.get_ylim()[::-1]) < 10  # noqa: E731  ticks, which may lack 1, 2 and 5
     for which in below.yaxis.set_major_formatter, below.yaxis.set_minor_formatter:
-        which(FuncFormatter(lambda value, _: f'{value:g}' if f'{value:.0e}'[0] in '125' else ''))
+        which(FuncFormatter(lambda value, _: f'{value:g}' if few() or f'{value:.0e}'[0] in '125' else ''))
     for axes in above, below:
         starts(axes, names, epochs, titles=axes is above)
         axes.grid(alpha=0.3)

@@ -55,10 +55,7 @@ class Collection:
         if self.all():
             self._leave_out(mixed)
         if not any(r.approach in (approaches or self.sweep_runs) for r in self.all()):
-            reasons = self.notes if len(self.notes) < 2 else [self.notes[0], f'and {len(self.notes) - 1} more']
-            others = any(folder.glob(f'{experiment}_*.txt'))  # which were not asked for
-            which = f' of {", ".join(asked or ["any approach"])}, seed {", ".join(map(str, seeds))}' if others else ''
-            raise UserError('; '.join([f'--res: no finished run of {experiment} in {folder}{which}', *reasons]))
+            raise UserError(self._nothing(asked))
         wanted = {*(filter(self._is_there, approaches) if asked is None else asked)}
         wanted |= set(REFERENCES) if self.n_tasks > 1 else set()  # of one task there is no forgetting, so no ratio
         if missing := {name: seeds for name, seeds in missing.items() if name in wanted}:
@@ -69,6 +66,15 @@ class Collection:
         self.selected = {name: self.runs[name] for name in approaches if self.runs[name]}
         self.metrics = {name: self.measure(runs) for name, runs in self.selected.items()}
         self.pruned = list(self._pruned())
+
+    def _nothing(self, asked):
+        """The message if no run is left of the approaches asked for (None: of any): what was left out, and why."""
+        others = any(self.folder.glob(f'{self.experiment}_*.txt'))  # which were not asked for
+        seeds = ', '.join(map(str, self.seeds))
+        which = f' of {", ".join(asked or ["any approach"])}, seed {seeds}' if others else ''
+        first, *more = [note for note in self.notes if note.startswith('left out')] or ['']
+        parts = [first, f'and {len(more)} more' if more else '']
+        return '; '.join(filter(None, [f'--res: no finished run of {self.experiment} in {self.folder}{which}', *parts]))
 
     def _is_there(self, name):
         """Is there any file of a run of an approach, such as the log of one that failed?"""
@@ -117,26 +123,12 @@ class Collection:
         return self.runs.get(name, {}).get(seed)
 
     def _leave_out(self, mixed):
-        """Leave out runs that differ from most others: of `runs` or, if there are none, of `sweep_runs`."""
-        every, table = self.all(), {r.txt for runs in self.runs.values() for r in runs.values()}
-        any_record = any(r.record for r in every)
-        reasons = {r.txt: [UNKNOWN] for r in every if any_record and not r.record}
-        rest = [r for r in every if r.txt not in reasons]
-        learned = [r for r in rest if r.approach != 'random']  # which depends on the data only, and has no protocol
-        standard = dict.fromkeys(PROTOCOL) | dataloaders.defaults(self.experiment)
-        standard |= {'lr': Protocol.lr, 'batch_size': Protocol.batch_size}
-        common = majority([r.facts for r in ([r for r in learned if r.txt in table] or learned or rest)], standard)
-        self.n_tasks = common['number of tasks']
-        self._say_what_differs('all runs', common, standard)
-        reasons |= {r.txt: explain(differences(r.facts, common)) for r in rest}
-        for name, runs in self.runs.items():
-            alike = [r for r in runs.values() if not reasons[r.txt]]
-            parameter = majority([r.parameter for r in alike], APPROACHES[name].defaults())
-            self._say_what_differs(name, parameter, APPROACHES[name].defaults())
-            reasons |= {r.txt: explain(differences(r.parameter, parameter)) for r in alike}
-
+        """Leave out runs that differ from most others, with a note each; mixed: keep and mark those in tables."""
+        every = self.all()
+        in_tables = {r.txt for runs in self.runs.values() for r in runs.values()}
+        reasons = self._reasons(every, in_tables)
         self.mixed = {
-            r.txt for r in every if mixed and reasons[r.txt] and r.txt in table and len(r.accuracy) == self.n_tasks
+            r.txt for r in every if mixed and reasons[r.txt] and r.txt in in_tables and len(r.accuracy) == self.n_tasks
         }
         for r in every:
             if why := reasons[r.txt]:
@@ -148,6 +140,34 @@ class Collection:
             self.runs[name] = {seed: r for seed, r in runs.items() if r.txt in kept}
         for runs in self.sweep_runs.values():
             runs |= {seed: [r for r in results if r.txt in kept] for seed, results in runs.items()}
+
+    def _reasons(self, every, in_tables):
+        """Why not to compare each of the Results `every` with the others: file -> texts, none if it agrees with most.
+
+        in_tables  files of those in tables, the others are of sweeps
+        Sets n_tasks, and adds notes of the settings in which the runs agree, where these are not the defaults.
+        """
+        any_record = any(r.record for r in every)
+        reasons = {r.txt: [UNKNOWN] for r in every if any_record and not r.record}
+        rest = [r for r in every if r.txt not in reasons]
+
+        # All runs have to agree with what most of those in tables have; without any, of those in sweeps
+        learned = [r for r in rest if r.approach != 'random']  # which depends on the data only, and has no protocol
+        deciding = [r for r in learned if r.txt in in_tables] or learned or rest
+        standard = dict.fromkeys(PROTOCOL) | dataloaders.defaults(self.experiment)
+        standard |= {'lr': Protocol.lr, 'batch_size': Protocol.batch_size}
+        common = majority([r.facts for r in deciding], standard)
+        self.n_tasks = common['number of tasks']
+        self._say_what_differs('all runs', common, standard)
+        reasons |= {r.txt: explain(differences(r.facts, common)) for r in rest}
+
+        # Of these, the runs in a row have to agree in hyper-parameters
+        for name, runs in self.runs.items():
+            alike, default = [r for r in runs.values() if not reasons[r.txt]], APPROACHES[name].defaults()
+            common = majority([r.parameter for r in alike], default)
+            self._say_what_differs(name, common, default)
+            reasons |= {r.txt: explain(differences(r.parameter, common)) for r in alike}
+        return reasons
 
     def _say_what_differs(self, which, facts, defaults):
         """Add a note: a table does not show with which settings its runs agree."""

@@ -70,6 +70,14 @@ PAPER = {  # experiment -> its metrics, the main one last: Table 1, section 4.2
 KEPT = {'mnist': 1, 'cifar100': 21}  # % of the weights; "between 1 and 21 %" in all (section 4.4)
 
 
+class Row(NamedTuple):
+    """A line of a table: an approach with some hyper-parameters."""
+
+    approach: str
+    runs: dict  # seed -> Result
+    measured: dict  # Collection.measure of them
+
+
 class Setup:
     """The runs of one folder of .results."""
 
@@ -104,49 +112,51 @@ class Setup:
         return column(metric, self.collection.metrics[name])
 
     def rows(self):
-        """Label -> (approach, its runs, Collection.measure of them): of each approach and, where a sweep prefers other
-        hyper-parameters, of these; the best first."""
-        collection = self.collection
-        rows = {collection.label(name): (name, runs) for name, runs in collection.selected.items()}
+        """Label -> Row: of each approach and, where a sweep prefers other hyper-parameters, of these. Best first."""
+        collection, measure = self.collection, self.collection.measure
+        rows = {collection.label(name): Row(name, runs, measure(runs)) for name, runs in collection.selected.items()}
         for name, parameter, runs in collection.tuned():
             default = APPROACHES[name].defaults().items()
             values = show({key: parameter[key] for key, value in default if parameter[key] != value})
-            rows[f'{name}, {values}{collection.marks(runs.values())}'] = name, runs
-        measured = {label: (name, runs, collection.measure(runs)) for label, (name, runs) in rows.items()}
+            rows[f'{name}, {values}{collection.marks(runs.values())}'] = Row(name, runs, measure(runs))
         key = 'rho' if self.main.name == 'rho' else 'accuracy'
-        order = best_first({label: computed[key] for label, (_, _, computed) in measured.items()})
-        return {label: measured[label] for label in order}
+        order = best_first({label: row.measured[key] for label, row in rows.items()})
+        return {label: rows[label] for label in order}
 
     def table(self):
         if self.alone:
             return '\n\n'.join([self.about['what'], markdown(*compression(self.collection)), *self.notes()])
         rows = self.rows()
-        header, lines = ['approach', 'n'], []
+        known = any('stored' in r.record for row in rows.values() for r in row.runs.values())
+        header = ['approach', 'n']
         for metric in self.metrics:
             header += [metric.label, 'paper']
-        average = [] if self.main.name == 'A' else [f'A<={self.collection.n_tasks}, %']
-        header += [*average, 'BWT, points', 'hours a run', 'epochs']
-        known = any('stored' in r.record for _, runs, _ in rows.values() for r in runs.values())
+        header += [] if self.main.name == 'A' else [f'A<={self.collection.n_tasks}, %']
+        header += ['BWT, points', 'hours a run', 'epochs']
         header += ['network, M', 'kept besides, MB'] if known else []
-        for label, (name, runs, computed) in rows.items():
-            line = [label, str(len(runs))]
-            for metric in self.metrics:
-                line += [our_cell(column(metric, computed), metric, len(runs)), paper_cell(metric, name)]
-            times = [r.record['times'] for r in runs.values()]
-            hours, epochs = [t['total'] / 3600 for t in times], [sum(map(len, t['epochs'])) for t in times]
-            line += [mean_cell(100 * computed['accuracy'][:, -1], 1)] * len(average)
-            line += [mean_cell(100 * computed['BWT'], 1), f'{np.mean(hours):.2f}', f'{np.mean(epochs):.0f}']
-            line += [parameters_cell(runs), stored_cell(runs)] if known else []
-            lines.append(line)
+        lines = [[label, *self.cells(row, known)] for label, row in rows.items()]
         return '\n\n'.join([self.about['what'], markdown(header, lines), *self.rank_correlation(), *self.notes()])
+
+    def cells(self, row, known):
+        """Those of a row of table(), after its label. known: is it known what approaches keep?"""
+        approach, runs, measured = row
+        cells = [str(len(runs))]
+        for metric in self.metrics:
+            cells += [our_cell(column(metric, measured), metric, len(runs)), paper_cell(metric, approach)]
+        if self.main.name != 'A':
+            cells.append(mean_cell(100 * measured['accuracy'][:, -1], 1))
+        times = [r.record['times'] for r in runs.values()]
+        hours, epochs = [t['total'] / 3600 for t in times], [sum(map(len, t['epochs'])) for t in times]
+        cells += [mean_cell(100 * measured['BWT'], 1), f'{np.mean(hours):.2f}', f'{np.mean(epochs):.0f}']
+        return cells + ([parameters_cell(runs), stored_cell(runs)] if known else [])
 
     def table_by_task(self):
         """Of the first seed: accuracy on each task after the last one, and right after the task where that differs."""
         rows, lines = self.rows(), []
-        seed = min(seed for _, runs, _ in rows.values() for seed in runs)
-        for label, (_, runs, _) in rows.items():
-            if seed in runs:
-                tasks, final, learned = runs[seed].tasks, runs[seed].accuracy[-1], runs[seed].accuracy.diagonal()
+        seed = min(seed for row in rows.values() for seed in row.runs)
+        for label, row in rows.items():
+            if result := row.runs.get(seed):
+                tasks, final, learned = result.tasks, result.accuracy[-1], result.accuracy.diagonal()
                 cells = zip(*([number(100 * a, 1) for a in each] for each in (final, learned)), strict=True)
                 lines.append([label, *(now if now == then else f'{now} ({then})' for now, then in cells)])
         return markdown(['%', *tasks], lines)
@@ -213,9 +223,9 @@ def sortable(value):
     return isinstance(value, str), value
 
 
-def column(metric, computed):
+def column(metric, measured):
     """The metric of each run, an array, from Collection.measure."""
-    values = computed['rho'] if metric.name == 'rho' else 100 * computed['accuracy']
+    values = measured['rho'] if metric.name == 'rho' else 100 * measured['accuracy']
     return values[:, metric.t - 1] if len(values) else np.array([])
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from core.files import ROOT, atomic, digest, lock, remove_partial_files, seriali
 from runs.identity import differences
 
 TMP = 'HAT_TMP'  # environment variable: the folder for checkpoints
+PLAIN = bool, int, float, str, type(None)  # what a checkpoint holds besides tensors, in dicts, lists and tuples
+TYPES = 'a tensor, a number of Python, a text, None, or a list, tuple or dict of these'
 FORMAT = 7  # of `state`: checkpoints of another format are rejected
 ADVICE = 'resume with the original command, delete the file, or start from scratch with --fresh'
 
@@ -25,6 +28,21 @@ def folder(output, tmp=None):
         return Path(tmp)
     default = ROOT / 'tmp'
     return default if os.access(default if default.exists() else ROOT, os.W_OK) else output.txt.parent
+
+
+def check_plain(value, *where):
+    """Raises UserError if a nest of dicts, lists and tuples holds what load() cannot read, such as a number of NumPy
+    that an approach of your own keeps. where: the keys that lead to the value."""
+    if type(value) in (dict, OrderedDict):
+        for key, inner in value.items():
+            check_plain(key, *where, 'a key')
+            check_plain(inner, *where, key)
+    elif type(value) in (list, tuple):
+        for k, inner in enumerate(value):
+            check_plain(inner, *where, k)
+    elif not (type(value) in PLAIN or isinstance(value, torch.Tensor)):
+        what = f'{type(value).__module__}.{type(value).__qualname__}'.removeprefix('builtins.')
+        raise UserError(f'a checkpoint cannot hold {": ".join(map(str, where))}, of the type {what}: make it {TYPES}')
 
 
 class Checkpoint:
@@ -49,6 +67,7 @@ class Checkpoint:
         """identity: the entries of the record that identify the run (identity.facts), and its code.
         state: tensors, numbers, texts, lists, dicts."""
         start = time.perf_counter()
+        check_plain(state)
         content = serialize({'identity': json.dumps(identity | {'format': FORMAT}), 'state': state})
         with atomic(self.path) as part, open(part, 'wb') as file:
             file.write(digest(content))

@@ -51,6 +51,9 @@ class Identity:
         """In what the run of a record differs from this one, except in the code: a list of texts."""
         if other := self.other_tasks(record):
             return other
+        approach = record.get('arguments', {}).get('approach', self.approach)
+        if approach != self.approach:  # whose hyper-parameters are others
+            return [f'approach is {approach}, not {self.approach}']
         tasks = record.get('tasks', [])
         current = dataloaders.fingerprints(self.experiment, self.folder, [task['name'] for task in tasks])
         defaults = APPROACHES[self.approach].defaults()
@@ -99,22 +102,31 @@ def code(approach, experiment, network=None):
     """A fingerprint of the code that computes the runs of an approach on an experiment: the syntax trees of statements.
     Comments, docstrings, annotations of arguments, formatting, error messages, and which file a statement is in do not
     count.
+
+    It is made of all statements in the modules of the approach, the network and the experiment and in all that these
+    import, however indirectly; of the functions alone in REGISTRIES; and of ALL_RUNS.
     """
     method, data = APPROACHES[approach], dataloaders.EXPERIMENTS[experiment]
     family = networks.external if network else networks.NETWORKS[data.FAMILY][method.variant]
-    module = family.__name__ if network else family.__module__
-    queue, seen = [method.__module__, module, data.__name__, *REGISTRIES], set()
-    fingerprints = {method.__name__, family.__name__}  # a file may have several
+    architecture = family.__name__ if network else family.__module__
+    queue, seen = [method.__module__, architecture, data.__name__, *REGISTRIES], set()  # names of modules
+    marks = {method.__name__, family.__name__}  # a file may have several
     while queue:
-        if (path := find_file(module := queue.pop())) and module not in seen:
-            seen.add(module)
-            statements, imported = parse(path, SOURCES[path])
-            fingerprints |= {mark for function, mark in statements if function or module not in REGISTRIES}
-            queue += [other for other in imported if module not in REGISTRIES and other not in NOT_FINGERPRINTED]
+        module = queue.pop()
+        path = find_file(module)
+        if not path or module in seen:
+            continue
+        seen.add(module)
+        statements, imported = parse(path, SOURCES[path])
+        if module in REGISTRIES:
+            marks |= {mark for function, mark in statements if function}
+        else:
+            marks |= {mark for _, mark in statements}
+            queue += [other for other in imported if other not in NOT_FINGERPRINTED]
     for path, functions in ALL_RUNS.items():
         statements, _ = parse(SRC / path, SOURCES[SRC / path])
-        fingerprints |= {mark for function, mark in statements if function in functions}
-    return digest(sorted(fingerprints))
+        marks |= {mark for function, mark in statements if function in functions}
+    return digest(sorted(marks))
 
 
 def find_file(module):

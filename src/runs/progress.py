@@ -26,7 +26,7 @@ class TaskProgress:
         epoch = log[-1]
         metrics = (
             f'loss {epoch["train_loss"]:.3f}, valid loss {epoch["valid_loss"]:.3f}, '
-            f'acc {100 * epoch["valid_accuracy"]:.1f} %, lr {epoch["lr"]:.2g}'
+            f'valid acc {100 * epoch["valid_accuracy"]:.1f} %, lr {epoch["lr"]:.2g}'
         )
         self.bar.set_postfix_str(metrics, refresh=False)
         self.bar.update()

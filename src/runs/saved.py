@@ -25,6 +25,8 @@ def read(path, approach=None):
     """The record `path` of a finished run (of this approach). Raises UserError."""
     if not path.exists():
         raise UserError(f'{path}: no such file')
+    if path.suffix in ('.txt', '.pt'):
+        raise UserError(f'{path}: give the record, {path.stem}.json')
     if path.is_file():
         results.load_record(path)  # says what is wrong with a damaged one
     record = results.read_record(path)

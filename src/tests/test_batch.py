@@ -218,6 +218,10 @@ BAD = {
         ['--approaches', 'hat,ewc,adahat', '--parameter', '0.5'],
         '0.5 would set c of adahat, and lamb of ewc; write name=value',
     ),
+    'parameter of one of them': (
+        ['--approaches', 'hat,ewc,sgd', '--parameter', 'c=1'],
+        "ewc: --parameter: unknown: 'c'; it takes lamb",
+    ),
     'reserved': (['--', '--seed', '3'], '--seed is not allowed after --'),
     'for a run': (['--', '--lr', 'fast'], "'fast' is not a number"),
 }

@@ -462,6 +462,13 @@ def test_relative_imports_and_new_folders_are_followed(monkeypatch):
     assert identity.code('ewc', 'mixture') != before
 
 
+def test_a_result_of_another_approach_is_not_said_to_have_this_ones_hyper_parameters(command, capsys):
+    assert run.cli(command('random')) == 0
+    assert run.cli(command('random', 'out.txt', '--approach', 'ewc', '--parameter', 'lamb=1')) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if 'of another run' in line)
+    assert line.endswith('out.json is the result of another run: approach is random, not ewc')
+
+
 def test_a_width_of_1_is_that_of_the_paper(command, trains):
     assert run.cli(command('random', 'out.txt', '--width', '1')) == 0
     arguments = command('random')

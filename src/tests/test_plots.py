@@ -18,7 +18,7 @@ from scipy import stats
 import plot_results
 import work
 from approaches import APPROACHES
-from core import metrics, results
+from core import metrics, results, text_tables
 from core.errors import exit_code
 from reports import charts, records, reproduction, tables
 from reports.collection import Collection
@@ -161,6 +161,16 @@ def test_files_are_made(res, tmp_path):
     (tmp_path / 'fig' / 'pruned.txt').touch()  # of an earlier call
     assert plot(res, '--output', tmp_path / 'fig') == 0
     assert names == {path.name for path in (tmp_path / 'fig').iterdir()}
+
+
+def test_tables_hold_any_name_of_a_task():
+    """Those of a folder of your own: no cell more, and nothing that LaTeX takes for a command."""
+    header, lines = ['task', 'A<=2, %'], [['a|b & c', '50.0 ±1.0'], ['x^2$_{3}~\\%#', '1 → 2']]
+    rows = text_tables.markdown(header, lines).splitlines()
+    assert rows[2] == r'| a\|b & c | 50.0 ±1.0 |' and rows[0] == '| task | A<=2, % |'
+    begin, head, _, first, second, end = text_tables.latex(header, lines).splitlines()
+    assert head == r'task & $A^{\leq 2}$, \% \\' and first == r'a|b \& c & 50.0 $\pm$1.0 \\'
+    assert second == r'x\textasciicircum{}2\$\_\{3\}\textasciitilde{}\textbackslash{}\%\# & 1 $\to$ 2 \\'
 
 
 def test_a_list_given_twice_is_an_error(res, capsys):
@@ -593,6 +603,35 @@ def test_of_equal_values_that_with_most_defaults_is_chosen_and_diverged_runs_are
     runs('hat', 0, JOINT, {'c': 1}, valid_accuracy=[[0.9, 0], [0.1, 0.1]])
     ((_, best, _),) = Collection('mixture', runs.folder, ['hat'], [0]).tuned()
     assert best['c'] == 0.75
+
+
+def test_settings_of_the_references_are_no_reason_that_a_run_is_missing(runs, capsys):
+    for name, accuracy in ('joint', JOINT), ('random', RANDOM):
+        runs(name, 0, accuracy, width=0.5)
+    assert plot(runs, '--approaches', 'ewc', '--seeds', '0') == 2
+    assert capsys.readouterr().err.endswith(f' no finished run of mixture in {runs.folder} of ewc, seed 0\n')
+
+
+@pytest.mark.parametrize('losses', [(2.6, 4.6), (3.1, 3.9), (5.5, 9.5), (0.01, 3), (2.45, 2.46)])
+def test_the_axis_of_losses_has_numbers(losses):
+    """As those of 100 classes, which may all be between 2.5 and 5."""
+    epochs = [{'valid_accuracy': 0.1, 'train_loss': loss, 'valid_loss': loss} for loss in losses]
+    figure = charts.learning(['cifar100'], [epochs])
+    figure.draw_without_rendering()
+    axis, (low, high) = figure.axes[1].yaxis, figure.axes[1].get_ylim()
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    assert sum(bool(tick.label1.get_text()) for tick in ticks if low <= tick.get_loc() <= high) >= 2
+
+
+def test_a_sweep_says_why_equal_values_lose(runs, capsys):
+    """The default value does not count where it has diverged."""
+    diverged = [{'task': 'svhn', 'epoch': 1, 'what': 'no progress'}]
+    for c, found in (0.75, diverged), (4, []):
+        runs('hat', 0, JOINT, {'c': c}, f'mixture_hat_0_c={c:g}', valid_accuracy=[[0.9, 0], [0.5, 0.5]], diverged=found)
+    work.report([finished(runs.folder / f'mixture_hat_0_c={c}.txt') for c in (0.75, 4)])
+    equal, _, best, _ = capsys.readouterr().out.splitlines()[-4:]
+    assert equal.startswith('the best 2 are equal: of these one without ! counts, then that with the most default')
+    assert best.startswith('best: --parameter c=4,')
 
 
 def test_of_equal_values_a_diverged_one_is_not_chosen_and_then_the_smallest_is():

@@ -192,6 +192,7 @@ def test_bad_input_is_one_line(learned, data, tmp_path, cli):
     for words, message in (
         ([tmp_path / 'none.json', good], 'no such file'),
         ([tmp_path, good], 'not the record of a finished run'),
+        ([saved.with_suffix('.txt'), good], f'give the record, {saved.name}'),
         ([tmp_path / 'alone.json', good], 'run.py --save writes it'),
         ([saved, good, '--task', 'moon'], "'moon' is none of "),
         ([saved, tmp_path], 'a folder; name the files in it'),

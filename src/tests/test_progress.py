@@ -16,4 +16,6 @@ def test_a_line_every_ten_seconds_or_for_each_epoch(monkeypatch, capsys, verbose
             shown.update([EPOCH] * n)
     out = capsys.readouterr().out.splitlines()
     assert [int(line.split('epoch')[1].split('/')[0]) for line in out] == lines
-    assert out[0].startswith('mnist          epoch') and out[0].endswith('acc 50.0 %, lr 0.05, 3.0 s')
+    assert out[0].startswith('mnist          epoch') and out[0].endswith(
+        'valid loss 2.000, valid acc 50.0 %, lr 0.05, 3.0 s'
+    )

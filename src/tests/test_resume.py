@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_equal, dataset, left_behind
@@ -19,6 +21,7 @@ import run
 from approaches import APPROACHES
 from approaches.base import Approach
 from core import files, results
+from core.errors import UserError
 from core.files import ROOT
 from dataloaders import npz
 from dataloaders.archives import sources
@@ -38,6 +41,26 @@ def command(small_data, tmp_path):
         return ['--approach', approach, '--experiment', 'mixture', '--data', str(small_data), *output, *SMALL, *more]
 
     return command
+
+
+def test_a_tensor_that_an_approach_reports_is_in_the_record(command, tmp_path, monkeypatch):
+    """As a number; the run would else end in a traceback, after its last task."""
+    monkeypatch.setattr(Approach, 'observe', lambda self, t: {'norm': torch.tensor(0.5)})
+    monkeypatch.setattr(Approach, 'report', lambda self: {'counts': np.arange(2), 'worst': torch.tensor(torch.inf)})
+    assert run.cli(command('sgd', 'a.txt', '--nepochs', '1')) == 0
+    record = results.load_record(tmp_path / 'a.json')
+    assert record['monitor'] == {'counts': [0, 1], 'worst': None} and record['epochs'][0][0]['norm'] == 0.5
+
+
+@pytest.mark.parametrize('value', [np.float64(0.5), np.zeros(2), {1, 2}, {np.int64(3): 0.5}, [1, (None, Path('a'))]])
+def test_what_a_checkpoint_could_not_be_read_with_is_refused_when_it_is_saved(tmp_path, value):
+    """As an approach of your own may keep it: torch.load would call it unsafe, and the file seem damaged."""
+    checkpoint = Checkpoint(results.Output(tmp_path / 'a.txt'), tmp_path)
+    kept = {'old': [torch.zeros(2)], 'weights': (1, 0.5, True, 'a', None)}
+    checkpoint.save({'code': 'x'}, {'approach': {'kept': kept}})
+    assert checkpoint.load({'code': 'x'}, 'cpu')[1] == 'x'
+    with pytest.raises(UserError, match=r'a checkpoint cannot hold approach: kept: scale.*, of the type \w+'):
+        checkpoint.save({'code': 'x'}, {'approach': {'kept': kept | {'scale': value}}})
 
 
 @pytest.mark.parametrize('approach', ['sgd', *(pytest.param(name, marks=SLOW) for name in APPROACHES if name != 'sgd')])

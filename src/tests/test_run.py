@@ -117,6 +117,7 @@ BAD = {
     'negative epochs': (['--nepochs', '-1'], '-1 is not a number of at least 1'),
     'no epochs': (['--nepochs', 'few'], "'few' is not a whole number"),
     'negative rate': (['--lr', '-0.1'], '-0.1 is not a number above 0'),
+    'a rate at which a task ends': (['--lr', '9e-5'], 'below 0.0001, so 9e-05 trains nothing'),
     'negative seed': (['--seed', '-1'], '-1 is not a number of at least 0'),
     'large seed': (['--seed', str(2**32)], 'at most 4294967295'),
     'no CUDA': (['--device', 'cuda:99'], 'cuda:99 is not available'),

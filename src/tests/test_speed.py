@@ -254,11 +254,20 @@ def test_ratios_are_medians_of_the_ratios_within_a_round():
     ours, eager = [[1, 0, 1], [2, 0, 2], [3, 0, 3]], [[3, 1, 1], [4, 1, 3], [12, 1, 8]]
     times = {(n, s): t for n in ('hat', 'sgd') for s, t in zip(speed.SETUPS, (ours, eager, eager), strict=True)}
     profile = {'images': 100, 'valid': 100, 'flops': 10, 'bytes': 20, 'peak': 5e6}
-    row = dict(zip(speed.HEAD, speed.row('hat', args, times, profile, 20, 100), strict=True))
+    row = speed.row('hat', args, times, profile, 20, 100)
     assert row['step, ms'] == '1000.0' and row['images/s'] == '50' and row['epoch, s'] == '4.00'
     assert row['lower bound, ms'] == '500.0' and row['step, x lower bound'] == '2.00'
     assert row['speed-up: step'] == '3.00' and row['speed-up: epoch'] == '2.50'
     assert row['step, x sgd'] == '1.00' and row['memory, MB'] == '5'
+
+
+def test_a_smaller_last_batch_counts_with_its_images():
+    args = SimpleNamespace(batch_size=50, approaches=['sgd'])
+    times = {('sgd', setup): [[1.5, 0, 0.5]] for setup in speed.SETUPS}
+    profile = {'images': 75, 'valid': 40, 'flops': 10, 'bytes': 20, 'peak': 5e6}
+    row = speed.row('sgd', args, times, profile, 20, 100)
+    assert row['images/s'] == '50' and row['step, ms'] == '1000.0'  # 75 images in 1.5 s
+    assert row['evaluation of 64, ms'] == '800.0'  # 40 in 0.5 s, whatever the size of the batches
 
 
 @pytest.mark.slow
