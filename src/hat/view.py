@@ -25,7 +25,11 @@ class View(Whole, nn.Module):
         net: the modules of the original network, with the parameters and buffers of the task.
         embeddings: of the task.
         progress: of the next training batch; `steps` counts it.
+        accepts_loss_kwargs: for the Trainer of transformers: it divides the whole loss by the number of accumulated
+            batches. Otherwise the network would divide its part alone, and c would count several times.
     """
+
+    accepts_loss_kwargs = False
 
     def __init__(self, network: 'Network', task: int, steps: int | None = None, c: float | None = None):
         """
@@ -50,6 +54,7 @@ class View(Whole, nn.Module):
         self.refresh()
         self.train(network.training)
         self.register_state_dict_pre_hook(View.restore)
+        self.register_load_state_dict_pre_hook(View.before_loading)
 
     @property
     def network(self) -> 'Network':
@@ -82,7 +87,20 @@ class View(Whole, nn.Module):
 
     def restore(self, *_: Any) -> None:
         """Write the kept values to the parameters, before state_dict() reads them."""
+        self.refresh()
         self.network.restore()
+
+    def before_loading(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Hook: load into the network's tensors; a state without a number of batches leaves it as it is."""
+        self.refresh()
+        state.setdefault(f'{prefix}_extra_state', self.get_extra_state())
+
+    def get_extra_state(self) -> Tensor:
+        """The number of batches: a trainer that resumes in the middle of an epoch goes on annealing there."""
+        return torch.tensor(self.batches)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.batches = int(state)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The output of the task."""
