@@ -13,13 +13,15 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hat import schedules
+from hat import init, regularizers, schedules
 from hat.errors import warn
 from hat.names import get_tensor, named_tensors
 from hat.plan import Inputs
 
 if TYPE_CHECKING:
     from hat.network import Network
+
+FUNCTIONS = {'schedule': schedules, 'init': init, 'regularizer': regularizers}  # arguments of convert(): their modules
 
 File = str | os.PathLike[str] | IO[bytes]
 
@@ -69,6 +71,9 @@ def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_
     if surplus := [t for t in range(len(classes), len(network.tasks)) if network.done[t]]:
         t, n = surplus[0], len(classes)
         raise ValueError(f'task {t} is learned here, but not in the state, which has {n} tasks (hat.forget first)')
+    if lost := [t for t, n in enumerate(fingerprints.tolist()[: len(network.tasks)]) if network.done[t] and not n]:
+        names = ', '.join(map(str, lost))
+        warn(f'task {names} is learned here, but not in the state: it is not learned any more, and not protected')
     for n in classes[len(network.tasks) :]:
         network.add_task(n)
     for t in range(len(classes), len(network.tasks)):
@@ -105,6 +110,7 @@ def after_loading(network: 'Network', keys: Any) -> None:
     """Hook: keep the values of tasks that are learned in the state."""
     network.refresh()
     network.watch.check_learned(network)
+    network.watch.follow(network)
 
 
 def save(network: 'Network', file: File) -> None:
@@ -114,7 +120,15 @@ def save(network: 'Network', file: File) -> None:
         network: a converted network.
         file: a path, or a binary file open for writing.
     """
-    content = {'settings': settings(network).decode(), 'heads': len(network.plan.heads)}
+    from hat.network import Network
+
+    network = getattr(network, '_orig_mod', network)  # what torch.compile() has made has other names of tensors
+    if not isinstance(network, Network):
+        raise TypeError(f'save() takes a converted network (of a view: view.network), not {type(network).__name__}')
+    chosen = {key: getattr(network, key) for key in FUNCTIONS}
+    known = {key: name_of(f) for key, f in chosen.items() if getattr(FUNCTIONS[key], name_of(f), None) is chosen[key]}
+    content: dict[str, Any] = {'settings': json.dumps(json.loads(settings(network)) | {'functions': known})}
+    content['heads'] = len(network.plan.heads)
     content['inputs'] = network.plan.inputs if is_safe(network.plan.inputs) else None
     torch.save(content | {'state': network.state_dict()}, file)
 
@@ -140,7 +154,8 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
         schedule: the schedule of convert(), if it is not one of hat.schedules.
         example_input: as for convert(); None: that of the file, which has none if it is of a class other than tensors,
             numbers, strings, tuples, lists and dicts.
-        functions: `init` and `regularizer` of convert(), for tasks that are not learned.
+        functions: `init` and `regularizer` of convert(), for tasks that are not learned, if they are not of
+            hat.init and hat.regularizers.
 
     Returns:
         The converted network, on the device and of the type of `net`.
@@ -169,8 +184,12 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
             saved, state = json.loads(content['settings']), content['state']
             classes, heads, inputs, name = saved['classes'], content['heads'], content['inputs'], str(saved['schedule'])
             chosen = {key: saved[key] for key in ('gates', 's_max', 'hard')}
-    schedule = schedule or getattr(schedules, name, None)
-    if schedule is None:
+            before = {'schedule': name, 'init': 'normal', 'regularizer': 'by_network'}  # in files of earlier versions
+            known = dict(saved.get('functions', before))
+    given = functions | {'schedule': schedule}
+    functions = {key: given.get(key) or getattr(FUNCTIONS[key], str(known.get(key)), None) for key in FUNCTIONS}
+    unknown = [key for key in FUNCTIONS if functions[key] is None]
+    if 'schedule' in unknown:
         raise ValueError(f'{file}: its schedule {name} is not one of hat.schedules: pass schedule=')
     if example_input is None and (example_input := inputs) is None:
         raise ValueError(f'{file} has no example input, as it is of a class of its own: pass example_input=')
@@ -184,11 +203,13 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
             heads=bool(heads),
             ignore=saved.get('ignore'),
             gradient=saved.get('gradient', 'released'),
-            schedule=schedule,
             **chosen,
-            **functions,
+            **{key: function for key, function in functions.items() if function is not None},
         )
         network.load_state_dict(state)
+    if unknown and not all(network.done):
+        names = ', '.join(f'{key}=' for key in unknown)
+        warn(f'{file} was made with functions of your own: pass {names} or tasks to come are learned with the defaults')
     return network
 
 

@@ -1255,6 +1255,54 @@ def test_a_learned_task_is_not_overwritten_by_a_state_and_that_is_said():
     assert same(answers(model, 0), answers(other, 0)) and not same(answers(model, 0), learned)
 
 
+def test_a_state_from_before_a_task_was_learned_takes_it_back_and_that_is_said():
+    """As where the best epoch of an earlier task is loaded: the learned task was forgotten in silence."""
+    _, model = build('mlp')
+    before = copy.deepcopy(model.state_dict())
+    learn(model, 0, OPTIMIZERS['adam'](model.parameters()))
+    with pytest.warns(UserWarning, match='task 0 is learned here, but not in the state: it is not learned any more'):
+        model.load_state_dict(before)
+    assert not model.learned.any()
+
+
+def loaded(model, **more):
+    file = io.BytesIO()
+    hat.save(model, file)
+    file.seek(0)
+    return hat.load(file, NETS['mlp'](), **more)
+
+
+def test_a_file_has_the_names_of_the_functions_that_further_tasks_need():
+    """They were those by default after load(), in silence."""
+    other = loaded(build('mlp', regularizer=hat.regularizers.quota, init=hat.init.dense)[1])
+    assert (other.regularizer, other.init) == (hat.regularizers.quota, hat.init.dense)
+    assert all(e.eq(1).all() for e in other.tasks[other.add_task()].embeddings)
+
+    def linear(*inputs):
+        return hat.schedules.constant(*inputs)
+
+    def mine(*inputs):
+        return hat.regularizers.quota(*inputs)
+
+    _, model = build('mlp', regularizer=mine)
+    with pytest.warns(UserWarning, match='was made with functions of your own: pass regularizer= or tasks to come are'):
+        loaded(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert loaded(model, regularizer=mine).regularizer is mine
+    with pytest.raises(ValueError, match='its schedule linear is not one of hat.schedules: pass schedule='):
+        loaded(build('mlp', schedule=linear)[1])
+
+
+def test_what_is_saved_is_the_network_of_a_compiled_one_and_nothing_else():
+    """The file of a compiled network could not be loaded."""
+    _, model = build('mlp')
+    learn(model, 0, OPTIMIZERS['adam'](model.parameters()))
+    assert same(answers(loaded(torch.compile(model, backend='eager')), 0), answers(model, 0))
+    with pytest.raises(TypeError, match='takes a converted network .of a view: view.network., not View'):
+        loaded(model.view(0))
+
+
 def test_pretrained_weights_can_come_after_conversion():
     net, model = build('concatenated')
     torch.manual_seed(7)
