@@ -437,6 +437,7 @@ class Network(parallel.Whole, nn.Module):
         has loaded, which are of its task."""
         if net is not self.net:
             return
+        self.watch.follow(self)
         for name in self.plan.frozen:
             as_buffer(net, name)  # load_state_dict(assign=True) has made it a parameter
         for task, learned in zip(self.tasks, self.done, strict=True):
@@ -466,6 +467,7 @@ class Network(parallel.Whole, nn.Module):
         self.plan.to(self.fingerprints.device)
         self.state = self.stamp = self.watch.frozen = self.watch.answer = None
         self.conversions += 1
+        self.watch.follow(self)
         return self
 
     def __getstate__(self) -> dict[str, Any]:

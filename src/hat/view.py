@@ -107,8 +107,12 @@ class View(Whole, nn.Module):
         self.refresh()
         if not self.training:
             return self.network.evaluate(self.task, inputs, named, self.net)
+        watch = self.network.watch
+        last = watch.progress if watch.task == self.task else None
         output = self.network.train_batch(self.task, self.position, inputs, named, self.net)
-        if self.c is not None and torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            watch.progress = watch.progress if last is None else last  # regularization() is for the batch before
+        elif self.c is not None:
             add_to_loss(output, self.c * self.network.regularization())
         return output
 

@@ -1130,6 +1130,54 @@ def test_a_task_that_has_changed_nothing_is_warned_of_when_it_ends():
     assert said[0].startswith('the training of task 1 has not changed anything: is the learning rate 0')
 
 
+def assigned(part):
+    def replace(model):
+        part(model).load_state_dict(copy.deepcopy(part(model).state_dict()), assign=True)
+
+    return replace
+
+
+def moved(model):
+    """As .to() does with PyTorch's setting for it."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        model.double().float()
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+@pytest.mark.parametrize('replace, message', [
+    (assigned(lambda model: model), 'has not changed anything: .* or than a load_state_dict.assign=True.'),
+    (moved, 'has not changed anything'),
+    (assigned(lambda model: model.net), 'task 0 has trained its masks, but not the weights that tasks share'),
+])  # fmt: skip
+@pytest.mark.parametrize('trained', [False, True])
+@pytest.mark.parametrize('new', [False, True])
+def test_an_optimizer_that_is_older_than_the_parameters_is_warned_of_when_the_task_ends(replace, message, trained, new):
+    model = small().train()
+    one = torch.optim.Adam(model.parameters(), 0.1)
+    steps(model, one, 0, (0, 0.5, 1) if trained else ())
+    replace(model)
+    one = torch.optim.Adam(model.parameters(), 0.1) if new else one
+    steps(model, one, 0, (0, 0.5, 1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        model.end_task(0)
+    assert bool(caught) != new and (new or re.search(message, str(caught[0].message)))
+
+
+@pytest.mark.parametrize('last, warned', [(0.25, True), (0.75, False), (1.0, False)])
+def test_a_task_that_ends_in_the_middle_of_an_epoch_is_warned_of(last, warned):
+    """As where a loop breaks early, or a trainer goes on with other batches than it stopped before."""
+    model = small().train()
+    steps(model, torch.optim.Adam(model.parameters(), 0.1), 0, (0, 1, 0, last))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        model.end_task(0)
+    expected = f'the last batch of task 0 had progress {last:g}: its masks are still soft there'
+    assert [str(w.message).startswith(expected) for w in caught] == [True] * warned
+
+
 def test_tasks_that_were_trained_in_turns_may_end_in_turn():
     model = small(2).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -272,6 +272,19 @@ def test_a_view_that_is_resumed_in_the_middle_of_an_epoch_goes_on_annealing_ther
     torch.testing.assert_close(resumed(6), expected, rtol=0, atol=0)
 
 
+def test_a_batch_without_gradients_does_not_change_what_the_regularization_is_of():
+    """As of a teacher, between the forward pass of a batch and its loss."""
+    model = build('concatenated', 1)[1]
+    view, (x, y) = view_of(model, 0, steps=9), batches(2)
+    view(x), view(x)
+    gradients = []
+    for _ in range(2):
+        gradients.append(torch.autograd.grad(model.regularization(), list(view.embeddings.parameters())))
+        with torch.no_grad():
+            view(y)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
 def test_a_view_loads_a_state_without_a_number_of_batches():
     model = build('concatenated', 1)[1]
     view = view_of(model, 0)
