@@ -1,11 +1,12 @@
 """One task of a converted network as an ordinary module."""
 
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from hat.errors import warn
 from hat.names import as_buffer, named_tensors
 from hat.parallel import Whole
 from hat.replica import Replica
@@ -25,6 +26,7 @@ class View(Whole, nn.Module):
         net: the modules of the original network, with the parameters and buffers of the task.
         embeddings: of the task.
         progress: of the next training batch; `steps` counts it.
+        of_training: the network's mode as that of the view was set.
         accepts_loss_kwargs: for the Trainer of transformers: it divides the whole loss by the number of accumulated
             batches. Otherwise the network would divide its part alone, and c would count several times.
     """
@@ -71,7 +73,7 @@ class View(Whole, nn.Module):
             for name in self.network.plan.frozen:
                 as_buffer(self.net, name)
             self.embeddings = source[0].embeddings
-            self.train(self.training)
+            super().train(self.training)
 
     def check(self) -> None:
         """Raises RuntimeError: a tensor of the view is not the network's any more, and training it would be in vain."""
@@ -84,6 +86,15 @@ class View(Whole, nn.Module):
                     f'net.{name} of the view has been replaced (by functional_call, fully_shard or load_state_dict('
                     'assign=True), for example): it must stay the tensor of the network'
                 )
+
+    def named_parameters(self, *args: Any, **named: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of the network now: an optimizer may be made after .to() or hat.forget(), before a batch."""
+        self.refresh()
+        return super().named_parameters(*args, **named)
+
+    def train(self, mode: bool = True) -> Self:
+        self.of_training = self.network.training
+        return super().train(mode)
 
     def restore(self, *_: Any) -> None:
         """Write the kept values to the parameters, before state_dict() reads them."""
@@ -107,6 +118,8 @@ class View(Whole, nn.Module):
         self.refresh()
         if not self.training:
             return self.network.evaluate(self.task, inputs, named, self.net)
+        if self.of_training and not self.network.training and not torch.is_grad_enabled():
+            warn('a view in training mode has run without gradients: model.eval() does not reach it, call view.eval()')
         watch = self.network.watch
         last = watch.progress if watch.task == self.task else None
         output = self.network.train_batch(self.task, self.position, inputs, named, self.net)

@@ -10,6 +10,7 @@ import io
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -283,6 +284,35 @@ def test_a_batch_without_gradients_does_not_change_what_the_regularization_is_of
         with torch.no_grad():
             view(y)
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_a_view_that_evaluates_in_training_mode_is_warned_of():
+    """model.eval() does not reach it: norms took statistics of the test data, and outputs were those of training."""
+    model = build('concatenated', 1)[1].train()
+    view, (x,) = model.view(0, steps=4), batches(1)
+    view(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model.eval()
+        view(x)
+        update_bn([x], view.eval())
+        with torch.no_grad():
+            view.eval()(x)
+            view.train()(x)
+        model.train(), view.train(), model.eval()
+        with torch.no_grad(), pytest.raises(UserWarning, match='model.eval.. does not reach it, call view.eval..'):
+            view(x)
+
+
+@pytest.mark.parametrize('parameters', [nn.Module.parameters, hat.param_groups])
+def test_an_optimizer_of_a_view_has_the_parameters_of_a_task_that_has_been_forgotten(parameters):
+    model = build('concatenated', 1)[1]
+    view = view_of(model, 0)
+    hat.forget(model, 0)
+    step, before = torch.optim.SGD(parameters(view), 0.1), copy.deepcopy(model.tasks[0].state_dict())
+    F.cross_entropy(view(batches(1)[0]), Y).backward()
+    step.step()
+    assert not any(same(p, before[n]) for n, p in model.tasks[0].named_parameters())
 
 
 def test_a_view_loads_a_state_without_a_number_of_batches():
