@@ -15,13 +15,18 @@ from torch import Tensor, nn
 
 from hat import init, regularizers, schedules
 from hat.errors import warn
-from hat.names import get_tensor, named_tensors
+from hat.functional import HALF
+from hat.graph import example_outputs
+from hat.names import first_wide, get_tensor, named_tensors
+from hat.nested import distance
 from hat.plan import Inputs
 
 if TYPE_CHECKING:
     from hat.network import Network
 
 FUNCTIONS = {'schedule': schedules, 'init': init, 'regularizer': regularizers}  # arguments of convert(): their modules
+
+ELEMENTS = 64  # of an output, in a file, to compare
 
 File = str | os.PathLike[str] | IO[bytes]
 
@@ -127,10 +132,29 @@ def save(network: 'Network', file: File) -> None:
         raise TypeError(f'save() takes a converted network (of a view: view.network), not {type(network).__name__}')
     chosen = {key: getattr(network, key) for key in FUNCTIONS}
     known = {key: name_of(f) for key, f in chosen.items() if getattr(FUNCTIONS[key], name_of(f), None) is chosen[key]}
-    content: dict[str, Any] = {'settings': json.dumps(json.loads(settings(network)) | {'functions': known})}
+    more = {'functions': known, 'answer': [(t, answer(network, t)) for t, done in enumerate(network.done) if done][:1]}
+    content: dict[str, Any] = {'settings': json.dumps(json.loads(settings(network)) | more)}
     content['heads'] = len(network.plan.heads)
     content['inputs'] = network.plan.inputs if is_safe(network.plan.inputs) else None
     torch.save(content | {'state': network.state_dict()}, file)
+
+
+@torch.no_grad()
+def answer(network: 'Network', task: int) -> list[list[float]]:
+    """The first elements of a task's outputs for the example inputs. load() compares them: a network with another
+    activation has the same parameters."""
+    outputs = [x for x in example_outputs(network, task) if x.is_floating_point() and x.layout == torch.strided]
+    return [x.flatten()[:ELEMENTS].tolist() for x in outputs]
+
+
+def compare(network: 'Network', task: int, expected: list[list[float]], file: File) -> None:
+    """Warn if a task has other outputs for the example inputs than as it was saved."""
+    far = 0.1 if first_wide(network.net).dtype in HALF else 0.01
+    outputs, again, saved = ([torch.tensor(x, device='cpu') for x in part]
+                             for part in (answer(network, task), answer(network, task), expected))  # fmt: skip
+    if (d := distance(outputs, saved)) > far >= distance(outputs, again):  # else they are noise
+        warn(f'{file}: task {task} has other outputs than as it was saved, by up to {d:.1g} of the largest: is the '
+             'network as it was given to hat.convert?')  # fmt: skip
 
 
 def is_safe(inputs: Inputs) -> bool:
@@ -191,6 +215,7 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
     unknown = [key for key in FUNCTIONS if functions[key] is None]
     if 'schedule' in unknown:
         raise ValueError(f'{file}: its schedule {name} is not one of hat.schedules: pass schedule=')
+    is_saved = example_input is None
     if example_input is None and (example_input := inputs) is None:
         raise ValueError(f'{file} has no example input, as it is of a class of its own: pass example_input=')
     other = f'{file} does not fit this network, which must be as it was given to hat.convert: '
@@ -207,6 +232,8 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
             **{key: function for key, function in functions.items() if function is not None},
         )
         network.load_state_dict(state)
+    for task, expected in saved.get('answer', ()) if is_saved else ():
+        compare(network, task, expected, file)
     if unknown and not all(network.done):
         names = ', '.join(f'{key}=' for key in unknown)
         warn(f'{file} was made with functions of your own: pass {names} or tasks to come are learned with the defaults')

@@ -23,7 +23,8 @@ class View(Whole, nn.Module):
     the network's, so training the view trains the network. end_task(), pruning and saving are the network's.
 
     Attributes:
-        net: the modules of the original network, with the parameters and buffers of the task.
+        net: copies of the network's modules, as they were when the view was made, with the parameters and buffers of
+            the task. Attributes and modes that are set later are those of the view alone, or of the network alone.
         embeddings: of the task.
         progress: of the next training batch; `steps` counts it.
         of_training: the network's mode as that of the view was set.
