@@ -60,6 +60,10 @@ def name_of(function: Callable) -> str:
 def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Hook: compare settings and match the number of tasks. A state with more tasks adds them; one with fewer does not
     change the others. Raises ValueError."""
+    for t, task in enumerate(network.tasks):  # a state may be of these tensors; loading `net` writes to them
+        for key in (f'{prefix}tasks.{t}.own.{name}' for name, _ in named_tensors(task.own)):
+            if key in state and not network.done[t]:
+                state[key] = state[key].clone()
     if f'{prefix}_extra_state' not in state:
         if f'{prefix}fingerprints' in state:
             raise ValueError('the state is incomplete: it has fingerprints of tasks, but no settings (_extra_state)')

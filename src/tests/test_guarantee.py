@@ -1304,6 +1304,28 @@ def test_a_learned_task_is_not_overwritten_by_a_state_and_that_is_said():
     assert same(answers(model, 0), answers(other, 0)) and not same(answers(model, 0), learned)
 
 
+@pytest.mark.parametrize('part', ['state', 'parameters', 'checkpoint'])
+def test_a_state_that_is_loaded_where_it_comes_from_changes_nothing(part, tmp_path):
+    """As with torch.distributed.checkpoint, which reads into the tensors of a state: a task in training lost its head
+    and norms."""
+    _, model = build('concatenated')
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn_like(p))
+    before = copy.deepcopy(model.state_dict())
+    if part == 'parameters':
+        model.load_state_dict(dict(model.named_parameters()), strict=False)
+    elif part == 'state':
+        model.load_state_dict(model.state_dict())
+    else:
+        checkpoint = pytest.importorskip('torch.distributed.checkpoint')
+        checkpoint.save({'model': model.state_dict()}, checkpoint_id=tmp_path, no_dist=True)
+        _, model = build('concatenated')
+        checkpoint.load(state := {'model': model.state_dict()}, checkpoint_id=tmp_path, no_dist=True)
+        model.load_state_dict(state['model'])
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
 def test_a_state_from_before_a_task_was_learned_takes_it_back_and_that_is_said():
     """As where the best epoch of an earlier task is loaded: the learned task was forgotten in silence."""
     _, model = build('mlp')
