@@ -335,6 +335,21 @@ def test_a_view_saves_and_loads_the_tensors_of_its_network_after_another_has_mov
     assert same(model.tasks[0].own.norm.running_mean, state['net.norm.running_mean'])
 
 
+@pytest.mark.slow
+def test_peft_saves_the_adapters_of_a_task(tmp_path):
+    """Where gates are on rank units alone: masks are in no other weight."""
+    peft = pytest.importorskip('peft', reason='peft is not installed')
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 4))
+    config = peft.LoraConfig(r=4, target_modules=['1'], modules_to_save=['3'])
+    adapted = peft.get_peft_model(copy.deepcopy(net), config)
+    model = hat.convert(adapted, 2, batches(1)[0], gates=lambda layer: 'lora_A' in layer)
+    learn_two(lambda model, task: learn(view_of(model, task)), model)
+    hat.plain(model, 0).save_pretrained(tmp_path)
+    loaded, (x,) = peft.PeftModel.from_pretrained(net, tmp_path).eval(), batches(1)
+    torch.testing.assert_close(loaded(x), model.eval()(x, task=0))
+
+
 # Gradients of inputs, functional calls, export
 
 
