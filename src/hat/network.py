@@ -248,6 +248,7 @@ class Network(parallel.Whole, nn.Module):
 
     # The life of a task
 
+    @torch.inference_mode(False)
     def add_task(self, n_classes: int | None = None, generator: torch.Generator | None = None) -> int:
         """Add a task. An optimizer that is to train it must be made after this.
 
@@ -485,6 +486,7 @@ class Network(parallel.Whole, nn.Module):
 outside_of_graphs = torch._disable_dynamo(Network.prepare_now)
 
 
+@torch.inference_mode(False)
 def forget(network: Network, task: int, generator: torch.Generator | None = None) -> None:
     """Reset a task, as if it had never been learned. An optimizer that is to train it again must be made after this.
 

@@ -589,8 +589,11 @@ def test_networks_and_copies_that_are_made_in_inference_mode():
     with torch.inference_mode():
         for other in copy.deepcopy(model), pickle.loads(pickle.dumps(model)), hat.load(file, NETS['concatenated']()):
             assert same(answers(other, 0), learned)
-    learn(other, 1, OPTIMIZERS['adamw'](other.parameters()))
-    assert same(answers(other, 0), learned)
+        hat.forget(other, 1)
+        assert other.add_task() == 3
+    for task in 1, 3:
+        learn(other, task, OPTIMIZERS['adamw'](other.parameters()))
+        assert same(answers(other, 0), learned)
 
 
 def test_what_forward_remembers_is_the_tasks_own_or_a_constant_and_that_is_said():
