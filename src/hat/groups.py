@@ -20,9 +20,10 @@ def param_groups(model: Network | View, weight_decay: float = 0.0,
     Example:
         optimizer = torch.optim.AdamW(hat.param_groups(model, 0.01, embeddings=dict(lr=0.1)), lr=1e-3)
     """
+    every = list(model.parameters())  # a view takes over the network's present ones here
     tasks = model.tasks if isinstance(model, Network) else [model]
     gates = [e for task in tasks for e in task.embeddings.parameters()]
-    others = [p for p in model.parameters() if p not in set(gates)]
+    others = [p for p in every if p not in set(gates)]
     weights, vectors = [p for p in others if p.ndim > 1], [p for p in others if p.ndim < 2]
     groups = [{'params': weights, 'weight_decay': weight_decay}, {'params': vectors, 'weight_decay': 0.0},
               {'params': gates, 'weight_decay': 0.0, **(embeddings or {})}]  # fmt: skip

@@ -248,6 +248,7 @@ class Network(parallel.Whole, nn.Module):
 
     # The life of a task
 
+    @torch.inference_mode(False)
     def add_task(self, n_classes: int | None = None, generator: torch.Generator | None = None) -> int:
         """Add a task. An optimizer that is to train it must be made after this.
 
@@ -437,6 +438,7 @@ class Network(parallel.Whole, nn.Module):
         has loaded, which are of its task."""
         if net is not self.net:
             return
+        self.watch.follow(self)
         for name in self.plan.frozen:
             as_buffer(net, name)  # load_state_dict(assign=True) has made it a parameter
         for task, learned in zip(self.tasks, self.done, strict=True):
@@ -466,6 +468,7 @@ class Network(parallel.Whole, nn.Module):
         self.plan.to(self.fingerprints.device)
         self.state = self.stamp = self.watch.frozen = self.watch.answer = None
         self.conversions += 1
+        self.watch.follow(self)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -483,6 +486,7 @@ class Network(parallel.Whole, nn.Module):
 outside_of_graphs = torch._disable_dynamo(Network.prepare_now)
 
 
+@torch.inference_mode(False)
 def forget(network: Network, task: int, generator: torch.Generator | None = None) -> None:
     """Reset a task, as if it had never been learned. An optimizer that is to train it again must be made after this.
 

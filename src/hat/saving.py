@@ -13,13 +13,20 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hat import schedules
+from hat import init, regularizers, schedules
 from hat.errors import warn
-from hat.names import get_tensor, named_tensors
+from hat.functional import HALF
+from hat.graph import example_outputs
+from hat.names import first_wide, get_tensor, named_tensors
+from hat.nested import distance
 from hat.plan import Inputs
 
 if TYPE_CHECKING:
     from hat.network import Network
+
+FUNCTIONS = {'schedule': schedules, 'init': init, 'regularizer': regularizers}  # arguments of convert(): their modules
+
+ELEMENTS = 64  # of an output, in a file, to compare
 
 File = str | os.PathLike[str] | IO[bytes]
 
@@ -53,6 +60,10 @@ def name_of(function: Callable) -> str:
 def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Hook: compare settings and match the number of tasks. A state with more tasks adds them; one with fewer does not
     change the others. Raises ValueError."""
+    for t, task in enumerate(network.tasks):  # a state may be of these tensors; loading `net` writes to them
+        for key in (f'{prefix}tasks.{t}.own.{name}' for name, _ in named_tensors(task.own)):
+            if key in state and not network.done[t]:
+                state[key] = state[key].clone()
     if f'{prefix}_extra_state' not in state:
         if f'{prefix}fingerprints' in state:
             raise ValueError('the state is incomplete: it has fingerprints of tasks, but no settings (_extra_state)')
@@ -69,6 +80,9 @@ def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_
     if surplus := [t for t in range(len(classes), len(network.tasks)) if network.done[t]]:
         t, n = surplus[0], len(classes)
         raise ValueError(f'task {t} is learned here, but not in the state, which has {n} tasks (hat.forget first)')
+    if lost := [t for t, n in enumerate(fingerprints.tolist()[: len(network.tasks)]) if network.done[t] and not n]:
+        names = ', '.join(map(str, lost))
+        warn(f'task {names} is learned here, but not in the state: it is not learned any more, and not protected')
     for n in classes[len(network.tasks) :]:
         network.add_task(n)
     for t in range(len(classes), len(network.tasks)):
@@ -105,6 +119,7 @@ def after_loading(network: 'Network', keys: Any) -> None:
     """Hook: keep the values of tasks that are learned in the state."""
     network.refresh()
     network.watch.check_learned(network)
+    network.watch.follow(network)
 
 
 def save(network: 'Network', file: File) -> None:
@@ -114,9 +129,36 @@ def save(network: 'Network', file: File) -> None:
         network: a converted network.
         file: a path, or a binary file open for writing.
     """
-    content = {'settings': settings(network).decode(), 'heads': len(network.plan.heads)}
+    from hat.network import Network
+
+    network = getattr(network, '_orig_mod', network)  # what torch.compile() has made has other names of tensors
+    if not isinstance(network, Network):
+        raise TypeError(f'save() takes a converted network (of a view: view.network), not {type(network).__name__}')
+    chosen = {key: getattr(network, key) for key in FUNCTIONS}
+    known = {key: name_of(f) for key, f in chosen.items() if getattr(FUNCTIONS[key], name_of(f), None) is chosen[key]}
+    more = {'functions': known, 'answer': [(t, answer(network, t)) for t, done in enumerate(network.done) if done][:1]}
+    content: dict[str, Any] = {'settings': json.dumps(json.loads(settings(network)) | more)}
+    content['heads'] = len(network.plan.heads)
     content['inputs'] = network.plan.inputs if is_safe(network.plan.inputs) else None
     torch.save(content | {'state': network.state_dict()}, file)
+
+
+@torch.no_grad()
+def answer(network: 'Network', task: int) -> list[list[float]]:
+    """The first elements of a task's outputs for the example inputs. load() compares them: a network with another
+    activation has the same parameters."""
+    outputs = [x for x in example_outputs(network, task) if x.is_floating_point() and x.layout == torch.strided]
+    return [x.flatten()[:ELEMENTS].tolist() for x in outputs]
+
+
+def compare(network: 'Network', task: int, expected: list[list[float]], file: File) -> None:
+    """Warn if a task has other outputs for the example inputs than as it was saved."""
+    far = 0.1 if first_wide(network.net).dtype in HALF else 0.01
+    outputs, again, saved = ([torch.tensor(x, device='cpu') for x in part]
+                             for part in (answer(network, task), answer(network, task), expected))  # fmt: skip
+    if (d := distance(outputs, saved)) > far >= distance(outputs, again):  # else they are noise
+        warn(f'{file}: task {task} has other outputs than as it was saved, by up to {d:.1g} of the largest: is the '
+             'network as it was given to hat.convert?')  # fmt: skip
 
 
 def is_safe(inputs: Inputs) -> bool:
@@ -140,7 +182,8 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
         schedule: the schedule of convert(), if it is not one of hat.schedules.
         example_input: as for convert(); None: that of the file, which has none if it is of a class other than tensors,
             numbers, strings, tuples, lists and dicts.
-        functions: `init` and `regularizer` of convert(), for tasks that are not learned.
+        functions: `init` and `regularizer` of convert(), for tasks that are not learned, if they are not of
+            hat.init and hat.regularizers.
 
     Returns:
         The converted network, on the device and of the type of `net`.
@@ -169,9 +212,14 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
             saved, state = json.loads(content['settings']), content['state']
             classes, heads, inputs, name = saved['classes'], content['heads'], content['inputs'], str(saved['schedule'])
             chosen = {key: saved[key] for key in ('gates', 's_max', 'hard')}
-    schedule = schedule or getattr(schedules, name, None)
-    if schedule is None:
+            before = {'schedule': name, 'init': 'normal', 'regularizer': 'by_network'}  # in files of earlier versions
+            known = dict(saved.get('functions', before))
+    given = functions | {'schedule': schedule}
+    functions = {key: given.get(key) or getattr(FUNCTIONS[key], str(known.get(key)), None) for key in FUNCTIONS}
+    unknown = [key for key in FUNCTIONS if functions[key] is None]
+    if 'schedule' in unknown:
         raise ValueError(f'{file}: its schedule {name} is not one of hat.schedules: pass schedule=')
+    is_saved = example_input is None
     if example_input is None and (example_input := inputs) is None:
         raise ValueError(f'{file} has no example input, as it is of a class of its own: pass example_input=')
     other = f'{file} does not fit this network, which must be as it was given to hat.convert: '
@@ -184,11 +232,15 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
             heads=bool(heads),
             ignore=saved.get('ignore'),
             gradient=saved.get('gradient', 'released'),
-            schedule=schedule,
             **chosen,
-            **functions,
+            **{key: function for key, function in functions.items() if function is not None},
         )
         network.load_state_dict(state)
+    for task, expected in saved.get('answer', ()) if is_saved else ():
+        compare(network, task, expected, file)
+    if unknown and not all(network.done):
+        names = ', '.join(f'{key}=' for key in unknown)
+        warn(f'{file} was made with functions of your own: pass {names} or tasks to come are learned with the defaults')
     return network
 
 

@@ -1,11 +1,12 @@
 """One task of a converted network as an ordinary module."""
 
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from hat.errors import warn
 from hat.names import as_buffer, named_tensors
 from hat.parallel import Whole
 from hat.replica import Replica
@@ -22,10 +23,16 @@ class View(Whole, nn.Module):
     the network's, so training the view trains the network. end_task(), pruning and saving are the network's.
 
     Attributes:
-        net: the modules of the original network, with the parameters and buffers of the task.
+        net: copies of the network's modules, as they were when the view was made, with the parameters and buffers of
+            the task. Attributes and modes that are set later are those of the view alone, or of the network alone.
         embeddings: of the task.
         progress: of the next training batch; `steps` counts it.
+        of_training: the network's mode as that of the view was set.
+        accepts_loss_kwargs: for the Trainer of transformers: it divides the whole loss by the number of accumulated
+            batches. Otherwise the network would divide its part alone, and c would count several times.
     """
+
+    accepts_loss_kwargs = False
 
     def __init__(self, network: 'Network', task: int, steps: int | None = None, c: float | None = None):
         """
@@ -50,6 +57,7 @@ class View(Whole, nn.Module):
         self.refresh()
         self.train(network.training)
         self.register_state_dict_pre_hook(View.restore)
+        self.register_load_state_dict_pre_hook(View.before_loading)
 
     @property
     def network(self) -> 'Network':
@@ -66,7 +74,7 @@ class View(Whole, nn.Module):
             for name in self.network.plan.frozen:
                 as_buffer(self.net, name)
             self.embeddings = source[0].embeddings
-            self.train(self.training)
+            super().train(self.training)
 
     def check(self) -> None:
         """Raises RuntimeError: a tensor of the view is not the network's any more, and training it would be in vain."""
@@ -80,17 +88,45 @@ class View(Whole, nn.Module):
                     'assign=True), for example): it must stay the tensor of the network'
                 )
 
+    def named_parameters(self, *args: Any, **named: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of the network now: an optimizer may be made after .to() or hat.forget(), before a batch."""
+        self.refresh()
+        return super().named_parameters(*args, **named)
+
+    def train(self, mode: bool = True) -> Self:
+        self.of_training = self.network.training
+        return super().train(mode)
+
     def restore(self, *_: Any) -> None:
         """Write the kept values to the parameters, before state_dict() reads them."""
+        self.refresh()
         self.network.restore()
+
+    def before_loading(self, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Hook: load into the network's tensors; a state without a number of batches leaves it as it is."""
+        self.refresh()
+        state.setdefault(f'{prefix}_extra_state', self.get_extra_state())
+
+    def get_extra_state(self) -> Tensor:
+        """The number of batches: a trainer that resumes in the middle of an epoch goes on annealing there."""
+        return torch.tensor(self.batches)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.batches = int(state)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The output of the task."""
         self.refresh()
         if not self.training:
             return self.network.evaluate(self.task, inputs, named, self.net)
+        if self.of_training and not self.network.training and not torch.is_grad_enabled():
+            warn('a view in training mode has run without gradients: model.eval() does not reach it, call view.eval()')
+        watch = self.network.watch
+        last = watch.progress if watch.task == self.task else None
         output = self.network.train_batch(self.task, self.position, inputs, named, self.net)
-        if self.c is not None and torch.is_grad_enabled():
+        if not torch.is_grad_enabled():
+            watch.progress = watch.progress if last is None else last  # regularization() is for the batch before
+        elif self.c is not None:
             add_to_loss(output, self.c * self.network.regularization())
         return output
 

@@ -29,11 +29,11 @@ class Watch:
         task: its number; None: no task is in training.
         begun: numbers of the tasks that have been in training.
         thread: the one that began it; its number is that of no thread in another process, which may share the memory.
-        parameters: ids of the shared parameters as it began.
+        parameters: ids of the shared parameters, as it began or since they were replaced.
         progress: of its last batch.
         batches: number of its batches so far.
         constant: number of its first batches with the progress of the batch before.
-        start: its embeddings and a checksum of all weights that it trains, as it began.
+        start: its embeddings and a checksum of all weights that it trains, then.
         warned: a task of whose closed layers the caller has warned; end_task() does not repeat it.
         answer: the task that was learned last, and its outputs for the example inputs then; None: they are not known.
         frozen: checksums of the frozen parameters since a task was learned; None: none was, or they are not known.
@@ -76,6 +76,13 @@ class Watch:
                 'learn earlier tasks with a larger c (hat.forget() them first), or use a wider network'
             )
         self.start = present(network, task)
+
+    def follow(self, network: 'Network') -> None:
+        """Count changes anew where parameters have been replaced, as by load_state_dict(assign=True): an optimizer
+        may still train the ones before."""
+        ids = set(map(id, network.shared.values()))
+        if self.task is not None and (ids != self.parameters or not self.batches):
+            self.parameters, self.batches, self.start = ids, 0, present(network, self.task)
 
     def before_batch(self, network: 'Network', task: int, progress: float | Tensor | None, inputs: tuple,
                      named: dict[str, Any]) -> None:  # fmt: skip
@@ -131,8 +138,20 @@ class Watch:
         if self.batches > 1 and not self.stuck(network, task) and same(present(network, task), self.start):
             warn(
                 f'the training of {self.name(task)} has not changed anything: is the learning rate 0, or the optimizer '
-                'older than the task?'
+                'older than the task, or than a load_state_dict(assign=True)?'
             )
+        elif self.batches > 1 and self.left_out(network, task):
+            warn(
+                f'{self.name(task)} has trained its masks, but not the weights that tasks share, though they have '
+                'gradients: does the optimizer have them, or others from before load_state_dict(assign=True)?'
+            )
+        if self.progress is not None:
+            s, end = (float(network.schedule(progress, network.s_max)) for progress in (self.progress, 1.0))
+            if s < end / 2:
+                warn(
+                    f'the last batch of {self.name(task)} had progress {float(self.progress):.2g}: its masks are still '
+                    'soft there; an epoch ends with progress 1 (hat.annealed, steps of a view)'
+                )
         self.task = self.progress = None
 
     def compare(self, task: int, before: list[Tensor], after: list[Tensor]) -> None:
@@ -149,6 +168,13 @@ class Watch:
         if stuck:
             warn(f'the masks of task {task} do not change: make a new optimizer after add_task() or forget()')
         return stuck
+
+    def left_out(self, network: 'Network', task: int) -> bool:
+        """Whether the masks of a task have changed, but no shared weight, though some have gradients."""
+        shared, (embedding, weights) = network.shared.values(), present(network, task)
+        moved = weights[: 2 * len(shared)] != self.start[1][: 2 * len(shared)]
+        has_gradient = any(p.grad is not None and p.grad.any() for p in shared)
+        return has_gradient and not moved.any() and not torch.equal(embedding, self.start[0])
 
 
 @torch.no_grad()

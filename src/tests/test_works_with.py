@@ -10,6 +10,7 @@ import io
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,109 @@ def test_copies_of_a_view_are_of_a_copy_of_its_network():
         assert protected.any() and same(state[protected], model.net.stem.weight[protected])
 
 
+def test_a_view_that_is_resumed_in_the_middle_of_an_epoch_goes_on_annealing_there():
+    """As by trainers, which save every n batches, and skip those that have been trained."""
+
+    def resumed(at):
+        model = build('concatenated', 1)[1]
+        view, all_batches = view_of(model, 0), batches(8)
+        step = torch.optim.SGD(view.parameters(), 0.1, momentum=0.9)
+        for b, x in enumerate(all_batches):
+            if b == at:
+                states = copy.deepcopy((view.state_dict(), step.state_dict()))
+                model = build('concatenated', 1)[1]
+                view = view_of(model, 0)
+                step = torch.optim.SGD(view.parameters(), 0.1, momentum=0.9)
+                view.load_state_dict(states[0]), step.load_state_dict(states[1])
+            step.zero_grad()
+            F.cross_entropy(view(x), Y).backward()
+            step.step()
+        assert model.watch.progress == 1
+        return model.state_dict()
+
+    torch.manual_seed(0)
+    expected = resumed(None)
+    torch.manual_seed(0)
+    torch.testing.assert_close(resumed(6), expected, rtol=0, atol=0)
+
+
+def test_a_batch_without_gradients_does_not_change_what_the_regularization_is_of():
+    """As of a teacher, between the forward pass of a batch and its loss."""
+    model = build('concatenated', 1)[1]
+    view, (x, y) = view_of(model, 0, steps=9), batches(2)
+    view(x), view(x)
+    gradients = []
+    for _ in range(2):
+        gradients.append(torch.autograd.grad(model.regularization(), list(view.embeddings.parameters())))
+        with torch.no_grad():
+            view(y)
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_a_view_that_evaluates_in_training_mode_is_warned_of():
+    """model.eval() does not reach it: norms took statistics of the test data, and outputs were those of training."""
+    model = build('concatenated', 1)[1].train()
+    view, (x,) = model.view(0, steps=4), batches(1)
+    view(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model.eval()
+        view(x)
+        update_bn([x], view.eval())
+        with torch.no_grad():
+            view.eval()(x)
+            view.train()(x)
+        model.train(), view.train(), model.eval()
+        with torch.no_grad(), pytest.raises(UserWarning, match='model.eval.. does not reach it, call view.eval..'):
+            view(x)
+
+
+@pytest.mark.parametrize('parameters', [nn.Module.parameters, hat.param_groups])
+def test_an_optimizer_of_a_view_has_the_parameters_of_a_task_that_has_been_forgotten(parameters):
+    model = build('concatenated', 1)[1]
+    view = view_of(model, 0)
+    hat.forget(model, 0)
+    step, before = torch.optim.SGD(parameters(view), 0.1), copy.deepcopy(model.tasks[0].state_dict())
+    F.cross_entropy(view(batches(1)[0]), Y).backward()
+    step.step()
+    assert not any(same(p, before[n]) for n, p in model.tasks[0].named_parameters())
+
+
+def test_a_view_loads_a_state_without_a_number_of_batches():
+    model = build('concatenated', 1)[1]
+    view = view_of(model, 0)
+    view(batches(1)[0])
+    view.load_state_dict({name: x for name, x in view.state_dict().items() if not name.endswith('_extra_state')})
+    assert view.batches == 1
+
+
+def test_a_view_saves_and_loads_the_tensors_of_its_network_after_another_has_moved_it():
+    """They were those from before: loading changed nothing, in silence."""
+    model = build('concatenated', 1)[1]
+    view, other = view_of(model, 0), view_of(model, 0)
+    state = {name: x + 1 if x.is_floating_point() else x for name, x in copy.deepcopy(view.state_dict()).items()}
+    other.double()
+    assert view.state_dict()['net.norm.running_mean'].dtype == torch.float64
+    other.float()
+    view.load_state_dict(state)
+    assert same(model.tasks[0].own.norm.running_mean, state['net.norm.running_mean'])
+
+
+@pytest.mark.slow
+def test_peft_saves_the_adapters_of_a_task(tmp_path):
+    """Where gates are on rank units alone: masks are in no other weight."""
+    peft = pytest.importorskip('peft', reason='peft is not installed')
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 4))
+    config = peft.LoraConfig(r=4, target_modules=['1'], modules_to_save=['3'])
+    adapted = peft.get_peft_model(copy.deepcopy(net), config)
+    model = hat.convert(adapted, 2, batches(1)[0], gates=lambda layer: 'lora_A' in layer)
+    learn_two(lambda model, task: learn(view_of(model, task)), model)
+    hat.plain(model, 0).save_pretrained(tmp_path)
+    loaded, (x,) = peft.PeftModel.from_pretrained(net, tmp_path).eval(), batches(1)
+    torch.testing.assert_close(loaded(x), model.eval()(x, task=0))
+
+
 # Gradients of inputs, functional calls, export
 
 
@@ -445,6 +549,27 @@ def test_the_trainer_of_transformers(tmp_path):
         assert trainer.evaluate()['eval_loss'] == pytest.approx(expected, rel=1e-4)
 
     learn_two(train, model, logits)
+
+
+@pytest.mark.slow
+def test_the_trainer_of_transformers_accumulates_gradients_of_the_regularization_as_of_the_loss(tmp_path):
+    """It had given the network the size of the whole batch: its loss was divided, and c counted for each part."""
+    transformers = pytest.importorskip('transformers', reason='transformers is not installed')
+    config = transformers.GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, n_positions=8, resid_pdrop=0,
+                                     embd_pdrop=0, attn_pdrop=0)  # fmt: skip
+    torch.manual_seed(0)
+    net, words, trained = transformers.GPT2LMHeadModel(config), torch.arange(128).view(16, 8) % 30, []
+    data = [{'input_ids': x, 'labels': x} for x in words]
+    for size, parts in (8, 1), (4, 2):
+        torch.manual_seed(1)
+        view = hat.convert(net, 1, dict(input_ids=words[:4], labels=words[:4])).view(0, steps=1, c=5.0)
+        arguments = transformers.TrainingArguments(
+            tmp_path, use_cpu=True, per_device_train_batch_size=size, gradient_accumulation_steps=parts, seed=0,
+            num_train_epochs=1, learning_rate=0.1, optim='sgd', max_grad_norm=0, save_strategy='no', report_to='none',
+            disable_tqdm=True, remove_unused_columns=False, label_names=['labels'])  # fmt: skip
+        transformers.Trainer(view, arguments, train_dataset=data).train()
+        trained.append([p.detach() for p in view.parameters()])
+    torch.testing.assert_close(*trained)
 
 
 @pytest.mark.slow
