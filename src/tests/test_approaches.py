@@ -226,6 +226,7 @@ def test_pnn_reads_every_earlier_column_through_its_lateral_connections(make_app
     assert same(outputs(approach, 1), start)
 
 
+@pytest.mark.slow
 def test_pathnet_paths_stay_within_their_limits(make_approach):
     approach = make_approach('pathnet', TASKS, width=0.2, nepochs=4, generations=4)
     for t in range(3):

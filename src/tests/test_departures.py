@@ -92,6 +92,7 @@ def test_flip_crop_mirrors_and_shifts_each_image_on_its_own():
     assert len({key[:2] for key in chosen}) > 10 and 8 < sum(key[2] for key in chosen) < 32
 
 
+@pytest.mark.slow
 def test_a_run_with_all_departures_learns_says_so_and_resumes_to_the_same_bits(start, tmp_path, monkeypatch):
     assert start('a.txt', *ALL) == 0
     record = json.loads((tmp_path / 'a.json').read_text())

@@ -74,6 +74,7 @@ def test_the_first_block_is_short_and_shows_that_nothing_is_forgotten(names):
         assert len(set(accuracy[task:, task].tolist())) == 1  # not by one image
 
 
+@pytest.mark.slow
 def test_what_the_guide_says_of_gates_and_of_the_guarantee_is_so(names):
     assert set(names['mask'].tolist()) == {0, 1} and len(names['mask']) == 64
     assert names['identical']
@@ -81,6 +82,7 @@ def test_what_the_guide_says_of_gates_and_of_the_guarantee_is_so(names):
     assert 'each unit needs all of it' in names['warned'] and set(names['ignoring'].plan.fixed.values()) == {''}
 
 
+@pytest.mark.slow
 def test_what_the_guide_says_of_heads_pretrained_weights_and_copies_is_so(names):
     assert names['outputs'].shape == (80, 7)
     assert names['same'] and names['equal'] and names['close']

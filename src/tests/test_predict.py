@@ -142,6 +142,7 @@ def test_the_demo_has_names_for_its_classes(tmp_path, cli):
     assert face in record['classes']['faces'] and shape in record['classes']['shapes']
 
 
+@pytest.mark.slow
 def test_without_a_task_each_answers_and_the_most_confident_one_is_the_guess(learned, data, cli):
     files = sorted((data / 'pets' / 'test').glob('*/*'))[:4]
     code, out, _ = cli(learned('hat'), *files, '--json', '--top', '2')

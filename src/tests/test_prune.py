@@ -101,6 +101,7 @@ assert not any('src' in path for path in sys.path) and 'hat' not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_times_are_of_the_network_without_masks_and_of_the_pruned_one(saved, monkeypatch):
     """Masks take time of their own: the gain by pruning is not theirs."""
     timed = []

@@ -145,6 +145,7 @@ def test_a_table_has_the_accuracy_on_each_task_at_the_end_and_right_after_it(fol
     assert '| hat | 80.0 (90.0) | 90.0 |' in rows and '| random | 10.0 | 20.0 |' in rows
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_table_a_row_of_what_validation_prefers_and_a_figure(folder):
     text = '<!-- reproduction: small -->\n<!-- end -->\n<!-- reproduction: small, sweeps -->\n<!-- end -->\n'
     (folder / 'page.md').write_text(text)
