@@ -74,6 +74,7 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     replay = [runs['mixture'].get(name, 0).accuracy for name in ('er', 'der')]
     forgotten = [100 * (a.diagonal()[:-1] - a[-1, :-1]).mean() for a in replay]
     steps = percent('mixture-0.25-batch16', 'hat', True)
+    first = [100 * runs['mixture'].get(name, 0).accuracy[-1].mean() for name in ('hat', 'ewc')]
     few = [100 * runs['mixture-0.25-batch16'].get(name, 0).accuracy[-1].mean() for name in ('packnet', 'hat')]
     packed = 100 * runs['mixture-0.25'].get('packnet', 0).accuracy[-1].mean()
     results = [runs['mixture-0.25'].get(name, 0).accuracy for name in ('sgd', 'er', 'si', 'hat')]
@@ -95,6 +96,7 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         f'PNN ({pnn:.2f}) and {100 * (1 - hat / ewc):.0f} % nearer than that of EWC ({ewc:.2f})',
         'PathNet is better ({:.2f}; in the paper'.format(*others),
         'PackNet ({1:.2f}) is better, and AdaHAT ({2:.2f}) and WSN ({3:.2f}) are near'.format(*others),
+        'of seed 0 alone, as that of the others, they are {:.1f} and {:.1f} %'.format(*first),
         '`er` and `der`, forgets {:.0f} and {:.0f} points'.format(*forgotten),
         'its ratio is {}, that of PathNet {} and that of PackNet {}'.format(*map(later, ('hat', 'pathnet', 'packnet'))),
         f'is the fourth task, and HAT learns {100 * runs["mixture"].get("hat", 1).accuracy[3, 3]:.1f} % of it',
