@@ -36,6 +36,12 @@ examples:
 
 
 TABLES = {'tasks': single_tasks, 'table1': table_1, 'times': times, 'pruned': compression}
+TAKES = {  # what is shown -> its options
+    'experiment': ('approaches', 'seeds', 'res', 'mixed', 'html', 'output'),
+    'run': ('html', 'output', 'data'),
+    'reproduction': ('check', 'add', 'setup', 'commit', 'verify', 'data', 'output'),
+    'fig2': ('smax', 'output'),
+}
 BESIDE = Path()  # --html without a name: the page is beside the results
 
 
@@ -69,8 +75,12 @@ def parse(argv):
     parser.add_argument('--data', type=Path, metavar='DIR', help='folder of the images, for --verify (default dat) and '
                         'the page of --run (default: that of the run)')  # fmt: skip
     args = parser.parse_args(argv)
-    if args.add and not (args.setup and args.commit):
-        raise UserError('--add needs --setup and --commit')
+    shown = next(name for name in TAKES if getattr(args, name))
+    for name, value in vars(args).items():
+        if name not in (shown, *TAKES[shown]) and value != parser.get_default(name):
+            raise UserError(f'--{name}: --{shown} does not take it')
+    if len({bool(each) for each in (args.add, args.setup, args.commit)}) > 1:
+        raise UserError('--add, --setup and --commit go together')
     return args
 
 

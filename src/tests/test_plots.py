@@ -538,6 +538,18 @@ def test_the_table_of_times_equals_a_computation_by_hand(runs, capsys, tmp_path)
     assert r'cuda:0 (H\_100)' in (tmp_path / 'fig' / 'times.tex').read_text()
 
 
+@pytest.mark.parametrize('shown, more, message', [
+    (['--run', 'a.json'], ['--seeds', '0'], '--seeds: --run does not take it'),
+    (['--fig2'], ['--html'], '--html: --fig2 does not take it'),
+    (['--reproduction'], ['--approaches', 'hat'], '--approaches: --reproduction does not take it'),
+    (['--experiment', 'mixture'], ['--check'], '--check: --experiment does not take it'),
+    (['--reproduction'], ['--commit', 'abc'], '--add, --setup and --commit go together'),
+])  # fmt: skip
+def test_an_option_that_has_no_effect_is_refused(shown, more, message, capsys):
+    assert exit_code('plot_results.py', plot_results.main, [*shown, *more]) == 2
+    assert capsys.readouterr().err == f'plot_results.py: error: {message}\n'
+
+
 @pytest.mark.slow
 def test_many_tasks_are_drawn_without_numbers(tmp_path):
     tasks, names = 300, [f'pmnist-{k}' for k in range(300)]
