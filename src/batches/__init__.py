@@ -14,7 +14,7 @@ import torch
 from batches.progress import ProgressDisplay
 from core.arguments import parallel
 from core.device import cores, parse_device
-from core.errors import Busy, require
+from core.errors import Busy, UserError, require
 from core.files import ROOT
 from core.results import make_folder
 
@@ -45,6 +45,8 @@ def split_arguments(argv):
 def execute(runs, args):
     """Do all runs that are not finished. Returns the exit code: 1 if a run failed."""
     is_local = args.engine == 'local'
+    if is_local and args.address:
+        raise UserError('--address: --engine local does not take it; add --engine ray')
     if not is_local:
         require('--engine ray needs Ray', 'ray')
     devices = parse_devices(args.devices) if is_local else [args.devices]

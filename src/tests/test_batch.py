@@ -222,6 +222,7 @@ BAD = {
         ['--approaches', 'hat,ewc,sgd', '--parameter', 'c=1'],
         "ewc: --parameter: unknown: 'c'; it takes lamb",
     ),
+    'address': (['--address', 'host:6379'], '--address: --engine local does not take it; add --engine ray'),
     'reserved': (['--', '--seed', '3'], '--seed is not allowed after --'),
     'for a run': (['--', '--lr', 'fast'], "'fast' is not a number"),
 }
