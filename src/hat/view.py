@@ -119,14 +119,15 @@ class View(Whole, nn.Module):
         self.refresh()
         if not self.training:
             return self.network.evaluate(self.task, inputs, named, self.net)
-        if self.of_training and not self.network.training and not torch.is_grad_enabled():
+        counts, watch = torch.is_grad_enabled(), self.network.watch
+        if not counts and self.of_training and not self.network.training:
             warn('a view in training mode has run without gradients: model.eval() does not reach it, call view.eval()')
-        watch = self.network.watch
-        last = watch.progress if watch.task == self.task else None
+        # Where gradients count, torch.compile must not see the watch: it would make another graph whenever that changes
+        last = watch.progress if not counts and watch.task == self.task else None
         output = self.network.train_batch(self.task, self.position, inputs, named, self.net)
-        if not torch.is_grad_enabled():
-            watch.progress = watch.progress if last is None else last  # regularization() is for the batch before
-        elif self.c is not None:
+        if last is not None:
+            watch.progress = last  # regularization() is for the batch before
+        if counts and self.c is not None:
             add_to_loss(output, self.c * self.network.regularization())
         return output
 

@@ -448,6 +448,21 @@ def test_compiled_training_is_eager_training_without_a_new_graph_for_each_batch(
     assert counters['stats']['unique_graphs'] <= graphs  # in 20 batches of training and 2 of evaluation
 
 
+def test_training_a_compiled_view_takes_one_of_the_graphs_of_pytorchs_limit_for_each_task():
+    """Two are compiled for each task if the code before the break reads what changes at its first batch."""
+    torch.compiler.reset()
+    model = build('concatenated', 2, check=0)[1]
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for task in 0, 1:
+            view = view_of(model.train(), task)
+            forward, optimizer = torch.compile(view, backend='eager'), optimizer_of(view)
+            for x in batches(4):
+                optimizer.zero_grad()
+                F.cross_entropy(forward(x), Y).backward()
+                optimizer.step()
+            model.end_task(task)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:end_task')
 def test_a_batch_is_one_graph():
