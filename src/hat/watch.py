@@ -82,7 +82,7 @@ class Watch:
         may still train the ones before."""
         ids = set(map(id, network.shared.values()))
         if self.task is not None and (ids != self.parameters or not self.batches):
-            self.parameters, self.batches, self.start = ids, 0, present(network, self.task)
+            self.parameters, self.batches, self.constant, self.start = ids, 0, 0, present(network, self.task)
 
     def before_batch(self, network: 'Network', task: int, progress: float | Tensor | None, inputs: tuple,
                      named: dict[str, Any]) -> None:  # fmt: skip
@@ -173,7 +173,7 @@ class Watch:
         """Whether the masks of a task have changed, but no shared weight, though some have gradients."""
         shared, (embedding, weights) = network.shared.values(), present(network, task)
         moved = weights[: 2 * len(shared)] != self.start[1][: 2 * len(shared)]
-        has_gradient = any(p.grad is not None and p.grad.any() for p in shared)
+        has_gradient = any(p.requires_grad and p.grad is not None and p.grad.any() for p in shared)  # not from before
         return has_gradient and not moved.any() and not torch.equal(embedding, self.start[0])
 
 

@@ -1170,6 +1170,31 @@ def test_an_optimizer_that_is_older_than_the_parameters_is_warned_of_when_the_ta
     assert bool(caught) != new and (new or re.search(message, str(caught[0].message)))
 
 
+def test_counts_of_batches_start_anew_with_other_parameters():
+    """Parts of a batch have one progress; those before and after were counted together."""
+    model = small().train()
+    for _ in range(2):
+        one = torch.optim.Adam(model.parameters(), 0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            steps(model, one, 0, [b // 2 / 4 for b in range(10)])
+        model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+
+
+def test_masks_that_are_trained_alone_are_not_warned_of_where_weights_are_frozen():
+    """Gradients of the task before may still be there."""
+    model = small(2).train()
+    steps(model, torch.optim.Adam(model.parameters(), 0.1), 0, (0, 0.5, 1))
+    model.end_task(0)
+    for p in model.shared.values():
+        p.requires_grad_(False)
+    steps(model, torch.optim.Adam(model.tasks[1].parameters(), 0.1), 1, (0, 0.5, 1))
+    assert any(p.grad is not None and p.grad.any() for p in model.shared.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model.end_task(1)
+
+
 @pytest.mark.parametrize('last, warned', [(0.25, True), (0.75, False), (1.0, False)])
 def test_a_task_that_ends_in_the_middle_of_an_epoch_is_warned_of(last, warned):
     """As where a loop breaks early, or a trainer goes on with other batches than it stopped before."""
