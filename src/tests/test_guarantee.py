@@ -1364,6 +1364,18 @@ def test_a_state_from_before_a_task_was_learned_takes_it_back_and_that_is_said()
     assert not model.learned.any()
 
 
+def test_a_state_that_is_refused_takes_nothing_back_and_is_not_said_to():
+    _, model = build('mlp')
+    learn(model, 1, OPTIMIZERS['adam'](model.parameters()))
+    incomplete = copy.deepcopy(model.state_dict())
+    del incomplete[next(name for name in incomplete if name.startswith('net.'))]
+    learn(model, 0, OPTIMIZERS['adam'](model.parameters()))
+    with warnings.catch_warnings(), pytest.raises(ValueError, match='incomplete: tasks are learned in it, but it has'):
+        warnings.simplefilter('error')
+        model.load_state_dict(incomplete)
+    assert model.learned[:2].all()
+
+
 def loaded(model, **more):
     file = io.BytesIO()
     hat.save(model, file)
@@ -1408,6 +1420,54 @@ def test_a_file_that_is_loaded_into_a_network_of_the_same_parameters_with_other_
                 hat.load(file, net, None, *more)
             said = ['task 0 has other outputs than as it was saved' in str(w.message) for w in caught]
             assert said == [True] * (isinstance(activation, nn.SiLU) and not more)
+
+
+class Noisy(nn.Module):
+    """Outputs in evaluation are random, as of Monte Carlo dropout."""
+
+    fails = False
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        if self.fails:
+            raise NotImplementedError
+        return self.b(F.dropout(F.relu(self.a(x)), 0.5, True))
+
+
+class Residual(nn.Module):
+    """Outputs of another precision differ by more than 1 %."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)) for _ in range(20))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + 3 * block(x)
+        return self.head(x)
+
+
+@pytest.mark.filterwarnings('ignore:end_task')
+@pytest.mark.parametrize('make, cast, fails', [
+    (Noisy, nn.Module.float, False), (Noisy, nn.Module.float, True), (Residual, nn.Module.bfloat16, False)
+])  # fmt: skip
+def test_a_file_that_is_loaded_into_its_own_network_is_not_warned_of(make, cast, fails):
+    """Where outputs are random, are not known, or were saved in half precision."""
+    torch.manual_seed(3)
+    model = hat.convert(make(), 1, torch.randn(4, 8), init=hat.init.dense)
+    model.end_task(0)
+    model.net.fails = fails
+    hat.save(cast(model), file := io.BytesIO())
+    file.seek(0)
+    net = make()
+    torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        hat.load(file, net)
 
 
 def test_what_is_saved_is_the_network_of_a_compiled_one_and_nothing_else():
