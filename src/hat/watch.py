@@ -146,7 +146,8 @@ class Watch:
                 'gradients: does the optimizer have them, or others from before load_state_dict(assign=True)?'
             )
         if self.progress is not None:
-            s, end = (float(network.schedule(progress, network.s_max)) for progress in (self.progress, 1.0))
+            both = self.progress, self.progress * 0 + 1.0  # a schedule may take tensors alone
+            s, end = (float(network.schedule(progress, network.s_max)) for progress in both)
             if s < end / 2:
                 warn(
                     f'the last batch of {self.name(task)} had progress {float(self.progress):.2g}: its masks are still '

@@ -1195,6 +1195,16 @@ def test_masks_that_are_trained_alone_are_not_warned_of_where_weights_are_frozen
         model.end_task(1)
 
 
+def test_a_schedule_may_take_tensors_alone():
+    """As the caller passes them; end_task() passed a number."""
+    schedule = lambda progress, s_max: s_max * torch.sqrt(progress) + 1 / s_max  # noqa: E731
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+    model = hat.convert(net, 1, torch.randn(4, 8), schedule=schedule).train()
+    steps(model, torch.optim.Adam(model.parameters(), 0.1), 0, torch.tensor([0, 0.5, 1]))
+    model.end_task(0)
+    assert model.done == [True]
+
+
 @pytest.mark.parametrize('last, warned', [(0.25, True), (0.75, False), (1.0, False)])
 def test_a_task_that_ends_in_the_middle_of_an_epoch_is_warned_of(last, warned):
     """As where a loop breaks early, or a trainer goes on with other batches than it stopped before."""
