@@ -33,6 +33,7 @@ class View(Whole, nn.Module):
     """
 
     accepts_loss_kwargs = False
+    of_training = False  # of views that an earlier version has pickled
 
     def __init__(self, network: 'Network', task: int, steps: int | None = None, c: float | None = None):
         """

@@ -304,6 +304,17 @@ def test_a_view_that_evaluates_in_training_mode_is_warned_of():
             view(x)
 
 
+def test_a_view_that_an_earlier_version_has_pickled_trains_and_evaluates():
+    model = build('concatenated', 1)[1]
+    view, (x,) = view_of(model, 0), batches(1)
+    del vars(view)['of_training']
+    view = pickle.loads(pickle.dumps(view))
+    view(x)
+    with torch.no_grad():
+        view(x)
+    assert view.network.watch.progress == 0
+
+
 @pytest.mark.parametrize('parameters', [nn.Module.parameters, hat.param_groups])
 def test_an_optimizer_of_a_view_has_the_parameters_of_a_task_that_has_been_forgotten(parameters):
     model = build('concatenated', 1)[1]
