@@ -113,7 +113,8 @@ class View(Whole, nn.Module):
         return torch.tensor(self.batches)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.batches = int(state)
+        """Only of a new view: one that takes the weights of an average, or of its best batch, is where it was."""
+        self.batches = self.batches or int(state)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The output of the task."""

@@ -273,6 +273,20 @@ def test_a_view_that_is_resumed_in_the_middle_of_an_epoch_goes_on_annealing_ther
     torch.testing.assert_close(resumed(6), expected, rtol=0, atol=0)
 
 
+def test_a_view_that_takes_other_weights_at_the_end_of_an_epoch_anneals_from_its_start():
+    """The number of batches of an average is that of the view as the average was made."""
+    model = build('concatenated', 1)[1]
+    view, progress = view_of(model, 0, steps=4), []
+    for x in batches(9):
+        view(x)
+        progress.append(model.watch.progress)
+        if len(progress) == 2:
+            ema = AveragedModel(view)
+        if len(progress) % 4 == 0:
+            view.load_state_dict(ema.module.state_dict())
+    assert progress == [0, 1 / 3, 2 / 3, 1] * 2 + [0]
+
+
 def test_a_batch_without_gradients_does_not_change_what_the_regularization_is_of():
     """As of a teacher, between the forward pass of a batch and its loss."""
     model = build('concatenated', 1)[1]
