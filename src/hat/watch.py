@@ -200,7 +200,9 @@ def present(network: 'Network', task: int) -> tuple[Tensor, Tensor]:
     own = network.tasks[task]
     weights = [*network.shared.values(), *own.own.parameters()]
     sums = (torch.sum, torch.linalg.vector_norm)  # the sum of a head is constant in training, and its norm is not
-    return own.embedding(False).clone(), torch.stack([f(p) for p in weights for f in sums])
+    wide = [torch.promote_types(p.dtype, torch.float32) for p in weights]  # small steps are lost in a sum in bfloat16
+    checksum = torch.stack([f(p, dtype=dtype) for p, dtype in zip(weights, wide, strict=True) for f in sums])
+    return own.embedding(False).clone(), checksum
 
 
 def far(outputs: list[Tensor], expected: list[Tensor]) -> float:

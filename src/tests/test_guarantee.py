@@ -1205,6 +1205,24 @@ def test_a_schedule_may_take_tensors_alone():
     assert model.done == [True]
 
 
+def test_small_steps_in_half_precision_train_the_weights_that_tasks_share():
+    """Sums of weights in half precision do not change with them."""
+    torch.manual_seed(0)
+    layers = (layer for n in (64, 256) for layer in (nn.Linear(n, 256, bias=False), nn.ReLU()))
+    net, x = nn.Sequential(*layers, nn.Linear(256, 3)).bfloat16(), torch.randn(4, 64, dtype=torch.bfloat16)
+    model = hat.convert(net, 1, x).train()
+    before = copy.deepcopy(model.shared)
+    optimizer = torch.optim.SGD(hat.param_groups(model, embeddings=dict(lr=0.1)), 1e-4)
+    for progress in range(6):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x, task=0, progress=progress / 5), torch.tensor([0, 1, 2, 0])).backward()
+        optimizer.step()
+    assert not all(torch.equal(p, before[name]) for name, p in model.shared.items())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model.end_task(0)
+
+
 @pytest.mark.parametrize('last, warned', [(0.25, True), (0.75, False), (1.0, False)])
 def test_a_task_that_ends_in_the_middle_of_an_epoch_is_warned_of(last, warned):
     """As where a loop breaks early, or a trainer goes on with other batches than it stopped before."""
