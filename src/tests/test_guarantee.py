@@ -646,7 +646,7 @@ class Recalling(nn.Module):
 @pytest.mark.parametrize('kind', ['object', 'object, always', 'array', 'global', 'unregistered', 'random', 'none'])
 @pytest.mark.filterwarnings('ignore:forward.. changes attributes')
 def test_state_that_training_changes_outside_of_parameters_and_buffers_is_warned_of(kind):
-    torch.manual_seed(0)
+    torch.manual_seed(0), random.seed(0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         hat.convert(Recalling(kind), 2, torch.randn(5, 12))
