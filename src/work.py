@@ -123,7 +123,8 @@ def recommend(swept, output):
     best = swept[-1]
     equal = [record for record in swept if records.validation(record) == records.validation(best)]
     if len(equal) > 1:
-        unmarked = 'one without ! counts, then ' if any(map(records.flagged, equal)) else ''
+        marked = set(map(records.flagged, equal))
+        unmarked = 'one without ! counts, then ' if len(marked) > 1 else ''
         order = 'that with the most default values, then that with the smallest'
         print(f'the best {len(equal)} are equal: of these {unmarked}{order}')
     if ends := ends_of_grids(swept):

@@ -80,9 +80,6 @@ def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_
     if surplus := [t for t in range(len(classes), len(network.tasks)) if network.done[t]]:
         t, n = surplus[0], len(classes)
         raise ValueError(f'task {t} is learned here, but not in the state, which has {n} tasks (hat.forget first)')
-    if lost := [t for t, n in enumerate(fingerprints.tolist()[: len(network.tasks)]) if network.done[t] and not n]:
-        names = ', '.join(map(str, lost))
-        warn(f'task {names} is learned here, but not in the state: it is not learned any more, and not protected')
     for n in classes[len(network.tasks) :]:
         network.add_task(n)
     for t in range(len(classes), len(network.tasks)):
@@ -95,6 +92,9 @@ def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_
     state[f'{prefix}_extra_state'] = network.get_extra_state()
     if fingerprints.any() and (missing := [name for name in network.state_dict() if f'{prefix}{name}' not in state]):
         raise ValueError(f'the state is incomplete: tasks are learned in it, but it has no {missing[0]}')
+    if lost := [t for t, done in enumerate(network.done) if done and not state[f'{prefix}fingerprints'][t]]:
+        names = ', '.join(map(str, lost))
+        warn(f'task {names} is learned here, but not in the state: it is not learned any more, and not protected')
     stay = [t for t in range(len(classes)) if network.done[t] and fingerprints[t] == network.fingerprints[t]]
     if stay and not same(network, stay, state, prefix):
         names = ', '.join(map(str, stay))
@@ -151,12 +151,15 @@ def answer(network: 'Network', task: int) -> list[list[float]]:
     return [x.flatten()[:ELEMENTS].tolist() for x in outputs]
 
 
-def compare(network: 'Network', task: int, expected: list[list[float]], file: File) -> None:
-    """Warn if a task has other outputs for the example inputs than as it was saved."""
-    far = 0.1 if first_wide(network.net).dtype in HALF else 0.01
-    outputs, again, saved = ([torch.tensor(x, device='cpu') for x in part]
-                             for part in (answer(network, task), answer(network, task), expected))  # fmt: skip
-    if (d := distance(outputs, saved)) > far >= distance(outputs, again):  # else they are noise
+def compare(network: 'Network', task: int, expected: list[list[float]], is_half: bool, file: File) -> None:
+    """Warn if a task has other outputs for the example inputs than as it was saved. is_half: then in half precision."""
+    like = first_wide(network.net)
+    far, answers = 0.1 if is_half or like.dtype in HALF else 0.01, [expected, answer(network, task)]
+    with torch.random.fork_rng([like.device] if like.is_cuda else []):
+        torch.rand(1), torch.rand(1, device=like.device)  # so that the next outputs have other random numbers
+        answers.append(answer(network, task))
+    saved, outputs, again = ([torch.tensor(x, device='cpu') for x in part] for part in answers)
+    if outputs and saved and (d := distance(outputs, saved)) > far >= distance(outputs, again):  # else they are noise
         warn(f'{file}: task {task} has other outputs than as it was saved, by up to {d:.1g} of the largest: is the '
              'network as it was given to hat.convert?')  # fmt: skip
 
@@ -237,7 +240,7 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
         )
         network.load_state_dict(state)
     for task, expected in saved.get('answer', ()) if is_saved else ():
-        compare(network, task, expected, file)
+        compare(network, task, expected, any(getattr(x, 'dtype', None) in HALF for x in state.values()), file)
     if unknown and not all(network.done):
         names = ', '.join(f'{key}=' for key in unknown)
         warn(f'{file} was made with functions of your own: pass {names} or tasks to come are learned with the defaults')

@@ -33,6 +33,7 @@ class View(Whole, nn.Module):
     """
 
     accepts_loss_kwargs = False
+    of_training = False  # of views that an earlier version has pickled
 
     def __init__(self, network: 'Network', task: int, steps: int | None = None, c: float | None = None):
         """
@@ -112,21 +113,23 @@ class View(Whole, nn.Module):
         return torch.tensor(self.batches)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.batches = int(state)
+        """Only of a new view: one that takes the weights of an average, or of its best batch, is where it was."""
+        self.batches = self.batches or int(state)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The output of the task."""
         self.refresh()
         if not self.training:
             return self.network.evaluate(self.task, inputs, named, self.net)
-        if self.of_training and not self.network.training and not torch.is_grad_enabled():
+        counts, watch = torch.is_grad_enabled(), self.network.watch
+        if not counts and self.of_training and not self.network.training:
             warn('a view in training mode has run without gradients: model.eval() does not reach it, call view.eval()')
-        watch = self.network.watch
-        last = watch.progress if watch.task == self.task else None
+        # Where gradients count, torch.compile must not see the watch: it would make another graph whenever that changes
+        last = watch.progress if not counts and watch.task == self.task else None
         output = self.network.train_batch(self.task, self.position, inputs, named, self.net)
-        if not torch.is_grad_enabled():
-            watch.progress = watch.progress if last is None else last  # regularization() is for the batch before
-        elif self.c is not None:
+        if last is not None:
+            watch.progress = last  # regularization() is for the batch before
+        if counts and self.c is not None:
             add_to_loss(output, self.c * self.network.regularization())
         return output
 

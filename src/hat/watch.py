@@ -82,7 +82,7 @@ class Watch:
         may still train the ones before."""
         ids = set(map(id, network.shared.values()))
         if self.task is not None and (ids != self.parameters or not self.batches):
-            self.parameters, self.batches, self.start = ids, 0, present(network, self.task)
+            self.parameters, self.batches, self.constant, self.start = ids, 0, 0, present(network, self.task)
 
     def before_batch(self, network: 'Network', task: int, progress: float | Tensor | None, inputs: tuple,
                      named: dict[str, Any]) -> None:  # fmt: skip
@@ -146,7 +146,8 @@ class Watch:
                 'gradients: does the optimizer have them, or others from before load_state_dict(assign=True)?'
             )
         if self.progress is not None:
-            s, end = (float(network.schedule(progress, network.s_max)) for progress in (self.progress, 1.0))
+            both = self.progress, self.progress * 0 + 1.0  # a schedule may take tensors alone
+            s, end = (float(network.schedule(progress, network.s_max)) for progress in both)
             if s < end / 2:
                 warn(
                     f'the last batch of {self.name(task)} had progress {float(self.progress):.2g}: its masks are still '
@@ -173,7 +174,7 @@ class Watch:
         """Whether the masks of a task have changed, but no shared weight, though some have gradients."""
         shared, (embedding, weights) = network.shared.values(), present(network, task)
         moved = weights[: 2 * len(shared)] != self.start[1][: 2 * len(shared)]
-        has_gradient = any(p.grad is not None and p.grad.any() for p in shared)
+        has_gradient = any(p.requires_grad and p.grad is not None and p.grad.any() for p in shared)  # not from before
         return has_gradient and not moved.any() and not torch.equal(embedding, self.start[0])
 
 
@@ -199,7 +200,9 @@ def present(network: 'Network', task: int) -> tuple[Tensor, Tensor]:
     own = network.tasks[task]
     weights = [*network.shared.values(), *own.own.parameters()]
     sums = (torch.sum, torch.linalg.vector_norm)  # the sum of a head is constant in training, and its norm is not
-    return own.embedding(False).clone(), torch.stack([f(p) for p in weights for f in sums])
+    wide = [torch.promote_types(p.dtype, torch.float32) for p in weights]  # small steps are lost in a sum in bfloat16
+    checksum = torch.stack([f(p, dtype=dtype) for p, dtype in zip(weights, wide, strict=True) for f in sums])
+    return own.embedding(False).clone(), checksum
 
 
 def far(outputs: list[Tensor], expected: list[Tensor]) -> float:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ from core.files import ROOT, atomic, digest, lock, remove_partial_files, seriali
 from runs.identity import differences
 
 TMP = 'HAT_TMP'  # environment variable: the folder for checkpoints
-PLAIN = bool, int, float, str, type(None)  # what a checkpoint holds besides tensors, in dicts, lists and tuples
+# What torch.load() takes for safe besides tensors, in dicts, lists, tuples and sets
+PLAIN = (bool, int, float, complex, str, bytes, bytearray, type(None), torch.Size, torch.device, torch.dtype)
 TYPES = 'a tensor, a number of Python, a text, None, or a list, tuple or dict of these'
 FORMAT = 7  # of `state`: checkpoints of another format are rejected
 ADVICE = 'resume with the original command, delete the file, or start from scratch with --fresh'
@@ -31,13 +32,13 @@ def folder(output, tmp=None):
 
 
 def check_plain(value, *where):
-    """Raises UserError if a nest of dicts, lists and tuples holds what load() cannot read, such as a number of NumPy
-    that an approach of your own keeps. where: the keys that lead to the value."""
-    if type(value) in (dict, OrderedDict):
+    """Raises UserError if a nest of dicts, lists, tuples and sets holds what load() cannot read, such as a number of
+    NumPy that an approach of your own keeps. where: the keys that lead to the value."""
+    if type(value) in (dict, OrderedDict, Counter):
         for key, inner in value.items():
             check_plain(key, *where, 'a key')
             check_plain(inner, *where, key)
-    elif type(value) in (list, tuple):
+    elif type(value) in (list, tuple, set):
         for k, inner in enumerate(value):
             check_plain(inner, *where, k)
     elif not (type(value) in PLAIN or isinstance(value, torch.Tensor)):

@@ -1,5 +1,7 @@
 """The demo's pictures: drawn from the seed, without any file."""
 
+import inspect
+
 import numpy as np
 import PIL
 
@@ -22,8 +24,9 @@ def test_eight_tasks_of_ten_to_twenty_six_classes_evenly_filled(monkeypatch):
 
 
 def test_same_seed_same_pictures():
+    draw = inspect.unwrap(demo.pictures)  # tests keep what it has drawn
     for name in demo.NAMES:
-        (first, y), (again, _), (other, _) = (demo.pictures(name, 30, seed) for seed in (1, 1, 2))
+        (first, y), (again, _), (other, _) = (draw(name, 30, seed) for seed in (1, 1, 2))
         assert first.tobytes() == again.tobytes()
         assert first.tobytes() != other.tobytes()
     assert seeds.derive(0, 'demo', 'digits', 'train') != seeds.derive(0, 'demo', 'digits', 'test')

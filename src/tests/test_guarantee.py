@@ -646,7 +646,7 @@ class Recalling(nn.Module):
 @pytest.mark.parametrize('kind', ['object', 'object, always', 'array', 'global', 'unregistered', 'random', 'none'])
 @pytest.mark.filterwarnings('ignore:forward.. changes attributes')
 def test_state_that_training_changes_outside_of_parameters_and_buffers_is_warned_of(kind):
-    torch.manual_seed(0)
+    torch.manual_seed(0), random.seed(0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         hat.convert(Recalling(kind), 2, torch.randn(5, 12))
@@ -1170,6 +1170,59 @@ def test_an_optimizer_that_is_older_than_the_parameters_is_warned_of_when_the_ta
     assert bool(caught) != new and (new or re.search(message, str(caught[0].message)))
 
 
+def test_counts_of_batches_start_anew_with_other_parameters():
+    """Parts of a batch have one progress; those before and after were counted together."""
+    model = small().train()
+    for _ in range(2):
+        one = torch.optim.Adam(model.parameters(), 0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            steps(model, one, 0, [b // 2 / 4 for b in range(10)])
+        model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+
+
+def test_masks_that_are_trained_alone_are_not_warned_of_where_weights_are_frozen():
+    """Gradients of the task before may still be there."""
+    model = small(2).train()
+    steps(model, torch.optim.Adam(model.parameters(), 0.1), 0, (0, 0.5, 1))
+    model.end_task(0)
+    for p in model.shared.values():
+        p.requires_grad_(False)
+    steps(model, torch.optim.Adam(model.tasks[1].parameters(), 0.1), 1, (0, 0.5, 1))
+    assert any(p.grad is not None and p.grad.any() for p in model.shared.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model.end_task(1)
+
+
+def test_a_schedule_may_take_tensors_alone():
+    """As the caller passes them; end_task() passed a number."""
+    schedule = lambda progress, s_max: s_max * torch.sqrt(progress) + 1 / s_max  # noqa: E731
+    net = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+    model = hat.convert(net, 1, torch.randn(4, 8), schedule=schedule).train()
+    steps(model, torch.optim.Adam(model.parameters(), 0.1), 0, torch.tensor([0, 0.5, 1]))
+    model.end_task(0)
+    assert model.done == [True]
+
+
+def test_small_steps_in_half_precision_train_the_weights_that_tasks_share():
+    """Sums of weights in half precision do not change with them."""
+    torch.manual_seed(0)
+    layers = (layer for n in (64, 256) for layer in (nn.Linear(n, 256, bias=False), nn.ReLU()))
+    net, x = nn.Sequential(*layers, nn.Linear(256, 3)).bfloat16(), torch.randn(4, 64, dtype=torch.bfloat16)
+    model = hat.convert(net, 1, x).train()
+    before = copy.deepcopy(model.shared)
+    optimizer = torch.optim.SGD(hat.param_groups(model, embeddings=dict(lr=0.1)), 1e-4)
+    for progress in range(6):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x, task=0, progress=progress / 5), torch.tensor([0, 1, 2, 0])).backward()
+        optimizer.step()
+    assert not all(torch.equal(p, before[name]) for name, p in model.shared.items())
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model.end_task(0)
+
+
 @pytest.mark.parametrize('last, warned', [(0.25, True), (0.75, False), (1.0, False)])
 def test_a_task_that_ends_in_the_middle_of_an_epoch_is_warned_of(last, warned):
     """As where a loop breaks early, or a trainer goes on with other batches than it stopped before."""
@@ -1339,6 +1392,18 @@ def test_a_state_from_before_a_task_was_learned_takes_it_back_and_that_is_said()
     assert not model.learned.any()
 
 
+def test_a_state_that_is_refused_takes_nothing_back_and_is_not_said_to():
+    _, model = build('mlp')
+    learn(model, 1, OPTIMIZERS['adam'](model.parameters()))
+    incomplete = copy.deepcopy(model.state_dict())
+    del incomplete[next(name for name in incomplete if name.startswith('net.'))]
+    learn(model, 0, OPTIMIZERS['adam'](model.parameters()))
+    with warnings.catch_warnings(), pytest.raises(ValueError, match='incomplete: tasks are learned in it, but it has'):
+        warnings.simplefilter('error')
+        model.load_state_dict(incomplete)
+    assert model.learned[:2].all()
+
+
 def loaded(model, **more):
     file = io.BytesIO()
     hat.save(model, file)
@@ -1383,6 +1448,54 @@ def test_a_file_that_is_loaded_into_a_network_of_the_same_parameters_with_other_
                 hat.load(file, net, None, *more)
             said = ['task 0 has other outputs than as it was saved' in str(w.message) for w in caught]
             assert said == [True] * (isinstance(activation, nn.SiLU) and not more)
+
+
+class Noisy(nn.Module):
+    """Outputs in evaluation are random, as of Monte Carlo dropout."""
+
+    fails = False
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        if self.fails:
+            raise NotImplementedError
+        return self.b(F.dropout(F.relu(self.a(x)), 0.5, True))
+
+
+class Residual(nn.Module):
+    """Outputs of another precision differ by more than 1 %."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)) for _ in range(20))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = x + 3 * block(x)
+        return self.head(x)
+
+
+@pytest.mark.filterwarnings('ignore:end_task')
+@pytest.mark.parametrize('make, cast, fails', [
+    (Noisy, nn.Module.float, False), (Noisy, nn.Module.float, True), (Residual, nn.Module.bfloat16, False)
+])  # fmt: skip
+def test_a_file_that_is_loaded_into_its_own_network_is_not_warned_of(make, cast, fails):
+    """Where outputs are random, are not known, or were saved in half precision."""
+    torch.manual_seed(3)
+    model = hat.convert(make(), 1, torch.randn(4, 8), init=hat.init.dense)
+    model.end_task(0)
+    model.net.fails = fails
+    hat.save(cast(model), file := io.BytesIO())
+    file.seek(0)
+    net = make()
+    torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        hat.load(file, net)
 
 
 def test_what_is_saved_is_the_network_of_a_compiled_one_and_nothing_else():

@@ -644,6 +644,9 @@ def test_a_sweep_says_why_equal_values_lose(runs, capsys):
     equal, _, best, _ = capsys.readouterr().out.splitlines()[-4:]
     assert equal.startswith('the best 2 are equal: of these one without ! counts, then that with the most default')
     assert best.startswith('best: --parameter c=4,')
+    runs('hat', 0, JOINT, {'c': 4}, 'mixture_hat_0_c=4', valid_accuracy=[[0.9, 0], [0.5, 0.5]], diverged=diverged)
+    work.report([finished(runs.folder / f'mixture_hat_0_c={c}.txt') for c in (0.75, 4)])  # now both have
+    assert 'the best 2 are equal: of these that with the most default values' in capsys.readouterr().out
 
 
 def test_of_equal_values_a_diverged_one_is_not_chosen_and_then_the_smallest_is():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,13 +53,17 @@ def test_a_tensor_that_an_approach_reports_is_in_the_record(command, tmp_path, m
     assert record['monitor'] == {'counts': [0, 1], 'worst': None} and record['epochs'][0][0]['norm'] == 0.5
 
 
-@pytest.mark.parametrize('value', [np.float64(0.5), np.zeros(2), {1, 2}, {np.int64(3): 0.5}, [1, (None, Path('a'))]])
+@pytest.mark.parametrize(
+    'value', [np.float64(0.5), np.zeros(2), {np.int64(3)}, {np.int64(3): 0.5}, [1, (None, Path('a'))]]
+)
 def test_what_a_checkpoint_could_not_be_read_with_is_refused_when_it_is_saved(tmp_path, value):
     """As an approach of your own may keep it: torch.load would call it unsafe, and the file seem damaged."""
     checkpoint = Checkpoint(results.Output(tmp_path / 'a.txt'), tmp_path)
-    kept = {'old': [torch.zeros(2)], 'weights': (1, 0.5, True, 'a', None)}
+    kept = {'old': [torch.zeros(2)], 'weights': (1, 0.5, True, 'a', None), 'more': {1j}, 'raw': b'a'}
+    kept |= {'size': torch.Size([2]), 'where': torch.device('cpu'), 'type': torch.half, 'counts': Counter('aab')}
     checkpoint.save({'code': 'x'}, {'approach': {'kept': kept}})
-    assert checkpoint.load({'code': 'x'}, 'cpu')[1] == 'x'
+    state, code = checkpoint.load({'code': 'x'}, 'cpu')
+    assert (str(state), code) == (str({'approach': {'kept': kept}}), 'x')
     with pytest.raises(UserError, match=r'a checkpoint cannot hold approach: kept: scale.*, of the type \w+'):
         checkpoint.save({'code': 'x'}, {'approach': {'kept': kept | {'scale': value}}})
 

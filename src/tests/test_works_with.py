@@ -273,6 +273,20 @@ def test_a_view_that_is_resumed_in_the_middle_of_an_epoch_goes_on_annealing_ther
     torch.testing.assert_close(resumed(6), expected, rtol=0, atol=0)
 
 
+def test_a_view_that_takes_other_weights_at_the_end_of_an_epoch_anneals_from_its_start():
+    """The number of batches of an average is that of the view as the average was made."""
+    model = build('concatenated', 1)[1]
+    view, progress = view_of(model, 0, steps=4), []
+    for x in batches(9):
+        view(x)
+        progress.append(model.watch.progress)
+        if len(progress) == 2:
+            ema = AveragedModel(view)
+        if len(progress) % 4 == 0:
+            view.load_state_dict(ema.module.state_dict())
+    assert progress == [0, 1 / 3, 2 / 3, 1] * 2 + [0]
+
+
 def test_a_batch_without_gradients_does_not_change_what_the_regularization_is_of():
     """As of a teacher, between the forward pass of a batch and its loss."""
     model = build('concatenated', 1)[1]
@@ -302,6 +316,17 @@ def test_a_view_that_evaluates_in_training_mode_is_warned_of():
         model.train(), view.train(), model.eval()
         with torch.no_grad(), pytest.raises(UserWarning, match='model.eval.. does not reach it, call view.eval..'):
             view(x)
+
+
+def test_a_view_that_an_earlier_version_has_pickled_trains_and_evaluates():
+    model = build('concatenated', 1)[1]
+    view, (x,) = view_of(model, 0), batches(1)
+    del vars(view)['of_training']
+    view = pickle.loads(pickle.dumps(view))
+    view(x)
+    with torch.no_grad():
+        view(x)
+    assert view.network.watch.progress == 0
 
 
 @pytest.mark.parametrize('parameters', [nn.Module.parameters, hat.param_groups])
@@ -446,6 +471,21 @@ def test_compiled_training_is_eager_training_without_a_new_graph_for_each_batch(
     counters = torch._dynamo.utils.counters
     assert len(counters['graph_break']) == 1 and 'Network.prepare' in str(counters['graph_break'])
     assert counters['stats']['unique_graphs'] <= graphs  # in 20 batches of training and 2 of evaluation
+
+
+def test_training_a_compiled_view_takes_one_of_the_graphs_of_pytorchs_limit_for_each_task():
+    """Two are compiled for each task if the code before the break reads what changes at its first batch."""
+    torch.compiler.reset()
+    model = build('concatenated', 2, check=0)[1]
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for task in 0, 1:
+            view = view_of(model.train(), task)
+            forward, optimizer = torch.compile(view, backend='eager'), optimizer_of(view)
+            for x in batches(4):
+                optimizer.zero_grad()
+                F.cross_entropy(forward(x), Y).backward()
+                optimizer.step()
+            model.end_task(task)
 
 
 @pytest.mark.slow
