@@ -196,13 +196,14 @@ def listed(layers: list[str]) -> str:
 
 @torch.no_grad()
 def present(network: 'Network', task: int) -> tuple[Tensor, Tensor]:
-    """A task's embeddings, and a checksum of the weights: those that tasks share, and the task's own."""
+    """A task's embeddings, and a checksum of the weights: those that tasks share, and the task's own; on the CPU, as
+    the network may move to another device between two of these."""
     own = network.tasks[task]
     weights = [*network.shared.values(), *own.own.parameters()]
     sums = (torch.sum, torch.linalg.vector_norm)  # the sum of a head is constant in training, and its norm is not
     wide = [torch.promote_types(p.dtype, torch.float32) for p in weights]  # small steps are lost in a sum in bfloat16
     checksum = torch.stack([f(p, dtype=dtype) for p, dtype in zip(weights, wide, strict=True) for f in sums])
-    return own.embedding(False).clone(), checksum
+    return own.embedding(False).clone().cpu(), checksum.cpu()
 
 
 def far(outputs: list[Tensor], expected: list[Tensor]) -> float:

@@ -631,6 +631,21 @@ def test_the_default_device_makes_no_difference(name):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+def test_a_task_may_go_on_on_another_device():
+    _, model = build(next(iter(NETS)))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for device in 'cpu', 'cuda':
+        model.to(device)
+        x, y = torch.randn(4, 3, 8, 8, device=device), torch.arange(4, device=device)
+        for progress in 0, 1:
+            F.cross_entropy(model.train()(x, task=0, progress=progress), y).backward()
+            optimizer.step()
+    model.end_task(0)
+    assert model.done[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 @pytest.mark.parametrize('name', NETS)
 def test_on_a_gpu_outputs_of_learned_tasks_are_bit_identical(name):
     _, model = build(name)
