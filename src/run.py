@@ -290,7 +290,7 @@ def report(history, approach):
 
 
 def diverged(tasks, logs):
-    """The first epoch of each task in which a loss or gradient is not finite, or the last if none made progress."""
+    """Of each task the first epoch in which a loss or gradient is not finite, or the last if it is not learned."""
     first = {}
     for task, log in zip(tasks, logs, strict=True):
         for e, epoch in enumerate(log, 1):

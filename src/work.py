@@ -105,7 +105,7 @@ def report(runs, n_missing=0, output=None):
         text = f'{100 * score:6.2f} %' if score >= 0 else 'diverged'
         print(f'  {text}  {show(record["arguments"]["parameter"])}{mark}')
     if any(map(records.flagged, swept)):
-        print('! a task diverged (not finite, or no epoch better than its start), or closed all gates of a layer')
+        print('! a task diverged (not finite), was not learned, or closed all gates of a layer')
     if n_missing:
         print(f'not finished: {n_missing} of {n_missing + len(runs)} values; repeat the command to complete the sweep')
     if swept and records.validation(swept[-1]) >= 0:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from approaches.common.steps import Steps
-from approaches.common.training import Training, n_bytes
+from approaches.common.training import Training, first_not_finite, n_bytes
 from core import seeds
 from dataloaders.augment import AUGMENTATIONS
 
@@ -75,9 +75,8 @@ class Approach:
         """Edit the gradients, p.grad, before clipping; None for parameters that the loss does not depend on."""
 
     def after_step(self, t):
-        """Edit the parameters, in place. p.grad is not clipped: a step of plain SGD was
-        -lr * min(1, clip / norm of all gradients) * p.grad. For any optimizer, compare with a copy that after_backward
-        has made (si.py).
+        """Edit the parameters, in place. p.grad is not clipped: a step of plain SGD was -lr * min(1, clip / norm) *
+        p.grad. For any optimizer, compare with a copy that after_backward has made (si.py).
 
         Write into tensors that the approach holds (self.x.copy_(...), not self.x = ...): on a CUDA device the captured
         step is replayed with these very tensors, and replacing one raises an error.
@@ -86,6 +85,10 @@ class Approach:
     def validate(self, t):
         """The loss and accuracy that choose the best model."""
         return self.evaluate(t, self.tasks[t].valid)
+
+    def chance(self, t):
+        """The accuracy in validate() of always answering the most frequent class."""
+        return self.tasks[t].valid.most_frequent()
 
     def observe(self, t):
         """Extra metrics for the record of the epoch: a dict of numbers and lists of numbers."""
@@ -139,15 +142,14 @@ class Approach:
             start = time.perf_counter()
             train_loss = self.train_epoch(t, len(now.log), now.lr)
             valid_loss, valid_accuracy = self.validate(t)
-            diverged = self.not_finite(t, train_loss, valid_loss)
-            seconds = time.perf_counter() - start
-            now.log.append({'lr': now.lr, 'train_loss': train_loss, 'valid_loss': valid_loss, **diverged,
-                            'valid_accuracy': valid_accuracy, 'seconds': seconds, **self.observe(t)})  # fmt: skip
+            now.log.append({'lr': now.lr, 'train_loss': train_loss, 'valid_loss': valid_loss,
+                            **self.not_finite(t, train_loss, valid_loss), 'valid_accuracy': valid_accuracy,
+                            'seconds': time.perf_counter() - start, **self.observe(t)})  # fmt: skip
             self.decide(t, valid_loss)
             after_epoch(now.log)
-        if now.no_progress(self.tasks[t].n_classes):
+        if why := now.not_learned(self.chance(t)):
             now.log[-1]['diverged'] = 'no progress'
-            self.warn(t, ' is not learned: no epoch has a lower validation loss than before it; more epochs,')
+            self.warn(t, f' is not learned: {why}; more epochs,')
         self.restore(now.best)
         self.training = self.steps = None
         self.after_task(t)
@@ -156,10 +158,9 @@ class Approach:
     def decide(self, t, valid_loss):
         """Keep the best model so far; lower the learning rate after `patience` epochs without a better one."""
         now, p = self.training, self.protocol
-        better = valid_loss < now.best_loss
-        if better:
-            now.best_loss, now.best = valid_loss, self.snapshot()
-        now.patience = p.patience if better else now.patience - 1
+        now.patience -= 1
+        if valid_loss < now.best_loss:
+            now.best_loss, now.best, now.patience = valid_loss, self.snapshot(), p.patience
         if p.schedule == 'cosine':
             now.lr = p.cosine(len(now.log) / self.n_rounds())
         elif now.patience == 0:
@@ -167,11 +168,10 @@ class Approach:
 
     def not_finite(self, t, train_loss, valid_loss):
         """For the record of the epoch: {'diverged': what was not finite}; warns once a task."""
-        now = self.training
-        what = now.not_finite(train_loss, valid_loss, self.steps.n_not_finite if self.steps else 0)
+        now, gradient = self.training, float('inf') if self.steps and self.steps.n_not_finite else 0
+        what = first_not_finite({'training loss': train_loss, 'validation loss': valid_loss, 'gradient': gradient})
         if what and not now.diverged():
-            where = f', epoch {len(now.log) + 1}'
-            self.warn(t, f'{where}: the {what} is not finite: training has diverged; the best model is kept;')
+            self.warn(t, f', epoch {len(now.log) + 1}: the {what} is not finite, and the best model so far is kept;')
         return {'diverged': what} if what else {}
 
     def warn(self, t, what):

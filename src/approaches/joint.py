@@ -32,7 +32,12 @@ class Joint(SGDRestart):
         return {'images': sum(len(task.train.y) * task.train.x[0].nbytes for task in self.tasks)}
 
     def validate(self, t):
-        """Mean over all validation images."""
-        n = torch.tensor([len(task.valid.y) for task in self.tasks[: t + 1]], dtype=torch.float64)
-        each = torch.tensor([self.evaluate(u, self.tasks[u].valid) for u in range(t + 1)], dtype=torch.float64)
-        return tuple((n @ each / n.sum()).tolist())
+        return tuple(self.mean([self.evaluate(u, self.tasks[u].valid) for u in range(t + 1)]))
+
+    def chance(self, t):
+        return self.mean([task.valid.most_frequent() for task in self.tasks[: t + 1]])
+
+    def mean(self, values):
+        """Over all validation images, of a value for each task so far; or of each of several values."""
+        n = torch.tensor([len(task.valid.y) for task in self.tasks[: len(values)]], dtype=torch.float64)
+        return (n @ torch.tensor(values, dtype=torch.float64) / n.sum()).tolist()

@@ -30,7 +30,7 @@ class Parameter(NamedTuple):
         try:
             value = type(self.default)(text)
         except ValueError:
-            kind = 'a whole number' if isinstance(self.default, int) else 'a number'
+            kind = f'a whole number, as its default {self.default}' if isinstance(self.default, int) else 'a number'
             raise UserError(f'--parameter: {name} must be {kind}, not {text!r}') from None
         if self.choices and value not in self.choices:
             raise UserError(f'--parameter: {name} must be one of {", ".join(map(str, self.choices))}, not {text}')

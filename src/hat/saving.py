@@ -136,7 +136,8 @@ def save(network: 'Network', file: File) -> None:
         raise TypeError(f'save() takes a converted network (of a view: view.network), not {type(network).__name__}')
     chosen = {key: getattr(network, key) for key in FUNCTIONS}
     known = {key: name_of(f) for key, f in chosen.items() if getattr(FUNCTIONS[key], name_of(f), None) is chosen[key]}
-    more = {'functions': known, 'answer': [(t, answer(network, t)) for t, done in enumerate(network.done) if done][:1]}
+    learned = [t for t, done in enumerate(network.done) if done]
+    more = {'functions': known, 'answer': [(t, answer(network, t)) for t in learned[:1]]}
     content: dict[str, Any] = {'settings': json.dumps(json.loads(settings(network)) | more)}
     content['heads'] = len(network.plan.heads)
     content['inputs'] = network.plan.inputs if is_safe(network.plan.inputs) else None

@@ -182,12 +182,22 @@ class Collection:
             devices = sorted({device for r in runs.values() for device in r.record.get('devices', [])})
             if len(devices) > 1:
                 self.notes.append(f'{name}: on {"; ".join(devices)}, which differ in the last bits')
-        where = [f'{r.txt.name}: task {d["task"]}, epoch {d["epoch"]}' for r in self.all() for d in r.diverged]
-        if where:
-            self.notes.append(f'! diverged (not finite, or no epoch better than the start): {"; ".join(where)}')
-        where = [f'{r.txt.name}: task {task}, {", ".join(layers)}' for r in self.all() for task, layers in r.closed]
-        if where:
-            self.notes.append(f'! all gates of a layer closed: {"; ".join(where)}')
+        found = {
+            'diverged (a loss or gradient is not finite)': {},
+            'not learned': {},
+            'all gates of a layer closed': {},
+        }
+        diverged, lost, closed = found.values()
+        for r in self.all():
+            for each in r.diverged:
+                where = lost if each.get('what') == 'no progress' else diverged
+                where.setdefault(r.txt.name, []).append(f'task {each["task"]}, epoch {each["epoch"]}')
+            for task, layers in r.closed:
+                closed.setdefault(r.txt.name, []).append(f'task {task}, {", ".join(layers)}')
+        for what, files in found.items():
+            if files:
+                places = [f'{name}: {"; ".join(tasks)}' for name, tasks in files.items()]
+                self.notes.append(f'! {what}: {"; ".join(places)}')
 
     def _explain_ratios(self):
         """Add a note where joint training is no better than chance: the ratio divides by what it gains."""

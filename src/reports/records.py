@@ -42,7 +42,7 @@ class Result:
 
     @property
     def diverged(self):
-        """Where a run diverged, a list of {task, epoch, what}: not finite, or no progress."""
+        """Where a run diverged, a list of {task, epoch, what}: what was not finite, or 'no progress'."""
         return self.record.get('diverged', [])
 
     @property

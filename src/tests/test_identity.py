@@ -326,13 +326,30 @@ def test_a_task_without_progress_is_warned_of_and_recorded(command, tmp_path, ma
             loss, logits = super().loss(x, y, t, progress)
             return loss + (30 * squared_distance(self.net.blocks.parameters(), self.old) if t else 0), logits
 
-    approach = make_approach('sgd', nepochs=3)
+    approach = make_approach('sgd', nepochs=3, batch_size=4)
     approach.__class__ = Stiff
     assert not any('diverged' in epoch for epoch in approach.learn(0))
-    with pytest.warns(UserWarning, match=r'cifar10 \(task 2\) is not learned: no epoch has a lower validation loss'):
+    with pytest.warns(UserWarning, match=r'cifar10 \(task 2\) is not learned: validation accuracy'):
         log = approach.learn(1)
     assert [epoch.get('diverged') for epoch in log] == [None, None, 'no progress']
     assert all(math.isfinite(epoch['valid_loss']) for epoch in log)
+
+
+def test_a_task_whose_loss_falls_by_the_regularization_alone_is_not_learned(make_approach):
+    approach = make_approach('hat', nepochs=4, c=100)
+    start, _ = approach.validate(0)
+    with pytest.warns(UserWarning, match='not learned') as caught:
+        log = approach.learn(0)
+    assert log[-1]['valid_loss'] < start / 2 and log[-1]['diverged'] == 'no progress'
+    y = approach.tasks[0].valid.y
+    chance = f'the most frequent class alone gives {100 * max(y.bincount()) / len(y):.1f} %'
+    assert any(chance in str(warning.message) for warning in caught)
+
+
+def test_whether_joint_has_learned_is_judged_by_all_its_tasks(make_approach):
+    approach = make_approach('joint')
+    right = sum(int(task.valid.y.bincount().max()) for task in approach.tasks)
+    assert approach.chance(1) == pytest.approx(right / sum(len(task.valid.y) for task in approach.tasks))
 
 
 def test_a_gradient_that_is_not_finite_is_warned_of_though_the_loss_is_finite(make_approach):

@@ -77,8 +77,9 @@ def test_the_record_holds_metrics_of_each_epoch_and_of_the_run(small_data, tmp_p
     assert monitor.keys() == {'units', 'closed', 'weights', 'active', 'capacity', 'reuse'}
     for t, epochs in enumerate(record['epochs']):
         for epoch in epochs:
-            assert epoch.keys() == {'lr', 'train_loss', 'valid_loss', 'valid_accuracy', 's', 'regularization',
-                                    'active_units', 'active', 'capacity', 'reuse'}  # fmt: skip
+            assert epoch.keys() - {'diverged'} == {
+                'lr', 'train_loss', 'valid_loss', 'valid_accuracy', 's', 'regularization', 'active_units', 'active',
+                'capacity', 'reuse'}  # fmt: skip
             assert epoch['s'] == s and 0 <= epoch['regularization'] <= 1
             assert all(epoch['active_units'][l] <= monitor['units'][l] for l in range(layers))
         kept = [epoch for epoch in epochs if epoch['active'] == monitor['active'][t]]  # the best is among them

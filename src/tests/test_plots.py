@@ -393,7 +393,7 @@ def test_other_code_and_divergence_are_marked(runs, capsys, tmp_path):
     notes, table, times = printed(capsys)
     assert notes == [
         "* computed by other code than today's: mixture_hat_1.txt, mixture_joint_0.txt",
-        '! diverged (not finite, or no epoch better than the start): mixture_sgd_2.txt: task svhn, epoch 2',
+        '! diverged (a loss or gradient is not finite): mixture_sgd_2.txt: task svhn, epoch 2',
     ]
     assert list(table) == ['approach', 'joint*', 'hat*', 'sgd!'] and times.keys() == table.keys()
     text = page.read_text()

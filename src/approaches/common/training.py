@@ -61,22 +61,21 @@ class Training:
     def diverged(self):
         return any('diverged' in record for record in self.log)
 
-    def no_progress(self, n_classes):
-        """Was the task not learned, though all was finite? A loss may be high for its penalty alone."""
-        if self.best_loss < self.start_loss or self.diverged():
-            return False
-        chance, best = 1 / n_classes, min(self.log, key=lambda record: record['valid_loss'])
-        return best['valid_accuracy'] < min(2 * chance, (1 + chance) / 2)
+    def not_learned(self, chance):
+        """Why the task is not learned, or None. chance: validation accuracy of the most frequent class alone.
 
-    @staticmethod
-    def not_finite(train_loss, valid_loss, n_gradients):
-        """What was not finite in an epoch, or None. n_gradients: number of gradients that were not."""
-        losses = {
-            'training loss': train_loss,
-            'validation loss': valid_loss,
-            'gradient': math.inf if n_gradients else 0,
-        }
-        return next((name for name, value in losses.items() if not math.isfinite(value)), None)
+        The loss does not tell: a penalty may keep it high, and that of HAT falls with the regularization alone.
+        """
+        accuracy = min(self.log, key=lambda record: record['valid_loss'])['valid_accuracy']
+        stuck = self.best_loss >= self.start_loss and accuracy < min(2 * chance, (1 + chance) / 2)
+        if self.diverged() or not (stuck or accuracy <= chance < 1):
+            return None
+        return f'validation accuracy {100 * accuracy:.1f} %; the most frequent class alone gives {100 * chance:.1f} %'
+
+
+def first_not_finite(values):
+    """The name of the first of the values, name -> number, that is not finite, or None."""
+    return next((name for name, value in values.items() if not math.isfinite(value)), None)
 
 
 def n_bytes(value):
