@@ -92,7 +92,10 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     ends = [[100 * each(r) for r in (row, *swept)] for each in (
         lambda r: r.accuracy[-1].mean(), lambda r: records.validation(r.record))]  # fmt: skip
     ranges = [f'{value:.1f}' for end in ends for value in (min(end[1:]), max(end[1:]))]
-    (whole, kept), *_ = (r['weights'] for *_, r in runs['compression-c1.5'].pruned if r['task'] == 'mnist')
+    weights = {r['task']: r['weights'] for *_, r in runs['compression-c1.5'].pruned}
+    whole, kept = weights['mnist']
+    shares = {task: 100 * part / all_of_them for task, (all_of_them, part) in weights.items()}
+    assert shares['mnist'] > 2 * 1 and abs(shares['cifar100'] - 21) < 2  # of the paper: 1 and 21 %
     for claim in (
         f'the {kept:,} weights of MNIST are {100 * kept / whole:.0f} % of {whole:,} here',
         '(Fig. 4) HAT ends between {} and {} %, on validation images between {} and {} %;'.format(*ranges),
@@ -122,8 +125,11 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         f'WSN ({ratio("mixture-0.25", "wsn")[-1]:.2f}), too,',
         'HAT is first ({:.2f}, before EWC with {:.2f} and PathNet with {:.2f})'.format(*narrow),
         'after the last task {}, {}, {} and {} % are left'.format(*left),
+        'a larger share for MNIST than in the paper, and about the same for CIFAR-100:',
     ):
         assert claim in text
+    approaches = (ROOT / 'src' / 'approaches' / 'README.md').read_text(encoding='utf-8')
+    assert f'it has {runs["mixture"].get("wsn", 0).record["n_parameters"]:,} parameters' in approaches
 
 
 def test_runs_are_added_and_tables_made_from_them(folder, capsys):
