@@ -48,7 +48,8 @@ def make_parser():
                       help='see src/approaches/README.md')  # fmt: skip
     what.add_argument('--experiment', required=True, choices=dataloaders.EXPERIMENTS,
                       help='the tasks and their data: see src/dataloaders/README.md')  # fmt: skip
-    what.add_argument('--network', metavar='NAME', help='another network: of torchvision (resnet18) or timm '
+    what.add_argument('--network', metavar='NAME', help='another network: of torchvision (resnet18, or '
+                      'resnet18,stem=small for small images) or timm '
                       '(timm:vit_tiny_patch16_224,img_size=32,patch_size=4); not for pathnet, pnn')  # fmt: skip
     what.add_argument('--pretrained', type=Path, metavar='FILE', help='its initial weights: a state_dict of torch.save '
                       'or safetensors, without a tensor too few or too many but for the classifier and a new stem '

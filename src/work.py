@@ -1,7 +1,8 @@
 """A hyper-parameter sweep: one run for each point in the grid of an approach (paper, section 4, "Baselines"; Fig. 4).
 
 The best point has the highest mean validation accuracy over all tasks after the last one; test images are not used. Of
-equal ones a run that has not diverged is taken, then that with the most default values, then that with the smallest.
+equal ones a run without the mark ! (diverged, not learned, or a layer closed) is taken, then that with the most default
+values, then that with the smallest.
 """
 
 import itertools
