@@ -2,7 +2,7 @@
 
 Two small tasks of the demo are learned by each approach: twice (the same bits?), and, where steps are captured, once
 with eager ones (the same weights?). Loss and gradients of the network as it starts are compared with those of the CPU.
-Then the time of a training step at full width, beside its lower bound.
+Then the time of a training step, on a GPU at full width, beside its lower bound.
 """
 
 import argparse
