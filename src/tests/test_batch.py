@@ -300,7 +300,7 @@ def test_the_compression_experiment_ends_with_its_table(small_data, tmp_path):
     done = subprocess.run([script, 'cpu', '1.5', '400', tmp_path, '--', *rest], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.decode().splitlines()[-8:]]
-    assert sorted(row[1] for row in rows) == sorted(mixture.NAMES)
+    assert sorted(row[1].rstrip('!') for row in rows) == sorted(mixture.NAMES)  # one epoch teaches little
     assert {p.name for p in (tmp_path / 'figures').iterdir()} >= {'fig7.png', 'pruned.md'}
 
 
