@@ -147,10 +147,10 @@ class Approach:
                             'seconds': time.perf_counter() - start, **self.observe(t)})  # fmt: skip
             self.decide(t, valid_loss)
             after_epoch(now.log)
-        if why := now.not_learned(self.chance(t)):
+        self.restore(now.best)
+        if why := now.not_learned(self.validate(t)[1], self.chance(t)):
             now.log[-1]['diverged'] = 'no progress'
             self.warn(t, f' is not learned: {why}; more epochs,')
-        self.restore(now.best)
         self.training = self.steps = None
         self.after_task(t)
         return now.log

@@ -53,7 +53,7 @@ class PackNet(Masked):
         super().decide(t, valid_loss)
         now, p = self.training, self.protocol
         epochs, most = len(now.log), max(1, round(2 * p.nepochs / 3))
-        if not self.trained and epochs < p.nepochs and (epochs == most or now.lr < p.lr_min):
+        if not self.trained and (epochs == most or now.lr < p.lr_min):
             self.restore(now.best)
             self.pack(t)
             self.store_weights()
@@ -62,8 +62,6 @@ class PackNet(Masked):
             self.trained, self.steps, now.optimizer = epochs, None, []  # a captured step would freeze what it did
 
     def after_task(self, t):
-        if not self.trained:  # no epoch is left for retraining
-            self.pack(t)
         self.learned, self.trained = t + 1, 0
 
     @torch.no_grad()

@@ -346,6 +346,16 @@ def test_a_task_whose_loss_falls_by_the_regularization_alone_is_not_learned(make
     assert any(chance in str(warning.message) for warning in caught)
 
 
+@pytest.mark.parametrize('nepochs', [1, 6])
+def test_whether_packnet_has_learned_is_judged_by_the_network_that_is_left(make_approach, nepochs):
+    """Its best epoch may be one before the pruning, which no task is tested with."""
+    approach = make_approach('packnet', nepochs=nepochs, batch_size=4, prune=1.0)
+    with pytest.warns(UserWarning, match='not learned') as caught:
+        log = approach.learn(0)
+    assert log[-1]['diverged'] == 'no progress' and not any(p.any() for p in approach.weights)
+    assert f'validation accuracy {100 * approach.validate(0)[1]:.1f} %' in str(caught[-1].message)
+
+
 def test_whether_joint_has_learned_is_judged_by_all_its_tasks(make_approach):
     approach = make_approach('joint')
     right = sum(int(task.valid.y.bincount().max()) for task in approach.tasks)

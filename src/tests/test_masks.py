@@ -143,11 +143,11 @@ def test_packnet_keeps_the_largest_weights_and_retrains_only_them(make_approach)
 
 def test_packnet_retrains_half_as_long_as_it_has_trained_with_the_first_learning_rate(make_approach):
     made = make_approach('packnet', nepochs=50, patience=2, lr_factor=1e6)
-    losses, seen, pack, packed = iter([9.0, 5, 4, 3, 3, 3, 8, 7, 6, 6]), [], made.pack, []
+    losses, seen, pack, packed = iter([9.0, 5, 4, 3, 3, 3, 8, 7, 6, 6, 6]), [], made.pack, []
 
     def evaluate(t, images):
         seen.append(values(made.weights))
-        return next(losses), 0.9  # before the task; of five epochs; pruned; retrained
+        return next(losses), 0.9  # before the task; of five epochs; pruned; retrained; kept
 
     def note(t):
         packed.extend(values(made.weights))

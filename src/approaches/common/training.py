@@ -61,12 +61,12 @@ class Training:
     def diverged(self):
         return any('diverged' in record for record in self.log)
 
-    def not_learned(self, chance):
-        """Why the task is not learned, or None. chance: validation accuracy of the most frequent class alone.
+    def not_learned(self, accuracy, chance):
+        """Why the task is not learned, or None. accuracy: of the model that is kept, in validation; chance: that of the
+        most frequent class alone.
 
         The loss does not tell: a penalty may keep it high, and that of HAT falls with the regularization alone.
         """
-        accuracy = min(self.log, key=lambda record: record['valid_loss'])['valid_accuracy']
         stuck = self.best_loss >= self.start_loss and accuracy < min(2 * chance, (1 + chance) / 2)
         if self.diverged() or not (stuck or accuracy <= chance < 1):
             return None
