@@ -148,7 +148,7 @@ class Approach:
             self.decide(t, valid_loss)
             after_epoch(now.log)
         self.restore(now.best)
-        if why := now.not_learned(self.validate(t)[1], self.chance(t)):
+        if now.log and (why := now.not_learned(self.validate(t)[1], self.chance(t))):
             now.log[-1]['diverged'] = 'no progress'
             self.warn(t, f' is not learned: {why}; more epochs,')
         self.training = self.steps = None

@@ -356,6 +356,12 @@ def test_whether_packnet_has_learned_is_judged_by_the_network_that_is_left(make_
     assert f'validation accuracy {100 * approach.validate(0)[1]:.1f} %' in str(caught[-1].message)
 
 
+def test_an_approach_may_learn_without_an_epoch(make_approach, monkeypatch):
+    """Such as one of class means, all of it in after_task."""
+    monkeypatch.setattr(SGD, 'n_rounds', lambda self: 0)
+    assert make_approach('sgd').learn(0) == []
+
+
 def test_whether_joint_has_learned_is_judged_by_all_its_tasks(make_approach):
     approach = make_approach('joint')
     right = sum(int(task.valid.y.bincount().max()) for task in approach.tasks)
