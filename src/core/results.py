@@ -72,6 +72,12 @@ class Output:
                 path.rename(_backup(path, n))
                 print(f'existing {path} renamed to {_backup(path, n).name}', flush=True)
 
+    def back_up_other(self):
+        """Rename the result of another run that was put in the place of this one while it was interrupted."""
+        record = read_record(self.json)
+        if self.identity and self.json.exists() and (not record or self.identity.differences(record)):
+            self.back_up_existing(self.identity)
+
     def remove_partial_files(self):
         """Remove the temporary files of killed processes."""
         for path in self.files:
@@ -90,6 +96,7 @@ class Output:
         return {'model': digest(content).hex()}
 
     def save_record(self, record):
+        self.save_matrix(record['accuracy'])  # again: the two files are of one run, whatever came in between
         record = record | (self.identity.notes(record) if self.identity else {})
         write(self.json, json_text(record))
 

@@ -1,6 +1,7 @@
 """The finished runs of one experiment in a folder, those that can be compared, and metrics over several of them."""
 
 import os
+import re
 
 import numpy as np
 
@@ -22,8 +23,10 @@ ROUND = 1e-9  # accuracies that differ by less are equal: a count over a count, 
 
 def seeds_of(experiment, folder):
     """The seeds of the results in a folder, sorted; [0] if there is none."""
-    names = [path.stem.removeprefix(f'{experiment}_').split('_') for path in folder.glob(f'{experiment}_*.txt')]
-    return sorted({int(seed) for _, seed, *_ in (name for name in names if len(name) > 1) if seed.isdecimal()}) or [0]
+    names = '|'.join(re.escape(each) for approach in APPROACHES for each in spellings(approach))
+    form = re.compile(rf'{re.escape(experiment)}_(?:{names})_([0-9]+)(?:_.*=.*)?', re.DOTALL)
+    found = (form.fullmatch(path.stem) for path in folder.glob(f'{experiment}_*.txt'))
+    return sorted({int(match[1]) for match in found if match}) or [0]
 
 
 def spellings(approach):

@@ -109,6 +109,7 @@ class Checkpoint:
             if stale != 'keep':
                 advice = 'resume from it with --stale keep, or start from scratch with --stale redo'
                 raise UserError(f'{self.path}: checkpoint of other code; {advice}')
+        self.output.back_up_other()
         return saved['state'], old['code']
 
     def remove(self):

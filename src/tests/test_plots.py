@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from approaches import APPROACHES
 from core import metrics, results, text_tables
 from core.errors import exit_code
 from reports import charts, records, reproduction, tables
-from reports.collection import Collection
+from reports.collection import Collection, seeds_of
 from reports.figures import compression_curves, draw
 from runs import identity
 
@@ -109,6 +110,19 @@ def test_table_1_is_the_mean_the_deviation_and_students_interval(res, capsys):
     hat, sgd = out.splitlines()[-2:]
     assert hat.split()[:2] == ['hat', '3'] and rho in hat and sgd.split()[:2] == ['sgd', '3']
     assert '84.0 (1.0) ±2.5' in hat and '-10.0 (0.0) ±0.0' in hat and hat.endswith(' -')  # A<=2, BWT, no FWT
+
+
+def test_without_seeds_all_that_are_there_count_whatever_the_name_of_an_approach(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(APPROACHES, 'my_sgd', APPROACHES['sgd'])
+    runs = Runs(tmp_path)
+    for approach, seed in ('my_sgd', 0), ('my_sgd', 12), ('progressive', 3), ('joint', 1):
+        (tmp_path / f'mixture_{approach}_{seed}.txt').touch()
+    runs('my_sgd', 12, JOINT)
+    for other in 'unknown_7', 'hat_2.old-1', 'hat_4 (1)', 'x_hat_5':
+        (tmp_path / f'mixture_{other}.txt').touch()
+    assert seeds_of('mixture', tmp_path) == [0, 1, 3, 12]
+    assert exit_code('plot_results.py', plot_results.main, ['--experiment', 'mixture', '--res', str(tmp_path)]) == 0
+    assert re.search(r'^my_sgd +1 ', capsys.readouterr().out, re.MULTILINE)
 
 
 def test_missing_is_what_was_asked_for_or_makes_a_row_incomplete(runs, tmp_path, capsys):

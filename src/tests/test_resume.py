@@ -147,6 +147,29 @@ def test_a_checkpoint_of_another_run_is_rejected(command, tmp_path, capsys, stop
     assert not left_behind(tmp_path)
 
 
+@pytest.mark.parametrize('damaged', [False, True])
+def test_a_result_that_was_put_in_the_place_of_a_stopped_run_is_renamed(command, tmp_path, capsys, stopped, damaged):
+    """As that of another machine, with other arguments: the run that resumes would else overwrite it."""
+    assert run.cli(command('hat', 'other/out.txt', '--nepochs', '1', '--save')) == 0
+    others = {path.name: path.read_bytes()[: -9 if damaged else None] for path in (tmp_path / 'other').iterdir()}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    assert run.cli(command('hat')) == 0
+    assert 'resuming' in capsys.readouterr().out
+    assert {path.name.replace('.old-1', ''): path.read_bytes() for path in tmp_path.glob('*.old-1.*')} == others
+    assert run.cli(command('hat', 'a.txt')) == 0
+    assert_equal(tmp_path, 'a', 'out')
+
+
+def test_a_finished_run_has_its_matrix_whoever_removed_it_meanwhile(command, tmp_path, monkeypatch):
+    """Else it would not count as finished, and be repeated."""
+    report = run.report
+    monkeypatch.setattr(run, 'report', lambda *args: (tmp_path / 'out.txt').unlink() or report(*args))
+    assert run.cli(command('sgd', 'out.txt', '--nepochs', '1')) == 0
+    exact = results.load_record(tmp_path / 'out.json')['accuracy']
+    assert results.read_matrix(tmp_path / 'out.txt') == pytest.approx(np.array(exact), abs=1e-4)
+
+
 def test_nothing_in_a_checkpoint_is_executed(command, capsys, stopped, tmp_path):
     class Hostile:
         def __reduce__(self):
