@@ -46,7 +46,7 @@ class Kept(nn.Module):
     def write(self, name: str, value: Tensor, protected: Tensor | None = None) -> None:
         """Keep all of `value`, or only its elements where `protected`, a bool that broadcasts."""
         if protected is not None:
-            value = torch.where(protected, torch.where(value == 0, -0.0, value), 0)
+            value = marked(value, protected)
         self.bits(name).copy_(value.detach().view(self.bits(name).dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -54,13 +54,15 @@ class Kept(nn.Module):
         for name, key in self.keys.items():
             bits, value = self.bits(name), self.value(name)
             new = fn(value)
-            if new.dtype == value.dtype:
-                self._buffers[key] = new.view(bits.dtype)
-            else:
-                self.dtypes[name] = new.dtype
-                self._buffers[key] = torch.zeros_like(new, dtype=bits_type(new.dtype))
-                self.write(name, new, (bits != 0).to(new.device))
+            if new.dtype != value.dtype:
+                new = marked(new, (bits != 0).to(new.device))
+            self._buffers[key], self.dtypes[name] = new.view(bits_type(new.dtype)), new.dtype  # whole, or not at all
         return self
+
+
+def marked(value: Tensor, protected: Tensor) -> Tensor:
+    """The values that are kept where `protected`, a bool that broadcasts; 0 elsewhere."""
+    return torch.where(protected, torch.where(value == 0, -0.0, value), 0)
 
 
 def bits_type(dtype: torch.dtype) -> torch.dtype:

@@ -304,6 +304,35 @@ def test_another_type_takes_protection_along(change):
         assert same(model.eval()(x, task=0), learned)
 
 
+class OutOfMemory(TorchDispatchMode):
+    """The n-th operation raises an error."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.left = n
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.left -= 1
+        if not self.left:
+            raise torch.OutOfMemoryError('simulated')
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_change_of_type_that_runs_out_of_memory_loses_nothing():
+    _, model = build('flatten')
+    model.end_task(0)
+    learned, n, failed = answers(model, 0), 0, True
+    while failed:
+        n, failed, one = n + 1, False, copy.deepcopy(model)
+        try:
+            with OutOfMemory(n):
+                one.double()
+        except torch.OutOfMemoryError:
+            failed = True
+        assert same(answers(one.float(), 0), learned)
+    assert n > 50
+
+
 def test_another_memory_format_changes_no_bit_where_the_network_has_it_already():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.Flatten(), nn.Linear(1024, 4))
