@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import tempfile
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterator
@@ -127,7 +128,7 @@ def save(network: 'Network', file: File) -> None:
 
     Args:
         network: a converted network.
-        file: a path, or a binary file open for writing.
+        file: a path, or a binary file open for writing. A file that is at the path stays until the new one is whole.
     """
     from hat.network import Network
 
@@ -141,7 +142,14 @@ def save(network: 'Network', file: File) -> None:
     content: dict[str, Any] = {'settings': json.dumps(json.loads(settings(network)) | more)}
     content['heads'] = len(network.plan.heads)
     content['inputs'] = network.plan.inputs if is_safe(network.plan.inputs) else None
-    torch.save(content | {'state': network.state_dict()}, file)
+    content['state'] = network.state_dict()
+    if isinstance(file, (str, os.PathLike)) and os.path.isfile(path := os.path.realpath(file)):
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+            part = os.path.join(folder, os.path.basename(path))
+            torch.save(content, part)
+            os.replace(part, path)
+    else:
+        torch.save(content, file)
 
 
 @torch.no_grad()

@@ -1635,6 +1635,26 @@ def test_a_file_of_something_else_is_refused(tmp_path):
         hat.load(path, NETS['mlp']())
 
 
+def test_saving_over_a_file_that_is_interrupted_leaves_it_as_it_was(tmp_path, monkeypatch):
+    def stopped(content, path):
+        with open(path, 'wb') as file:
+            file.write(b'half')
+        raise KeyboardInterrupt
+
+    _, model = build('mlp')
+    hat.save(model, path := tmp_path / 'it.pt')
+    before = path.read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, 'save', stopped)
+        hat.save(model, path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ['it.pt']
+    (tmp_path / 'link.pt').symlink_to(path)
+    model.end_task(0)
+    hat.save(model, tmp_path / 'link.pt')
+    assert path.read_bytes() != before and (tmp_path / 'link.pt').is_symlink()
+    assert same(answers(hat.load(path, NETS['mlp']()), 0), answers(model, 0))
+
+
 def test_loading_into_another_network_is_one_line(tmp_path):
     _, model = build('flatten')
     hat.save(model, path := tmp_path / 'it.pt')
