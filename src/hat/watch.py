@@ -124,9 +124,10 @@ class Watch:
 
     def end_task(self, network: 'Network', task: int) -> None:
         self.check_learned(network)
-        if not network.tasks[task].embedding(False).isfinite().all():
+        parts = zip(('embeddings', 'weights'), present(network, task), strict=True)
+        if diverged := [part for part, values in parts if not values.isfinite().all()]:
             warn(
-                f'{self.name(task)} has diverged: its embeddings are not finite; units whose mask is NaN are not '
+                f'{self.name(task)} has diverged: its {diverged[0]} are not finite; units whose mask is NaN are not '
                 'protected'
             )
         elif (layers := closed(network, task)) and self.warned != task:

@@ -465,6 +465,21 @@ def test_a_task_that_diverges_does_not_spoil_learned_ones():
     assert same(answers(model, 0), learned)
 
 
+def test_a_task_whose_weights_alone_diverge_is_warned_of():
+    """As in float16, where Adam divides by zero: masks get no gradient from what is not finite."""
+    _, model = build('flatten')
+    model.half()
+    x = torch.randn(4, 3, 8, 8).half()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for b in range(3):
+        optimizer.zero_grad()
+        model.train()(x, task=0, progress=b / 2).square().mean().backward()
+        optimizer.step()
+    assert all(e.isfinite().all() for e in model.tasks[0].embeddings)
+    with pytest.warns(UserWarning, match='task 0 has diverged: its weights are not finite'):
+        model.end_task(0)
+
+
 class Through(nn.Module):
     """A layer, some operation, and a layer that reads what comes out."""
 
