@@ -1,5 +1,6 @@
 """convert(): hard attention in any network."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from numbers import Integral
@@ -71,8 +72,8 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         model = hat.convert(torchvision.models.resnet18(), n_tasks=5, example_input=torch.zeros(2, 3, 32, 32))
     """
     check_network(net)
-    if not isinstance(n_tasks, Integral) or not s_max > 0:
-        raise ValueError(f'n_tasks must be a whole number and s_max above 0, not {n_tasks!r} and {s_max!r}')
+    if not isinstance(n_tasks, Integral) or not 0 < s_max < math.inf:
+        raise ValueError(f'n_tasks must be a whole number and s_max above 0 and finite, not {n_tasks!r} and {s_max!r}')
     classes = [n_classes] * n_tasks if n_classes is None or isinstance(n_classes, Integral) else list(n_classes)
     if gradient not in GRADIENTS:
         raise ValueError(f'gradient must be one of {", ".join(GRADIENTS)}, not {gradient!r}')
@@ -196,5 +197,5 @@ def example(value: Any) -> Inputs:
     else:
         args, kwargs = value if isinstance(value, tuple) else (value,), {}
     if not tensors_in((args, kwargs)):
-        raise ValueError(f'example_input must be a tensor, or a tuple or dict with tensors, not {value!r}')
+        raise ValueError(f'example_input must be a tensor, or a tuple or dict with tensors, not {type(value).__name__}')
     return mapped(lambda x: x.detach().cpu().clone(), (args, dict(kwargs)))

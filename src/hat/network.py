@@ -260,8 +260,10 @@ class Network(parallel.Whole, nn.Module):
             The number of the task.
 
         Raises:
-            ValueError: n_classes is passed, and the network has not exactly one output layer.
+            ValueError: n_classes is passed and below 1, or the network has not exactly one output layer.
         """
+        if n_classes is not None and n_classes < 1:
+            raise ValueError(f'n_classes must be at least 1, not {n_classes}')
         if n_classes is not None and len(self.plan.heads) != 1:
             raise ValueError(f'n_classes requires exactly one output layer; this network has {len(self.plan.heads)}')
         self.tasks.append(TaskParameters(self.net, self.plan, n_classes, self.init, self.frozen, generator))

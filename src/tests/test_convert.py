@@ -602,12 +602,15 @@ def test_bad_arguments_are_told():
     for settings, message in ({'gates': ['1', 'no']}, "gates: 'no' is none of"), ({'gates': '1'}, 'a list of names'):
         with pytest.raises(ValueError, match=message):
             build('mlp', **settings)
-    with pytest.raises(ValueError, match='example_input must be a tensor'):
-        hat.convert(NETS['mlp'](), 2, 28)
+    for value in 28, np.zeros((8, 8)):
+        with pytest.raises(ValueError, match=f'example_input must be a tensor, .*, not {type(value).__name__}$'):
+            hat.convert(NETS['mlp'](), 2, value)
     with pytest.raises(ValueError, match='init must be a function'):
         build('mlp', init='dense')
     with pytest.raises(ValueError, match='at least 1, not 3 and 0'):
         build('mlp', n_classes=0)
+    with pytest.raises(ValueError, match='n_classes must be at least 1, not 0'):
+        model.add_task(0)
     with pytest.raises(ValueError, match='this network has 0'):
         build('mlp', heads=False)[1].add_task(7)
     with pytest.raises(ValueError, match='between 0 and 1, not 5'):

@@ -1942,7 +1942,7 @@ def test_what_cannot_be_read_at_all_is_said_in_one_line():
     ):
         with pytest.raises(kind, match=message):
             hat.convert(net, 2, x)
-    for settings in {'n_tasks': 'a'}, {'s_max': 0}:
+    for settings in {'n_tasks': 'a'}, {'s_max': 0}, {'s_max': float('inf')}:
         with pytest.raises(ValueError, match='n_tasks must be a whole number and s_max above 0'):
             hat.convert(**{'net': nn.Linear(6, 3), 'n_tasks': 2, 'example_input': x} | settings)
 
