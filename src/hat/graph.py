@@ -105,6 +105,14 @@ def example_outputs(network: 'Network', task: int) -> list[Tensor]:
     return []
 
 
+def with_other_noise(network: 'Network', task: int) -> list[Tensor]:
+    """As example_outputs(), with other random numbers, so that what differs is random."""
+    like = first_wide(network.net)
+    with torch.random.fork_rng([like.device] if like.is_cuda else []):
+        torch.rand(1), torch.rand(1, device=like.device)
+        return example_outputs(network, task)
+
+
 def fast_path_differs(net: nn.Module, inputs: Inputs) -> bool:
     """Whether PyTorch's fast path for attention changes the outputs of the network."""
     replica, _, (args, kwargs) = copied(net, inputs)

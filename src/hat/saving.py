@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hat import init, regularizers, schedules
 from hat.errors import warn
 from hat.functional import HALF
-from hat.graph import example_outputs
+from hat.graph import example_outputs, with_other_noise
 from hat.names import first_wide, get_tensor, named_tensors
 from hat.nested import distance
 from hat.plan import Inputs
@@ -153,10 +153,10 @@ def save(network: 'Network', file: File) -> None:
 
 
 @torch.no_grad()
-def answer(network: 'Network', task: int) -> list[list[float]]:
+def answer(network: 'Network', task: int, outputs_of: Callable = example_outputs) -> list[list[float]]:
     """The first elements of a task's outputs for the example inputs. load() compares them: a network with another
     activation has the same parameters."""
-    outputs = [x for x in example_outputs(network, task) if x.is_floating_point() and x.layout == torch.strided]
+    outputs = [x for x in outputs_of(network, task) if x.is_floating_point() and x.layout == torch.strided]
     return [x.flatten()[:ELEMENTS].tolist() for x in outputs]
 
 
@@ -164,9 +164,7 @@ def compare(network: 'Network', task: int, expected: list[list[float]], is_half:
     """Warn if a task has other outputs for the example inputs than as it was saved. is_half: then in half precision."""
     like = first_wide(network.net)
     far, answers = 0.1 if is_half or like.dtype in HALF else 0.01, [expected, answer(network, task)]
-    with torch.random.fork_rng([like.device] if like.is_cuda else []):
-        torch.rand(1), torch.rand(1, device=like.device)  # so that the next outputs have other random numbers
-        answers.append(answer(network, task))
+    answers.append(answer(network, task, with_other_noise))
     saved, outputs, again = ([torch.tensor(x, device='cpu') for x in part] for part in answers)
     if outputs and saved and (d := distance(outputs, saved)) > far >= distance(outputs, again):  # else they are noise
         warn(f'{file}: task {task} has other outputs than as it was saved, by up to {d:.1g} of the largest: is the '

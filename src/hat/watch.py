@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hat.errors import warn
 from hat.functional import HALF
-from hat.graph import example_outputs, operations
+from hat.graph import example_outputs, operations, with_other_noise
 from hat.kept import bits_type
 from hat.names import get_tensor
 from hat.nested import distance
@@ -118,9 +118,12 @@ class Watch:
         last, self.frozen = self.frozen, checksums(get_tensor(network.net, name) for name in network.plan.frozen)
         if last and (names := [n for n, a, b in zip(network.plan.frozen, last, self.frozen, strict=True) if a != b]):
             warn(f'{", ".join(names)}: frozen, but changed since a task was learned: learned tasks have other outputs')
-        elif network.hard and self.answer and (d := far(example_outputs(network, self.answer[0]), self.answer[1])):
-            warn(f'{self.name(self.answer[0])} is learned, but its outputs have changed, by up to {d:.1g} of the '
-                 'largest: has an attribute that forward() uses been changed?')  # fmt: skip
+        elif network.hard and self.answer:
+            task, answer = self.answer
+            d = far(now := example_outputs(network, task), answer)
+            if d and not far(with_other_noise(network, task), now):
+                warn(f'{self.name(task)} is learned, but its outputs have changed, by up to {d:.1g} of the largest: '
+                     'has an attribute that forward() uses been changed?')  # fmt: skip
 
     def end_task(self, network: 'Network', task: int) -> None:
         self.check_learned(network)

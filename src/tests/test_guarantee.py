@@ -1527,6 +1527,17 @@ def test_a_file_that_is_loaded_into_its_own_network_is_not_warned_of(make, cast,
         hat.load(file, net)
 
 
+def test_random_numbers_are_no_change_of_an_attribute():
+    torch.manual_seed(0)
+    model = hat.convert(Noisy(), 2, torch.randn(4, 8))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        model.end_task(0)
+        torch.manual_seed(1)
+        model.begin_task(1)
+    assert [str(each.message) for each in caught] == ['end_task(0): task 0 has not been trained']
+
+
 def test_what_is_saved_is_the_network_of_a_compiled_one_and_nothing_else():
     """The file of a compiled network could not be loaded."""
     _, model = build('mlp')
