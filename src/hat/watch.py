@@ -57,17 +57,22 @@ class Watch:
         return self.names[task] if self.names else f'task {task}'
 
     def begin_task(self, network: 'Network', task: int) -> None:
-        last, self.task, self.batches, self.constant = self.task, task, 0, 0
-        self.begun.add(task)
-        self.thread, self.parameters = threading.get_native_id(), set(map(id, network.shared.values()))
         network.refresh()
         self.check_learned(network)
-        if last is not None and last != task and not network.done[last]:
+        if (last := self.task) is not None and last != task and not network.done[last]:
             warn(f'task {last} was trained, but end_task({last}) was not called: its weights are not protected')
         if network.done[task]:
             warn(f'task {task} is learned and is not trained further: hat.forget(model, {task}) resets it')
-            return
-        network.agree()
+        else:
+            network.agree()
+            self.check_free(network, task)
+            self.start = present(network, task)
+        self.begun.add(task)
+        self.thread, self.parameters = threading.get_native_id(), set(map(id, network.shared.values()))
+        self.task, self.batches, self.constant = task, 0, 0  # last: after an error the next batch begins the task
+
+    def check_free(self, network: 'Network', task: int) -> None:
+        """Warn of layers with few units that no task uses."""
         shares = {name: int((a < 0.5).sum()) / a.numel()
                   for name, a in zip(network.plan.gates, network.cumulative or (), strict=False)}  # fmt: skip
         if full := [name for name, free in shares.items() if free < FREE]:
@@ -75,7 +80,6 @@ class Watch:
                 f'less than {100 * FREE:.0f} % of the units of {listed(full)} are free for {self.name(task)}: '
                 'learn earlier tasks with a larger c (hat.forget() them first), or use a wider network'
             )
-        self.start = present(network, task)
 
     def follow(self, network: 'Network') -> None:
         """Count changes anew where parameters have been replaced, as by load_state_dict(assign=True): an optimizer

@@ -323,7 +323,7 @@ def test_a_change_of_type_that_runs_out_of_memory_loses_nothing():
     model.end_task(0)
     learned, n, failed = answers(model, 0), 0, True
     while failed:
-        n, failed, one = n + 1, False, copy.deepcopy(model)
+        n, failed, one = n + 3, False, copy.deepcopy(model)
         try:
             with OutOfMemory(n):
                 one.double()
@@ -1177,6 +1177,25 @@ def moved(model):
         model.double().float()
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+@pytest.mark.parametrize('task', [0, 1])
+def test_a_task_whose_first_batch_runs_out_of_memory_begins_with_the_next(task):
+    base, failed, n = small(2), True, 0
+    for t in range(task):
+        steps(base, torch.optim.SGD(base.parameters(), 0.1), t, [0, 1])
+        base.end_task(t)
+    while failed:
+        model, failed, n = copy.deepcopy(base), False, n + 3
+        try:
+            with OutOfMemory(n):
+                model(torch.randn(4, 8), task=task, progress=0)
+        except torch.OutOfMemoryError:
+            failed = True
+        with pytest.warns(UserWarning, match=f'the training of task {task} has not changed anything'):
+            steps(model, torch.optim.SGD(model.parameters(), 0.0), task, [b / 5 for b in range(6)])
+            model.end_task(task)
+    assert n > 20
 
 
 @pytest.mark.parametrize('replace, message', [
