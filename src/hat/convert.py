@@ -99,7 +99,7 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         return any(left_alone(name) if callable(left_alone) else name in left_alone for name in prefixes)
 
     net, inputs = copied(net) if copy else net, example(example_input)
-    with torch.device('cpu'):  # whatever the default device is
+    with torch.device('cpu'), torch.autocast('cpu', enabled=False):  # whatever the caller has chosen
         plan = Reader(net, inputs, heads, gated, ignored).plan
         before = outputs(net, inputs, bool(plan.written))
         noisy = not all(x.is_cpu for x in before) and distance(outputs(net, inputs, bool(plan.written)), before) > 0

@@ -48,11 +48,12 @@ def difference(net: nn.Module, small: nn.Module, inputs: Inputs) -> str:
     like = first_wide(net)
     args, kwargs = mapped(lambda x: x.to(like if x.is_floating_point() else like.device), inputs)
     net, small = copy.deepcopy(net), copy.deepcopy(small)  # forward() may change them
-    expected = tensors_in(net(*args, **kwargs))
-    try:
-        outputs = tensors_in(small(*args, **kwargs))
-    except Exception as error:
-        return f'{type(error).__name__}: {str(error).splitlines()[0]}'
+    with torch.autocast(like.device.type, enabled=False):
+        expected = tensors_in(net(*args, **kwargs))
+        try:
+            outputs = tensors_in(small(*args, **kwargs))
+        except Exception as error:
+            return f'{type(error).__name__}: {str(error).splitlines()[0]}'
     tolerance = 1e-5 if torch.finfo(like.dtype).bits > 16 else 1e-2
     d = distance(outputs, expected)
     if d == math.inf:
@@ -91,7 +92,7 @@ def remove_zero_channels(net: nn.Module, inputs: Inputs) -> nn.Module:
     inputs: example inputs, positional and by keyword.
     """
     net = copy.deepcopy(net).eval()
-    with torch.device('cpu'):  # whatever the default device is
+    with torch.device('cpu'), torch.autocast('cpu', enabled=False):  # whatever the caller has chosen
         structure = Structure(net, inputs)
         if not structure.plan.gates:
             return net

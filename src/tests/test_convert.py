@@ -647,6 +647,20 @@ def test_the_default_device_makes_no_difference(name):
         assert hat.used(model) == {} and model.add_task() == 2
 
 
+@pytest.mark.filterwarnings('ignore:end_task')
+@pytest.mark.parametrize('name', NETS)
+def test_autocast_around_convert_and_prune_makes_no_difference(name):
+    """Weights that are cast looked computed, and channels that are zero were not found."""
+    found = []
+    for enabled in False, True:
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            _, model = build(name, n_tasks=1)
+            model.end_task(0)
+            sizes = [p.shape for p in hat.prune(model, 0).parameters()]
+        found.append((sizes, model.plan.operations, model.plan.gating.keys(), model.plan.outputs.keys()))
+    assert found[0] == found[1]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 def test_a_task_may_go_on_on_another_device():
