@@ -22,6 +22,7 @@ from hat.weights import OutputMask
 UNUSED = 1e-8  # attention up to this is lost to rounding in float32 beside a used unit
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def prune(network: Network, task: int) -> nn.Module:
     """A small network without gates that has the outputs of a task in evaluation.
@@ -61,6 +62,7 @@ def difference(net: nn.Module, small: nn.Module, inputs: Inputs) -> str:
     return '' if d <= tolerance else f'its outputs would differ by {d:.1g}'
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def plain(network: Network, task: int) -> nn.Module:
     """A copy of the original network, without gates, that has the outputs of a task in evaluation."""

@@ -620,6 +620,9 @@ def test_networks_and_copies_that_are_made_in_inference_mode():
             assert same(answers(other, 0), learned)
         hat.forget(other, 1)
         assert other.add_task() == 3
+        networks = hat.prune(other, 0), hat.plain(other, 0)
+    for net in networks:
+        net.requires_grad_().train()(torch.randn(4, 3, 8, 8)).sum().backward()
     for task in 1, 3:
         learn(other, task, OPTIMIZERS['adamw'](other.parameters()))
         assert same(answers(other, 0), learned)
