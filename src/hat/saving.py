@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import tempfile
 import textwrap
 import zipfile
@@ -128,7 +129,8 @@ def save(network: 'Network', file: File) -> None:
 
     Args:
         network: a converted network.
-        file: a path, or a binary file open for writing. A file that is at the path stays until the new one is whole.
+        file: a path, or a binary file open for writing. A file that is at the path stays until the new one is whole,
+            if its folder can be written to.
     """
     from hat.network import Network
 
@@ -143,13 +145,15 @@ def save(network: 'Network', file: File) -> None:
     content['heads'] = len(network.plan.heads)
     content['inputs'] = network.plan.inputs if is_safe(network.plan.inputs) else None
     content['state'] = network.state_dict()
-    if isinstance(file, (str, os.PathLike)) and os.path.isfile(path := os.path.realpath(file)):
-        with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+    path = os.path.realpath(file) if isinstance(file, (str, os.PathLike)) else ''
+    if os.path.isfile(path) and os.access(path, os.W_OK):
+        with contextlib.suppress(PermissionError), tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
             part = os.path.join(folder, os.path.basename(path))
             torch.save(content, part)
+            shutil.copymode(path, part)
             os.replace(part, path)
-    else:
-        torch.save(content, file)
+            return
+    torch.save(content, file)  # also where the folder of a file does not permit another
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import pickle
 import random
 import re
 import sys
+import tempfile
 import threading
 import types
 import warnings
@@ -1686,6 +1687,31 @@ def test_saving_over_a_file_that_is_interrupted_leaves_it_as_it_was(tmp_path, mo
     hat.save(model, tmp_path / 'link.pt')
     assert path.read_bytes() != before and (tmp_path / 'link.pt').is_symlink()
     assert same(answers(hat.load(path, NETS['mlp']()), 0), answers(model, 0))
+
+
+def test_saving_over_a_file_keeps_its_permissions(tmp_path, monkeypatch):
+    """A file for its owner alone was readable by all, a write-protected one was replaced, and a folder that is
+    read-only, or in which the file is of another user, was an error."""
+    _, model = build('mlp')
+    hat.save(model, path := tmp_path / 'it.pt')
+    path.chmod(0o600)
+    hat.save(model, path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+    def refused(*args, **kwargs):
+        raise PermissionError
+
+    model.end_task(0)
+    for module, name in (tempfile, 'mkdtemp'), (os, 'replace'):
+        path.write_bytes(b'')
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, refused)
+            hat.save(model, path)
+        assert same(answers(hat.load(path, NETS['mlp']()), 0), answers(model, 0)) and os.listdir(tmp_path) == ['it.pt']
+    with monkeypatch.context() as patch:  # a write-protected file, which others than root cannot write, is not replaced
+        patch.setattr(os, 'access', lambda *_: False)
+        patch.setattr(tempfile, 'mkdtemp', None)
+        hat.save(model, path)
 
 
 def test_loading_into_another_network_is_one_line(tmp_path):
