@@ -66,7 +66,7 @@ class Watch:
         else:
             network.agree()
             self.check_free(network, task)
-            self.start = present(network, task)
+        self.start = present(network, task)
         self.begun.add(task)
         self.thread, self.parameters = threading.get_native_id(), set(map(id, network.shared.values()))
         self.task, self.batches, self.constant = task, 0, 0  # last: after an error the next batch begins the task
@@ -131,8 +131,11 @@ class Watch:
 
     def end_task(self, network: 'Network', task: int) -> None:
         self.check_learned(network)
-        parts = zip(('embeddings', 'weights'), present(network, task), strict=True)
-        if diverged := [part for part, values in parts if not values.isfinite().all()]:
+        embedding, weights = present(network, task)
+        if self.task == task:  # some parameters are infinite from the start, as the bias of a class that is excluded
+            weights = torch.where(self.start[1].isfinite(), weights, 0)
+        parts = {'embeddings': embedding, 'weights': weights}
+        if diverged := [part for part, values in parts.items() if not values.isfinite().all()]:
             warn(
                 f'{self.name(task)} has diverged: its {diverged[0]} are not finite; units whose mask is NaN are not '
                 'protected'

@@ -480,6 +480,21 @@ def test_a_task_whose_weights_alone_diverge_is_warned_of():
         model.end_task(0)
 
 
+def test_a_parameter_that_is_infinite_from_the_start_has_not_diverged():
+    """As the bias of a class that a network may never answer."""
+    net = NETS['mlp']()
+    nn.init.constant_(net[-1].bias[:1], -torch.inf)
+    model = hat.convert(net, 1, torch.zeros(2, 3, 8, 8))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for b in range(3):
+        optimizer.zero_grad()
+        x, y = torch.randn(4, 3, 8, 8), torch.randint(1, 4, (4,))
+        F.cross_entropy(model.train()(x, task=0, progress=b / 2), y).backward()
+        optimizer.step()
+    with warnings.catch_warnings(action='error'):
+        model.end_task(0)
+
+
 class Through(nn.Module):
     """A layer, some operation, and a layer that reads what comes out."""
 
