@@ -82,7 +82,7 @@ class Checkpoint:
 
     def load(self, identity, device, stale=None):
         """The state and the code that computed it; None if there is no checkpoint, or, with stale='redo', one of other
-        code.
+        code. A result of another run in the place of this one's is renamed.
 
         Raises UserError if it is damaged, of another run, or of other code and stale is None.
         """
