@@ -96,6 +96,15 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     whole, kept = weights['mnist']
     shares = {task: 100 * part / all_of_them for task, (all_of_them, part) in weights.items()}
     assert shares['mnist'] > 2 * 1 and abs(shares['cifar100'] - 21) < 2  # of the paper: 1 and 21 %
+    kept_with, lost = [], {}
+    for c in '2.5', '1.5', '0.75':
+        setup = runs[f'compression-c{c}']
+        parts = [100 * r['weights'][1] / r['weights'][0] for *_, r in setup.pruned]
+        kept_with += [f'{end:.0f}' for end in (min(parts), max(parts))]
+        for seed, hat_run in setup.runs['hat'].items():
+            loss = 100 * (setup.get('sgd', seed).accuracy - hat_run.accuracy).item()
+            lost.setdefault(*hat_run.tasks, []).append(loss)
+    assert all(min(lost.pop(task)) > 0 for task in ('facescrub', 'cifar100'))
     for claim in (
         f'the {kept:,} weights of MNIST are {100 * kept / whole:.0f} % of {whole:,} here',
         '(Fig. 4) HAT ends between {} and {} %, on validation images between {} and {} %;'.format(*ranges),
@@ -114,8 +123,8 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         'its ratio is {}, that of PathNet {} and that of PackNet {}'.format(*map(later, ('hat', 'pathnet', 'packnet'))),
         f'is the fourth task, and HAT learns {100 * runs["mixture"].get("hat", 1).accuracy[3, 3]:.1f} % of it',
         ' and '.join(percent('mixture', name, True)['facescrub'] for name in ('sgd', 'sgd-frozen')) + ' % of it',
-        'too: {:.2f} (paper: -0.09), EWC {:.2f} (paper: -0.18)'.format(
-            *(ratio('cifar', name)[-1] for name in ('hat', 'ewc'))
+        'too: {:.2f} (paper: -0.09), before PathNet ({:.2f}), IMM-mode ({:.2f}) and EWC ({:.2f};'.format(
+            *(ratio('cifar', name)[-1] for name in ('hat', 'pathnet', 'imm-mode', 'ewc'))
         ),
         '{} % on average, replay of 500 stored images (`er`) to {}, SI to {}, and HAT to {};'.format(*learned),
         f'it learns {steps["facescrub"]} % of the first set, and ends at {few[1]:.1f} %',
@@ -126,6 +135,8 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         'HAT is first ({:.2f}, before EWC with {:.2f} and PathNet with {:.2f})'.format(*narrow),
         'after the last task {}, {}, {} and {} % are left'.format(*left),
         'a larger share for MNIST than in the paper, and about the same for CIFAR-100:',
+        'it keeps {} to {} % instead of {} to {} %, and with the default of 0.75 {} to {} %.'.format(*kept_with),
+        f'of the other six c=2.5 costs up to {max(each[0] for each in lost.values()):.1f} points.',
     ):
         assert claim in text
     approaches = (ROOT / 'src' / 'approaches' / 'README.md').read_text(encoding='utf-8')
