@@ -110,7 +110,7 @@ def test_si_against_a_loop_over_single_weights(make_approach, monkeypatch):
     net = copy.deepcopy(approach.net)
     old, importance = numbers(net.blocks.parameters()), [0.0] * len(numbers(net.blocks.parameters()))
     for t, task in enumerate(approach.tasks):
-        losses = iter([4.0, 3.0, 1.0, 2.0])  # the first: before the task
+        losses = iter([4.0, 3.0, 1.0, 2.0, 1.0])  # the first: before the task; the last: of the model that is kept
         monkeypatch.setattr(approach, 'evaluate', lambda t, images, losses=losses: (next(losses), 0.0))
         approach.learn(t)
         n = len(task.train.y)
