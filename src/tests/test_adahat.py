@@ -16,7 +16,8 @@ def learned(approach):
     return {name: value.clone() for name, value in approach.net.state_dict().items()}, measured
 
 
-@pytest.mark.parametrize('more', [{}, pytest.param({'smax': 25.0, 'reg': 'quota'}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('more', [{}, {'smax': 25.0, 'reg': 'quota'}])
 def test_adahat_without_its_adaptivity_is_hat_bit_for_bit(make_approach, more):
     settings = {'nepochs': 2, 'lr': 0.2, 'batch_size': 16, **more}
     expected, log = learned(make_approach('hat', TASKS, **settings))

@@ -249,6 +249,7 @@ def test_pathnet_mutation_stays_in_range_and_changes_one_number_in_the_mean():
     assert np.mean(changed) == pytest.approx(4 / 5, abs=0.05)  # one number in fifteen is drawn, 0 steps included
 
 
+@pytest.mark.slow
 def test_pathnet_trains_the_modules_of_the_two_paths_only_and_keeps_the_better_one(make_approach, monkeypatch):
     approach = make_approach('pathnet', width=0.2, nepochs=12, generations=2)
     tried = []

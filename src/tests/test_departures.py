@@ -116,6 +116,7 @@ def test_a_run_with_all_departures_learns_says_so_and_resumes_to_the_same_bits(s
     assert_equal(tmp_path, 'a', 'b')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', DEPARTURES)
 def test_each_departure_changes_the_result_and_the_papers_choice_does_not(start, tmp_path, name):
     paper, other, *_ = DEPARTURES[name]

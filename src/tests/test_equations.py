@@ -162,6 +162,7 @@ def test_section_2_5_in_every_type(gradient, dtype, s):
     assert (found[(s * e.double()).abs() < 16] > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('e, exact, released', [(1, 8019, 2718), (0.3, 33128, 11071), (0.1, 79501, 33770)])
 def test_section_2_5_closes_a_unit_more_slowly_than_it_opens_one(e, exact, released):
     """The sum over an epoch of 797 batches; `released` of an open gate, e above 0, loses what rounding takes."""

@@ -53,6 +53,7 @@ def learn(approach, experiment, data, out, *more, n_tasks=2):
     return np.loadtxt(out, ndmin=2), json.loads(out.with_suffix('.json').read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('approach, experiment', pairs(APPROACHES, EXPERIMENTS, FAST))
 def test_every_approach_runs_on_every_experiment(pair_data, tmp_path, approach, experiment):
     accuracy, record = learn(approach, experiment, pair_data, tmp_path / 'out.txt', '--ntrain', 60, '--nepochs', 2)
@@ -66,6 +67,7 @@ def test_every_approach_runs_on_every_experiment(pair_data, tmp_path, approach, 
         assert [len(log) for log in record['epochs']] == [2] * len(classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'approach, experiment',
     pairs([LEARNER], [name for name in EXPERIMENTS if name not in ONE_OF_EACH_FAMILY], None)
@@ -78,6 +80,7 @@ def test_every_approach_learns_and_every_experiment_can_be_learned(pair_data, tm
     assert accuracy[0, 0] > 1 / record['tasks'][0]['n_classes'] + 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('approach', APPROACHES)
 def test_no_test_image_is_seen_in_training_and_no_foreign_head_is_used(small_data, tmp_path, monkeypatch, approach):
     """Notes which images are asked for while which task is learned, and which head answers for them.

@@ -471,6 +471,7 @@ FAULTS = {  # what happens to the folder; words of the one line
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fault', FAULTS)
 def test_what_cannot_be_used_is_one_line_with_its_name(fault, start, data, kept):
     damage, *words = FAULTS[fault]

@@ -1618,6 +1618,7 @@ def refused_or_the_same(content, model):
     return False
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_refused_and_never_loaded_with_other_values():
     _, model = build('concatenated')
     model.end_task(0)

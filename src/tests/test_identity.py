@@ -315,6 +315,7 @@ def test_divergence_is_warned_of_once_a_task_and_recorded(command, tmp_path, rec
     assert approach == 'ewc' or all(epoch['valid_loss'] is None for epoch in epochs)
 
 
+@pytest.mark.slow
 def test_a_task_without_progress_is_warned_of_and_recorded(command, tmp_path, make_approach):
     """A penalty so stiff that the weights oscillate, and all losses are finite."""
 
@@ -346,6 +347,7 @@ def test_a_task_whose_loss_falls_by_the_regularization_alone_is_not_learned(make
     assert any(chance in str(warning.message) for warning in caught)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('nepochs', [1, 6])
 def test_whether_packnet_has_learned_is_judged_by_the_network_that_is_left(make_approach, nepochs):
     """Its best epoch may be one before the pruning, which no task is tested with."""

@@ -21,6 +21,7 @@ WEIGHT = {'si': 'c', 'mas': 'lamb'}  # of the penalty
 OWN = 'arguments', 'code', 'model', 'stored', 'times'  # entries of a record in which two approaches differ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', WEIGHT)
 def test_without_its_penalty_it_is_sgd_bit_for_bit(command, tmp_path, name):
     for approach, more in (name, ['--parameter', f'{WEIGHT[name]}=0']), ('sgd', []):
@@ -149,6 +150,7 @@ def test_a_step_of_si_replaces_no_tensor(make_approach):
 # MAS
 
 
+@pytest.mark.slow
 def test_mas_sums_over_tasks_the_mean_sensitivity_of_the_squared_output_of_single_images(make_approach):
     approach = make_approach('mas', TASKS, nepochs=1)
     net, shared = approach.net, approach.shared

@@ -343,6 +343,7 @@ def test_weights_are_protected_if_a_learned_task_depends_on_them_and_products_on
     assert any(not p.all() for p in protected.values()) or model.plan.fixed
 
 
+@pytest.mark.slow
 def test_layers_have_the_names_of_their_modules():
     names = {name: converted(name)[1].plan.gates for name in NETS}
     assert names['x @ w'] == ['w'] and names['x @ w + b'] == ['w', 'fc'] and names['addmm'] == ['0', '1']

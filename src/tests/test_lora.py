@@ -19,7 +19,8 @@ def small(monkeypatch):
         monkeypatch.setattr(example_lora, name, value)
 
 
-@pytest.mark.parametrize('adapters', ['with_adapters', pytest.param('with_peft', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('adapters', ['with_adapters', 'with_peft'])
 def test_learned_tasks_keep_their_outputs_and_frozen_weights_their_values(adapters, small_data):
     if adapters == 'with_peft':
         pytest.importorskip('peft')

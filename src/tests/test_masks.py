@@ -54,9 +54,10 @@ def with_norms(make_approach, name, **settings):
         k: v for k, v in settings.items() if k in APPROACHES[name].parameters})  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, settings', BOTH)
 @pytest.mark.parametrize('norms, more', [
-    (False, {}), (True, {}), pytest.param(True, {'optimizer': 'adamw', 'lr': 0.01}, marks=pytest.mark.slow),
+    (False, {}), (True, {}), (True, {'optimizer': 'adamw', 'lr': 0.01}),
 ])  # fmt: skip
 def test_no_later_task_and_no_noise_changes_an_earlier_ones_outputs_by_one_bit(
     make_approach, name, settings, norms, more
@@ -119,6 +120,7 @@ def test_packnet_gives_each_task_its_share_of_each_layer(make_approach, settings
             assert max(abs(int((owner == t).sum()) - owner.numel() / 3) for t in (1, 2, 3)) <= 1
 
 
+@pytest.mark.slow
 def test_packnet_keeps_the_largest_weights_and_retrains_only_them(make_approach):
     made = make_approach('packnet', TASKS, width=0.1, nepochs=6, lr=0.2, batch_size=8)
     pack, trained, packed = made.pack, [], []
@@ -162,6 +164,7 @@ def test_packnet_retrains_half_as_long_as_it_has_trained_with_the_first_learning
     assert made.trained == 0 and made.learned == 1 and made.n_rounds() == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('nepochs', range(1, 12))
 def test_packnet_passes_over_the_images_no_more_often_than_the_others(make_approach, nepochs):
     log = make_approach('packnet', width=0.02, nepochs=nepochs).learn(0)

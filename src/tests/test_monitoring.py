@@ -68,6 +68,7 @@ def test_capacity_counts_the_weights_that_equation_2_protects(net):
     assert hat.capacity.count_weights(net.hidden, active) == protected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('batch_size, s', [(64, [50, 50]), (17, [0.02, 50])], ids=['one batch', 'three batches'])
 def test_the_record_holds_metrics_of_each_epoch_and_of_the_run(small_data, tmp_path, batch_size, s):
     out, more = tmp_path / 'out.txt', ['--parameter', 'c=2,smax=50', '--batch-size', str(batch_size)]

@@ -135,6 +135,7 @@ def test_a_network_starts_from_the_weights_of_a_file(tmp_path, variant):
     assert same(hidden.conv1.weight, whole.conv1.weight) and isinstance(own.maxpool, torch.nn.Identity)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, message',
     [

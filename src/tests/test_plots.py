@@ -499,6 +499,7 @@ def test_where_no_run_is_left_there_is_one_line(runs, capsys):
     assert 'mixture_hat_0.txt: cannot be read as an accuracy matrix' in err and err.endswith('; and 2 more\n')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('option, name', [('--output', 'file'), ('--output', 'file/x'), ('--html', 'file/x.html'),
                                           ('--html', 'folder'), ('--html', '/proc/x.html')])  # fmt: skip
 def test_a_path_that_cannot_be_written_is_one_line(runs, capsys, tmp_path, option, name):
@@ -738,6 +739,7 @@ def test_the_figures_show_the_numbers_of_the_records(full):
         assert axes.get_ylabel() and (axes.get_xlabel() or name == 'active')
 
 
+@pytest.mark.slow
 def test_an_approach_has_one_marker_and_colour_whatever_else_is_in_the_figure(runs):
     for name in APPROACHES:
         runs(name, 0, JOINT)

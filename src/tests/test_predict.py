@@ -267,6 +267,7 @@ def page(learned, tmp_path, capsys):
     return page
 
 
+@pytest.mark.slow
 def test_the_page_of_a_run_has_its_figures_and_pictures_it_gets_right_and_wrong(page, data, learned):
     html = page('hat', '--data', data)
     assert [name for name in re.findall(r'<figure id="(\w+)"', html)] == [

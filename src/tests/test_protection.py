@@ -21,6 +21,7 @@ def learn(approach, t):
     return use
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('hard', [0, 1])
 def test_weights_whose_two_masks_are_one_do_not_move_by_one_bit(make_approach, hard):
     approach = make_approach('hat', TASKS, hard=hard, nepochs=2, lr=0.5, batch_size=16)

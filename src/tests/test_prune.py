@@ -254,6 +254,7 @@ def test_prune_says_that_it_computes_in_float32(saved, monkeypatch):
         assert prune_cli(saved, '--tasks', 'mnist') == 0
 
 
+@pytest.mark.slow
 def test_a_network_that_differs_is_not_written(saved, monkeypatch, capsys):
     assert prune_cli(saved, '--tasks', 'mnist') == 0
     right = gated.Gated.pruned

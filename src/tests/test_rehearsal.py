@@ -115,7 +115,8 @@ def test_a_captured_step_replays_to_the_same_bits(pair, taped, name):
     assert same(ends[0][1], ends[1][1])
 
 
-@pytest.mark.parametrize('optimizer', ['sgd', pytest.param('adamw', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('optimizer', ['sgd', 'adamw'])
 @pytest.mark.parametrize('name', [pytest.param(name, marks=marks(name)) for name in TRAINED])
 def test_a_run_of_captured_steps_ends_with_the_same_bits(make_approach, monkeypatch, taped, name, optimizer):
     """All of learn(): what changes between epochs is seen by the replays, too."""
@@ -131,6 +132,7 @@ def test_a_run_of_captured_steps_ends_with_the_same_bits(make_approach, monkeypa
     assert same(ends[0][1], ends[1][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('schedule', hat.schedules.SCHEDULES)
 @pytest.mark.parametrize('regularizer', hat.regularizers.REGULARIZERS)
 def test_no_technique_of_hat_waits_for_the_device(pair, taped, schedule, regularizer):

@@ -26,6 +26,7 @@ def sizes(approach):
     return [len(labels) for labels in approach.labels]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, settings', [('er', {'buffer': 0}), ('der', {'buffer': 0}), ('der', {'alpha': 0, 'beta': 0})]
 )
@@ -81,6 +82,7 @@ def test_the_logits_of_der_are_those_of_the_network_when_the_images_entered_the_
         assert same(z, entered[tuple(image)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', REPLAYING)
 def test_nothing_of_an_earlier_task_is_read_but_what_is_in_the_memory(make_approach, name):
     """The images and labels of a task are overwritten as soon as it is learned: all that follows stays the same."""

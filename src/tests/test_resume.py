@@ -68,6 +68,7 @@ def test_what_a_checkpoint_could_not_be_read_with_is_refused_when_it_is_saved(tm
         checkpoint.save({'code': 'x'}, {'approach': {'kept': kept | {'scale': value}}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('approach', ['sgd', *(pytest.param(name, marks=SLOW) for name in APPROACHES if name != 'sgd')])
 def test_a_run_interrupted_again_and_again_ends_as_if_undisturbed(command, tmp_path, monkeypatch, approach):
     """Interrupted after the training of an epoch or an evaluation: before validation, consolidation, tests."""
@@ -125,6 +126,7 @@ def flip(content):
     return content[:-2000] + bytes([content[-2000] ^ 1]) + content[-1999:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('damage', [flip, lambda c: c[: len(c) // 2], lambda c: b'', lambda c: b'other' * 999])
 def test_a_damaged_checkpoint_is_rejected_and_fresh_starts_from_scratch(command, tmp_path, capsys, stopped, damage):
     stopped.path.write_bytes(damage(stopped.path.read_bytes()))
@@ -147,6 +149,7 @@ def test_a_checkpoint_of_another_run_is_rejected(command, tmp_path, capsys, stop
     assert not left_behind(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('damaged', [False, True])
 def test_a_result_that_was_put_in_the_place_of_a_stopped_run_is_renamed(command, tmp_path, capsys, stopped, damaged):
     """As that of another machine, with other arguments: the run that resumes would else overwrite it."""
@@ -217,6 +220,7 @@ def test_a_finished_run_is_not_repeated(command, tmp_path, capsys):
     assert_equal(tmp_path, 'out', 'out.old-1')
 
 
+@pytest.mark.slow
 def test_a_full_disk_destroys_no_file(command, tmp_path, monkeypatch, capsys):
     """Each write in turn fails once; then there is space again."""
     assert run.cli(command('sgd', 'a.txt')) == 0

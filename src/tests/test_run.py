@@ -32,6 +32,7 @@ def start(small_data, tmp_path):
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('approach', ['hat', 'sgd'])
 def test_two_runs_with_one_seed_are_identical_bit_for_bit(start, approach):
     first, second = (start(approach, '--seed', '5', name=name) for name in ('a.txt', 'b.txt'))

@@ -100,6 +100,7 @@ CASES += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, settings, tolerance', CASES)
 def test_fifty_steps_end_where_eager_ones_do(pair, name, settings, tolerance):
     approach, trainer = pair(name, **settings)

@@ -61,6 +61,7 @@ def test_regularizers():
     assert [regularizer(a, full, n_tasks).item() for regularizer in hat.regularizers.REGULARIZERS.values()] == [0, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('parameter', ['init=dense,anneal=cosine', 'init=uniform,low=-1,high=1,reg=quota',
                                        'anneal=exponential,reg=layer', 'anneal=constant'])  # fmt: skip
 def test_run_py_can_choose_them(small_data, tmp_path, parameter):

@@ -414,6 +414,7 @@ def test_other_parameters_for_one_call_do_not_reach_a_learned_task_and_are_refus
     assert same(view(x), model(x, task=1))
 
 
+@pytest.mark.slow
 def test_export():
     model = learn_two(lambda model, task: learn(view_of(model, task)))
     x, other = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 8, 8)
@@ -473,6 +474,7 @@ def test_compiled_training_is_eager_training_without_a_new_graph_for_each_batch(
     assert counters['stats']['unique_graphs'] <= graphs  # in 20 batches of training and 2 of evaluation
 
 
+@pytest.mark.slow
 def test_training_a_compiled_view_takes_one_of_the_graphs_of_pytorchs_limit_for_each_task():
     """Two are compiled for each task if the code before the break reads what changes at its first batch."""
     torch.compiler.reset()
