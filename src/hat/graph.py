@@ -36,7 +36,7 @@ SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that
 
 def record(net: nn.Module, inputs: Inputs) -> 'Recorder':
     """Record net(*args, **kwargs) in evaluation mode, on the CPU: with the network's parameters, or, if it fails
-    because of their type or changes them, with copies in float32.
+    because of their type, or that of the inputs, or changes them, with copies in float32.
 
     Nodes of `graph`: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name) and for
     other tensors (target ''), `call_function` for each operation (target: an OpOverload). Their meta: `shape`, the
@@ -44,7 +44,7 @@ def record(net: nn.Module, inputs: Inputs) -> 'Recorder':
     source line of the operation; `path`, the name of the module; `module`, the name of the module of STANDARD that has
     the node as its output; `recurrent`, the name of the recurrent module that calls it.
     """
-    types = {p.dtype for p in net.parameters() if p.is_floating_point()}
+    types = {x.dtype for x in (*net.parameters(), *tensors_in(inputs)) if x.is_floating_point()}
     with contextlib.suppress(ParameterChanged, *([] if types == {torch.float32} else [ValueError])):
         return attempt(net, inputs, copies=False)
     return attempt(net, inputs, copies=True)
@@ -80,7 +80,8 @@ def attempt(net: nn.Module, inputs: Inputs, copies: bool) -> 'Recorder':
 def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, Any]) -> list[str]:
     """Names of the operations that a task runs in evaluation for a batch, as Recorder.operations()."""
     tensors = network.tensors(task, network.masks(task), outputs=True)
-    tensors |= {name: tensors[name].clone() for name, _ in network.net.named_buffers()}  # forward() may change them
+    buffers = {name for name, _ in network.net.named_buffers()} & tensors.keys()
+    tensors |= {name: tensors[name].clone() for name in buffers}  # forward() may change them
     replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tensors_in((inputs, named)))
     with torch.random.fork_rng(devices=[]), whole_operations(), no_attention_fast_path(), recorder:
         replica.network(*inputs, **named)
@@ -94,7 +95,8 @@ def example_outputs(network: 'Network', task: int) -> list[Tensor]:
     them."""
     masks = network.masks(task)
     tensors = {name: tensor.detach() for name, tensor in network.tensors(task, masks).items()}
-    tensors |= {name: tensors[name].clone() for name, _ in network.net.named_buffers()}  # forward() may change them
+    buffers = {name for name, _ in network.net.named_buffers()} & tensors.keys()
+    tensors |= {name: tensors[name].clone() for name in buffers}  # forward() may change them
     hooks = weights.output_masks(network, masks, network.hard and network.done[task])
     replica, like = Replica(network.net, tensors, hooks, training=False), first_wide(network.net)
     args, kwargs = mapped(lambda x: x.to(like if x.is_floating_point() else like.device), network.plan.inputs)

@@ -1715,6 +1715,16 @@ def test_saving_over_a_file_keeps_its_permissions(tmp_path, monkeypatch):
         hat.save(model, path)
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_a_network_of_another_type_is_loaded_into_one_in_float32(dtype, tmp_path):
+    """The example input in the file is of the other type."""
+    net = NETS['mlp']()
+    model = hat.convert(copy.deepcopy(net).to(dtype), 1, torch.randn(2, 3, 8, 8, dtype=dtype))
+    model.end_task(0)
+    hat.save(model, path := tmp_path / 'it.pt')
+    assert same(answers(hat.load(path, net), 0), answers(model.float(), 0))
+
+
 def test_loading_into_another_network_is_one_line(tmp_path):
     _, model = build('flatten')
     hat.save(model, path := tmp_path / 'it.pt')
@@ -1939,8 +1949,9 @@ def test_a_network_that_is_changed_after_conversion_is_refused(change):
     model = hat.convert(between(lambda h, x: h)(), 2, torch.randn(4, 6))
     model.end_task(0)
     change(model.net)
-    with pytest.raises(RuntimeError, match='since its conversion: convert it again'):
-        model.eval()(torch.randn(4, 6), task=0)
+    for mode, task in (False, 0), (True, 1):
+        with pytest.raises(RuntimeError, match='since its conversion: convert it again'):
+            model.train(mode)(torch.randn(4, 6), task=task, progress=0.0)
 
 
 def test_what_forward_changes_in_python_is_dropped_and_said():
