@@ -81,9 +81,9 @@ class View(Whole, nn.Module):
         """Raises RuntimeError: a tensor of the view is not the network's any more, and training it would be in vain."""
         if torch.compiler.is_compiling():
             return
-        stored = self.network.stored(self.task)
-        for name, tensor in named_tensors(self.net):
-            if tensor is not stored.get(name):
+        stored, here = self.network.stored(self.task), dict(named_tensors(self.net))
+        for name in here | stored:
+            if here.get(name) is not stored.get(name):
                 raise RuntimeError(
                     f'net.{name} of the view has been replaced (by functional_call, fully_shard or load_state_dict('
                     'assign=True), for example): it must stay the tensor of the network'

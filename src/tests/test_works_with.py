@@ -698,7 +698,10 @@ def mesh():
 
 
 def test_fully_sharded_parameters_are_refused(mesh):
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    def view(model, **more):
+        FullyShardedDataParallel(view_of(model, 0), device_id=torch.device('cpu'), **more)(batches(1)[0])
 
     def part(model):
         fully_shard(model.net.stem, mesh=mesh)
@@ -714,6 +717,8 @@ def test_fully_sharded_parameters_are_refused(mesh):
         (lambda model: fully_shard(model.view(0), mesh=mesh), TypeError, 'cuts up parameters'),
         (part, TypeError, 'net.stem.weight is sharded: .* DistributedDataParallel'),
         (part_of_view, RuntimeError, 'net.stem.weight of the view has been replaced'),
+        (view, RuntimeError, 'net.*weight of the view has been replaced'),
+        (functools.partial(view, use_orig_params=True), RuntimeError, 'net.*weight of the view has been replaced'),
     ):
         with pytest.raises(error, match=message):
             shard(build('concatenated', 2)[1])
