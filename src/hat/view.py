@@ -113,8 +113,10 @@ class View(Whole, nn.Module):
         return torch.tensor(self.batches)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Only of a new view: one that takes the weights of an average, or of its best batch, is where it was."""
-        self.batches = self.batches or int(state)
+        """In the middle of an epoch, and of a new view: a trainer goes back there. At an epoch's end a view that takes
+        the weights of an average, or of its best batch, stays where it is."""
+        if not self.batches or self.batches % (self.steps or 1):
+            self.batches = int(state)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """The output of the task."""

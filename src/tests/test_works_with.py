@@ -287,6 +287,21 @@ def test_a_view_that_takes_other_weights_at_the_end_of_an_epoch_anneals_from_its
     assert progress == [0, 1 / 3, 2 / 3, 1] * 2 + [0]
 
 
+@pytest.mark.parametrize('at', [0, 2])
+def test_a_view_that_goes_back_to_an_earlier_state_in_the_middle_of_an_epoch_anneals_from_there(at):
+    """As by a search for a learning rate, which restores what was before, or by a trainer that was interrupted."""
+    model = build('concatenated', 1)[1]
+    view, progress = view_of(model, 0, steps=4), []
+    for b, x in enumerate(batches(11)):
+        if b == at:
+            state = copy.deepcopy(view.state_dict())
+        if b == 7:
+            view.load_state_dict(state)
+        view(x)
+        progress.append(model.watch.progress)
+    assert progress[7:] == [(at + b) % 4 / 3 for b in range(4)]
+
+
 def test_a_batch_without_gradients_does_not_change_what_the_regularization_is_of():
     """As of a teacher, between the forward pass of a batch and its loss."""
     model = build('concatenated', 1)[1]
