@@ -27,7 +27,7 @@ from hat.functional import (
 )
 from hat.graph import example_outputs, no_attention_fast_path
 from hat.kept import Kept
-from hat.names import as_buffer, get_tensor, named_tensors
+from hat.names import as_buffer, get_tensor, named_tensors, set_tensor
 from hat.plan import Plan
 from hat.replica import Replica
 from hat.task import TaskParameters
@@ -468,7 +468,15 @@ class Network(parallel.Whole, nn.Module):
         ]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        tied: dict[int, list[str]] = {}  # names of each buffer, such as a frozen parameter: PyTorch would untie them
+        for name, buffer in self.net.named_buffers(remove_duplicate=False):
+            tied.setdefault(id(buffer), []).append(name)
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            for first, *others in tied.values():
+                for name in others:
+                    set_tensor(self.net, name, get_tensor(self.net, first))
         self.plan.to(self.fingerprints.device)
         self.state = self.stamp = self.watch.frozen = self.watch.answer = None
         self.conversions += 1

@@ -319,6 +319,18 @@ class OutOfMemory(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def test_a_frozen_parameter_that_is_tied_stays_so_in_another_type():
+    """It is a buffer of both modules, of which .to() makes two."""
+    words = torch.arange(8).view(2, 4)
+    net = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 9, bias=False))
+    net[3].weight = net[0].weight.requires_grad_(False)
+    model = hat.convert(net, 2, words)
+    model.end_task(0)
+    before = model.eval()(words, task=0)
+    assert torch.equal(model.double().float()(words, task=0), before)
+    assert model.net[3].weight is model.net[0].weight
+
+
 def test_a_change_of_type_that_runs_out_of_memory_loses_nothing():
     _, model = build('flatten')
     model.end_task(0)
