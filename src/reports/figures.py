@@ -43,10 +43,10 @@ def compression(collection):
 
 def sweeps(collection):
     """As draw(), from the runs of work.py: Fig. 4."""
-    for name, runs in collection.sweep_runs.items():
+    for name in collection.sweep_runs:
         for seed in collection.seeds:
             if panels := collection.sweep_curves(name, seed):
-                label = name + collection.marks(runs[seed])
+                label = name + collection.marks(collection.sweep(name, seed))
                 caption = f'Hyper-parameters of {label} (Fig. 4), each with the others at their defaults, seed {seed}.'
                 yield f'fig4-{name}-{seed}', (caption, charts.sweep(panels, collection.n_tasks))
 

@@ -51,7 +51,7 @@ def tasks(result):
         'task': result.tasks,
         'classes': [str(task.get('n_classes', '-')) for task in record['tasks']],
         'training images': [str(task.get('train', '-')) for task in record['tasks']],
-        'epochs': [str(len(log)) for log in record.get('epochs', [[]] * n)],
+        'epochs': [str(len(seconds)) for seconds in record['times']['epochs']] if 'times' in record else ['-'] * n,
         'accuracy when learned, %': percent(result.accuracy.diagonal()),
         'at the end, %': percent(result.accuracy[-1]),
         'forgetting, points': percent(result.accuracy.diagonal() - result.accuracy[-1]),

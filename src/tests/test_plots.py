@@ -21,9 +21,9 @@ import work
 from approaches import APPROACHES
 from core import metrics, results, text_tables
 from core.errors import exit_code
-from reports import charts, records, reproduction, tables
+from reports import charts, records, reproduction, single, tables
 from reports.collection import Collection, seeds_of
-from reports.figures import compression_curves, draw
+from reports.figures import compression_curves, draw, sweeps
 from runs import identity
 
 JOINT, RANDOM = np.array([[0.9, 0], [0.8, 0.9]]), np.array([[0.1, 0], [0.1, 0.2]])
@@ -828,3 +828,20 @@ def test_a_damaged_record_of_run_says_what_is_wrong(tmp_path, capsys):
     (tmp_path / 'demo_hat_0.json').write_text('{"arguments": {')
     assert exit_code('plot_results.py', plot_results.main, ['--run', str(tmp_path / 'demo_hat_0.json')]) == 2
     assert 'demo_hat_0.json: cannot be read as JSON' in capsys.readouterr().err
+
+
+def test_a_record_without_the_logs_of_its_epochs_has_their_number(runs):
+    """As those in .results/, whose times say it."""
+    for keep in {}, {'epochs': None, 'monitor': None}:
+        runs('hat', 0, JOINT, **keep)
+        header, lines = single.tasks(single.load(runs.folder / 'mixture_hat_0.json'))
+        assert [line[header.index('epochs')] for line in lines] == ['2', '2']
+
+
+def test_figure_4_has_the_marks_of_all_its_runs(runs):
+    """Of a row without a name of its values, too."""
+    diverged = [{'task': 'svhn', 'epoch': 1, 'what': 'no progress'}]
+    runs('hat', 0, JOINT, {'c': 4}, 'mixture_hat_0_c=4')
+    runs('hat', 0, JOINT, diverged=diverged)
+    (_, (caption, _)), *_ = sweeps(Collection('mixture', runs.folder, ['hat'], [0]))
+    assert caption.startswith('Hyper-parameters of hat! (Fig. 4)')
