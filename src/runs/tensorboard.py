@@ -1,5 +1,6 @@
 """A run for TensorBoard, an optional dependency: the metrics of its record, in tmp/tensorboard/<name of the run>."""
 
+import math
 import shutil
 
 from core.errors import UserError
@@ -37,7 +38,7 @@ class TensorBoardLogger:
         if isinstance(value, str):  # diverged
             return []
         if not isinstance(value, list):
-            return [('', value)]
+            return [('', math.nan if value is None else value)]  # of a record: not finite
         names = {'reuse': self.tasks, 's': ['first', 'last']}.get(name, [f'layer {l + 1}' for l in range(len(value))])
         total = [('all', sum(value))] if name in ('active', 'capacity', 'active_units') else []
         return [*zip(names, value, strict=False), *total]

@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import run
 from approaches import build
 from approaches.common.training import Protocol
 from networks.gated import GatedAlexNet
+from runs.tensorboard import TensorBoardLogger
 
 SMALL = ['--approach', 'hat', '--experiment', 'mixture', '--tasks', 'mnist,cifar10,svhn', '--width', '0.05',
          '--nepochs', '3', '--ntrain', '60', '--device', 'cpu']  # fmt: skip
@@ -147,6 +150,18 @@ def test_tensorboard_gets_the_same_numbers_once_each(small_data, tmp_path, monke
     assert run.cli(command) == 0  # finished already
     (folder,) = (tmp_path / 'tmp' / 'tensorboard').iterdir()
     assert set(EventAccumulator(str(folder)).Reload().Tags()['scalars']) == tags
+
+
+def test_tensorboard_gets_a_finished_run_that_has_diverged(tmp_path):
+    """In its record, a number that is not finite is null."""
+    pytest.importorskip('tensorboard', reason='TensorBoard is not installed')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(SimpleNamespace(path=tmp_path / 'run.checkpoint'), ['mnist'])
+    logger.write([[{'train_loss': None, 'diverged': 'training loss', 'valid_accuracy': 0.25}]], [[0.5]])
+    written = EventAccumulator(str(tmp_path / 'tensorboard' / 'run')).Reload()
+    assert [s.value for s in written.Scalars('valid_accuracy')] == [0.25]
+    assert [math.isnan(s.value) for s in written.Scalars('train_loss')] == [True]
 
 
 def test_without_tensorboard_one_line_says_what_to_install(small_data, tmp_path, monkeypatch, capsys):
