@@ -10,6 +10,7 @@ start      imports of run.py; loading the data of the mixture in full size (rand
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -64,11 +65,11 @@ def main(argv):
 
 def start(args, folder):
     """Medians of five."""
-    imports = sorted(float(python('-c', IMPORT)) for _ in range(5))[2]
+    imports = statistics.median(float(python('-c', IMPORT)) for _ in range(5))
     python('-c', CALL.format('write_random_data'), folder)
-    loads = sorted(python('-c', CALL.format('time_loading'), folder).split() for _ in range(5))
+    seconds, images = zip(*(python('-c', CALL.format('time_loading'), folder).split() for _ in range(5)), strict=True)
     return markdown(['imports of run.py, s', 'data of the mixture, s', 'images'],
-                    [[f'{imports:.2f}', f'{float(loads[2][0]):.2f}', f'{int(loads[2][1]):,}']])  # fmt: skip
+                    [[f'{imports:.2f}', f'{statistics.median(map(float, seconds)):.2f}', f'{int(images[0]):,}']])  # fmt: skip
 
 
 def write_random_data(folder):

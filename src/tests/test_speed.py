@@ -313,6 +313,13 @@ def test_scaling_measures_a_batch_of_tiny_runs(small_data, capsys):
     assert runs == '3' and 0 < rest < whole and whole == pytest.approx(work + rest, abs=0.011)
 
 
+def test_times_to_start_are_medians_of_numbers(monkeypatch, tmp_path):
+    """Not of texts, of which '10' is before '9'."""
+    printed = iter(['1.5', '10', '9', '2', '12', '', '9.5 400', '10.5 400', '8.25 400', '11 400', '9.75 400'])
+    monkeypatch.setattr(scaling, 'python', lambda *command: next(printed))
+    assert scaling.start(None, tmp_path).splitlines()[-1] == '| 9.00 | 9.75 | 400 |'
+
+
 def test_random_data_for_the_benchmark_load_as_the_mixture(tmp_path, monkeypatch, capsys):
     small = {name: source._replace(n_train=200, n_test=20) for name, source in sources.SOURCES.items()}
     monkeypatch.setattr(sources, 'SOURCES', small)
