@@ -60,7 +60,8 @@ def main(argv=None):
     device, lines, code = setup_device(args.device), [], 0
     for path in args.results:
         try:
-            lines += [[path.stem, *pruned_row(report)] for report in prune_all(path, device, args)]
+            for report in prune_all(path, device, args):
+                lines.append([path.stem, *pruned_row(report)])
         except UserError as error:
             complain('prune.py', f'error: {error}')
             code = error.code

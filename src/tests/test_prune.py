@@ -457,3 +457,18 @@ def test_a_network_with_another_accuracy_than_its_run_is_not_written(saved, caps
     del record['accuracy']
     saved.write_text(json.dumps(record))
     assert prune_cli(saved) == 2 and capsys.readouterr().err.count('\n') == 1
+
+
+@pytest.mark.slow
+def test_a_task_that_fails_does_not_take_those_before_it_out_of_the_table(saved, monkeypatch, capsys):
+    right = gated.Gated.pruned
+
+    def wrong(self, t):
+        small = right(self, t)
+        small[-1].bias.data[0] += t  # of the second task
+        return small
+
+    monkeypatch.setattr(gated.Gated, 'pruned', wrong)
+    assert prune_cli(saved) == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].startswith('mixture_hat_0  mnist ') and 'svhn: outputs of the pruned network' in err
