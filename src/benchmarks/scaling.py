@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from core.arguments import Parser, count, few, names, parallel, width
-from core.errors import UserError
+from core.errors import UserError, last_words
 from core.files import ROOT
 from core.text_tables import markdown
 
@@ -68,8 +68,8 @@ def start(args, folder):
     imports = statistics.median(float(python('-c', IMPORT)) for _ in range(5))
     python('-c', CALL.format('write_random_data'), folder)
     seconds, images = zip(*(python('-c', CALL.format('time_loading'), folder).split() for _ in range(5)), strict=True)
-    return markdown(['imports of run.py, s', 'data of the mixture, s', 'images'],
-                    [[f'{imports:.2f}', f'{statistics.median(map(float, seconds)):.2f}', f'{int(images[0]):,}']])  # fmt: skip
+    cells = [f'{imports:.2f}', f'{statistics.median(map(float, seconds)):.2f}', f'{int(images[0]):,}']
+    return markdown(['imports of run.py, s', 'data of the mixture, s', 'images'], [cells])
 
 
 def write_random_data(folder):
@@ -151,10 +151,11 @@ def python(*command, peak=False):
         error = process.stderr.read().decode(errors='replace')
         if hasattr(os, 'wait4'):
             _, status, usage = os.wait4(process.pid, 0)
+            status = os.waitstatus_to_exitcode(status)
             peak_bytes = usage.ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
         else:  # Windows
             status, peak_bytes = process.wait(), math.nan
         if status:
-            raise UserError(f'{command[0]} failed: {error.strip().splitlines()[-1] if error.strip() else status}')
+            raise UserError(f'{command[0]} failed: {last_words(error, status)}')
         out.seek(0)
         return peak_bytes if peak else out.read()

@@ -51,6 +51,11 @@ def _substitute(error):
 codecs.register_error('substitute', _substitute)
 
 
+def last_words(text, code):
+    """Why a process has failed: the last line that it wrote, or its exit code."""
+    return [f'exit code {code}', *text.strip().splitlines()][-1]
+
+
 def complain(name, text):
     print(f'{name}: {escape(text)}', file=sys.stderr)
 

@@ -21,6 +21,7 @@ from core import results
 from core.errors import UserError
 from core.files import ROOT, write
 from core.hyperparameters import show
+from core.shapes import IDENTITY, check
 from core.text_tables import markdown
 from reports.collection import Collection, seeds_of
 from reports.records import closed, validation
@@ -94,9 +95,9 @@ class Setup:
         tasks = [report['task'] for _, _, report in self.collection.pruned]
         if self.alone and (not tasks or len({*tasks}) < len(tasks)):
             raise UserError(f'{folder.name}: a compression experiment needs one network from prune.py for each task')
-        paper = PAPER[experiment]
-        known = any(len(self.values(paper[-1], name)) for name in self.collection.metrics)
-        self.metrics = paper if known else [Metric('A', self.collection.n_tasks, {})]  # no ratio without joint
+        paper, n_tasks = PAPER[experiment], self.collection.n_tasks
+        known = paper[-1].t <= n_tasks and any(len(self.values(paper[-1], name)) for name in self.collection.metrics)
+        self.metrics = paper if known else [Metric('A', n_tasks, {})]  # no ratio without joint
 
     @property
     def alone(self):
@@ -312,9 +313,13 @@ def add(folder, setup, commit):
     if not (target / 'about.json').exists():
         raise UserError(f'--setup: {os.path.relpath(target, ROOT)}/about.json is missing; write it first, with '
                         f'{", ".join(ABOUT)}')  # fmt: skip
-    for path in sorted(folder.glob('*.json')):
-        record = results.read_record(path)
-        if '.old-' in path.name or 'accuracy' not in record:
+    for path in sorted(path for path in folder.glob('*.json') if '.old-' not in path.name):
+        try:
+            check(record := results.load_record(path), IDENTITY, path)
+        except UserError as error:
+            print(f'left out: {error}')
+            continue
+        if not {'accuracy', 'times'} <= record.keys():
             continue
         dropped = DROPPED + (LOGS if len(record['accuracy']) > 1 else ())
         short = {key: value for key, value in record.items() if key not in dropped} | {'commit': commit}

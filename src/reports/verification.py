@@ -23,7 +23,7 @@ import numpy as np
 from approaches import APPROACHES
 from approaches.common.training import DEPARTURES
 from core import results
-from core.errors import UserError
+from core.errors import UserError, last_words
 from core.files import ROOT
 from core.hyperparameters import show
 from reports.reproduction import setups, write_record
@@ -119,7 +119,7 @@ def short_run(tree, arguments, data, program=SINGLE):
         except OSError as error:
             raise UserError(f'{tree}: {error.strerror}') from error
         if done.returncode:
-            raise UserError(f'{tree}: {done.stderr.strip().splitlines()[-1]}')
+            raise UserError(f'{tree}: {last_words(done.stderr, done.returncode)}')
         record = results.load_record(output.with_suffix('.json'))
         epochs = [[dict(epoch, diverged=None) for epoch in log] for log in record['epochs']]
         return record['code'], [epochs, *(record[name] for name in NUMBERS)], record.get('stored', {})

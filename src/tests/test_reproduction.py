@@ -456,3 +456,38 @@ def test_verify_needs_a_checkout(tmp_path, capsys):
     """Even if no result is left to verify."""
     assert exit_code('plot_results.py', plot_results.main, ['--reproduction', '--verify', str(tmp_path)]) == 2
     assert f'--verify: {tmp_path} is not a checkout of this repository' in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_not_left_out_in_silence(folder, capsys):
+    runs = folder / 'runs'
+    (runs / 'mixture_hat_0.json').write_text('{"arguments": {')
+    Runs(runs)('hat', 1, JOINT, times={'total': 'x'})
+    (runs / 'speed.json').write_text('{"table": []}')  # of another command
+    assert reproduce('--add', runs, '--setup', 'small', '--commit', 'abc') == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(':')[0] for line in lines] == ['left out', 'left out', 'changed']
+    assert 'mixture_hat_0.json: cannot be read as JSON' in lines[0]
+    assert lines[1].endswith('mixture_hat_1.json: times: total is "x", not a number of at least 0')
+    assert {path.stem for path in (folder / 'results' / 'small').glob('*hat*')} == {'mixture_hat_2'}
+
+
+def test_a_record_without_times_is_not_of_a_finished_run(folder):
+    Runs(folder / 'runs')('ewc', 0, JOINT, times=None)
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert not list((folder / 'results' / 'small').glob('*ewc*'))
+
+
+def test_a_setup_of_fewer_tasks_than_the_papers_has_no_value_of_the_paper(folder, monkeypatch):
+    more = [*METRICS, reproduction.Metric('rho', 8, {'hat': (-0.06, 0.01)})]
+    monkeypatch.setattr(reproduction, 'PAPER', {'mixture': more})
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert '| mixture | A<=2: no value | 84.7 (0.6) % | 3 | all |' in (folder / 'page.md').read_text()
+
+
+def test_a_short_run_that_is_killed_is_a_line(folder, monkeypatch, capsys):
+    """As for too much memory: it prints nothing."""
+    monkeypatch.setattr(identity, 'code', lambda *what: 'other')
+    (folder / 'src').mkdir()
+    (folder / 'src' / 'run.py').write_text('import os, signal; os.kill(os.getpid(), signal.SIGKILL)')
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc', '--verify', folder) == 0
+    assert f'hat on mixture, width 1: {folder}: exit code -9' in capsys.readouterr().out
