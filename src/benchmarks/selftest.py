@@ -108,12 +108,12 @@ def beginning(name, tasks):
 
 
 def distance(a, b):
-    """The largest ||x - y|| / ||y|| of the tensors of two dicts; inf if they do not have the same names."""
+    """The largest ||x - y|| / ||y|| of the tensors of two dicts; inf if their names differ; nan if a tensor has one."""
     if a.keys() != b.keys():
         return float('inf')
     pairs = [(a[k].double().cpu(), b[k].double().cpu()) for k in a]
-    ratios = (float((x - y).norm() / y.norm().clamp_min(1e-12)) for x, y in pairs if not torch.equal(x, y))
-    return max(ratios, default=0.0)
+    ratios = [0.0, *((x - y).norm() / y.norm().clamp_min(1e-12) for x, y in pairs if not torch.equal(x, y))]
+    return float(torch.tensor(ratios).max())
 
 
 def speed(approaches, device):

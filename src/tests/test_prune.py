@@ -185,7 +185,12 @@ def test_outputs_agree_within_1e_5_of_the_largest_and_in_every_prediction():
     """Rounding of a small output is that of the large terms that it sums."""
     before = torch.tensor([[0.5, 0.2], [100.0, 3.0]])
     prune.check('it', before, before + torch.tensor([[9e-6, 0], [9e-4, 9e-4]]))
-    for wrong in (before + torch.tensor([[1.1e-5, 0], [0, 0]]), before + torch.tensor([[0, 0], [0, 1.1e-3]])):
+    nan = torch.tensor([[0, 0], [torch.nan, 0]])  # PyTorch takes it for the largest number
+    for wrong in (
+        before + torch.tensor([[1.1e-5, 0], [0, 0]]),
+        before + torch.tensor([[0, 0], [0, 1.1e-3]]),
+        before + nan,
+    ):
         with pytest.raises(UserError, match='differ by'):
             prune.check('it', before, wrong)
     tie = torch.tensor([[1.0, 1.0 - 5e-7]])

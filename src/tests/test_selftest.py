@@ -51,3 +51,10 @@ def test_an_operation_that_is_not_deterministic_on_a_gpu_is_one_line(monkeypatch
     assert run.cli(['--approach', 'sgd', '--experiment', 'demo']) == 2
     err = capsys.readouterr().err
     assert err.count('\n') == 1 and 'use another --network or --device cpu' in err and 'but you' not in err
+
+
+def test_a_number_that_is_not_finite_is_a_fault_whatever_else_differs():
+    """max() of Python hides a nan that is not first."""
+    right = {name: torch.ones(2) for name in ('a', 'b', 'c')}
+    wrong = {'a': torch.ones(2) + 1e-6, 'b': torch.tensor([1, torch.nan]), 'c': torch.ones(2) + 1e-6}
+    assert not selftest.distance(wrong, right) < selftest.CLOSE
