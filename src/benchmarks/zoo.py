@@ -89,7 +89,9 @@ def main(argv):
     print(
         f'{N_TASKS} tasks of {N_CLASSES} classes, images of {args.size}x{args.size}, {describe(device)}\n', flush=True
     )
-    print(markdown(head(args), [row(name, args, device) for name in args.networks]))
+    print(markdown(head(args), []), flush=True)
+    for name in args.networks:
+        print(markdown(head(args), [row(name, args, device)]).splitlines()[-1], flush=True)
 
 
 def counts(text):

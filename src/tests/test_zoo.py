@@ -47,6 +47,15 @@ def test_networks_of_timm(capsys):
     check(table['vit_tiny_patch16_224'])
 
 
+def test_networks_before_one_that_fails_are_in_the_table(monkeypatch, capsys):
+    monkeypatch.setattr(
+        zoo, 'row', lambda name, args, device: [name] * len(zoo.head(args)) if name == 'resnet18' else 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        zoo.main(['--networks', 'resnet18,vgg11_bn'])
+    assert capsys.readouterr().out.splitlines()[-1].startswith('| resnet18 |')
+
+
 def test_an_unknown_network_is_one_line(capsys):
     assert exit_code('benchmark.py', zoo.main, ['--networks', 'resnet18,alexnet']) == 2
     assert capsys.readouterr().err.startswith("benchmark.py: error: --networks: 'alexnet' is none of resnet18, ")
