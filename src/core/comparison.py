@@ -3,6 +3,8 @@
 import json
 from collections import Counter
 
+from core.hyperparameters import short
+
 
 def agree(a, b):
     """Do both have the same values under the names that they share?"""
@@ -27,9 +29,7 @@ def explain(differing):
 
 
 def _show(value):
-    if isinstance(value, float):
-        return f'{value:g}'
-    return 'none' if value is None else ','.join(map(str, value)) if isinstance(value, list) else str(value)
+    return 'none' if value is None else ','.join(map(str, value)) if isinstance(value, list) else short(value)
 
 
 def majority(many, defaults):

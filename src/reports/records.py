@@ -114,9 +114,10 @@ def preference(parameter, record, defaults):
     """The key by which a sweep sorts its points, the best last: mean validation accuracy; of equal ones those that are
     not flagged, then those with the most default values, then those with the smallest values.
 
-    parameter  of the record: all hyper-parameters, name -> value
+    parameter  of the record, name -> value; those that an older record lacks had what is the default now
     """
-    usual = sum(parameter[name] == value for name, value in defaults.items() if name in parameter)
+    parameter = defaults | parameter
+    usual = sum(parameter[name] == value for name, value in defaults.items())
     smallest = [-value for value in parameter.values() if not isinstance(value, str)]
     return validation(record), not flagged(record), usual, smallest
 

@@ -13,7 +13,7 @@ from approaches.common.training import DEPARTURES, Protocol
 from core import results
 from core.errors import UserError, one_line, out_of_memory
 from core.files import ROOT, digest
-from core.shapes import INPUTS, check
+from core.shapes import IDENTITY, INPUTS, check
 from dataloaders import options
 from dataloaders.task import Images, Task
 from runs.identity import differences
@@ -27,9 +27,8 @@ def read(path, approach=None):
         raise UserError(f'{path}: no such file')
     if path.suffix in ('.txt', '.pt'):
         raise UserError(f'{path}: give the record, {path.stem}.json')
-    if path.is_file():
-        results.load_record(path)  # says what is wrong with a damaged one
-    record = results.read_record(path)
+    record = results.load_record(path) if path.is_file() else {}
+    check(record, IDENTITY, path)
     name = record.get('arguments', {}).get('approach')
     if not name or approach not in (None, name):
         raise UserError(f'{path}: not the record of a finished run{f" of {approach}" if approach else ""}')

@@ -20,6 +20,7 @@ import plot_results
 import work
 from approaches import APPROACHES
 from core import metrics, results, text_tables
+from core.comparison import explain
 from core.errors import exit_code
 from reports import charts, records, reproduction, single, tables
 from reports.collection import Collection, seeds_of
@@ -670,6 +671,8 @@ def test_of_equal_values_a_diverged_one_is_not_chosen_and_then_the_smallest_is()
     sweep = [({'c': c, 'smax': 400.0}, {'valid_accuracy': [[0.5]]} | more) for c, more in points]
     order = sorted(sweep, key=lambda point: records.preference(*point, default))
     assert [parameter['c'] for parameter, _ in order] == [0.1, 0.75, 4, 0.5]
+    older = {'c': 4}, {'valid_accuracy': [[0.5]]}  # than smax, which had what is the default now
+    assert records.preference(*older, default) == records.preference(*sweep[0], default)
 
 
 @pytest.mark.slow
@@ -845,3 +848,14 @@ def test_figure_4_has_the_marks_of_all_its_runs(runs):
     runs('hat', 0, JOINT, diverged=diverged)
     (_, (caption, _)), *_ = sweeps(Collection('mixture', runs.folder, ['hat'], [0]))
     assert caption.startswith('Hyper-parameters of hat! (Fig. 4)')
+
+
+def test_a_damaged_entry_of_a_record_of_run_is_named(runs, capsys):
+    runs('hat', 0, JOINT, times={'total': 'x'})
+    assert exit_code('plot_results.py', plot_results.main, ['--run', str(runs.folder / 'mixture_hat_0.json')]) == 2
+    assert 'mixture_hat_0.json: times: total is "x", not a number of at least 0' in capsys.readouterr().err
+
+
+def test_values_that_differ_little_do_not_look_the_same():
+    assert explain([('lr', 0.05, 0.05000001), ('width', 1.0, 0.5), ('seed', 1234567, None)]) == [
+        'lr is 0.05, not 0.05000001', 'width is 1, not 0.5', 'seed is 1234567, not none']  # fmt: skip
