@@ -43,5 +43,8 @@ batch --approaches hat --parameter "c=$c,smax=$smax,hard=1,init=uniform" -- --nt
 batch --approaches sgd -- --ntasks 1 "${@:2}"
 [ "$dry" ] && exit
 echo
-"$python" "$src/prune.py" "$out"/mixture_hat_{0,1,2,3,6,10,13,25}.json > "$out/prune.log"
+code=0
+"$python" "$src/prune.py" "$out"/mixture_hat_{0,1,2,3,6,10,13,25}.json > "$out/prune.log" || code=$?
+[ $code -gt 2 ] && exit $code # interrupted; below: a network that cannot be pruned
 "$python" "$src/plot_results.py" --experiment mixture --approaches hat,sgd --seeds $seeds --res "$out" --output "$out/figures"
+exit $code

@@ -304,6 +304,20 @@ def test_the_compression_experiment_ends_with_its_table(small_data, tmp_path):
     assert {p.name for p in (tmp_path / 'figures').iterdir()} >= {'fig7.png', 'pruned.md'}
 
 
+@pytest.mark.parametrize(('code', 'drawn'), [(0, True), (2, True), (130, False)])
+def test_a_network_that_cannot_be_pruned_does_not_take_the_tables_of_the_others(tmp_path, code, drawn):
+    """But Ctrl-C does. The Python here prints what it is called with."""
+    python = tmp_path / 'python'
+    python.write_text(
+        f'#!/bin/sh\necho "$@"\necho "$@" >> {tmp_path}/calls\ncase $1 in *prune.py) exit {code};; esac\n'
+    )
+    python.chmod(0o755)
+    command = [ROOT / 'src' / 'run_compression.sh', 'cpu', '1.5', '400', tmp_path]
+    assert subprocess.run(command, env=os.environ | {'PYTHON': str(python)}, capture_output=True).returncode == code
+    *_, last = (tmp_path / 'calls').read_text().splitlines()
+    assert ('plot_results.py' in last) == drawn
+
+
 def test_embeddings_for_compression_lie_between_0_and_2(make_approach):
     for init, low, high in ('normal', -6, 6), ('uniform', 0, 2), ('dense', 1, 1):
         approach = make_approach('hat', init=init, width=0.5)
