@@ -46,11 +46,8 @@ def create_runs(args, rest):
     """The runs of the arguments; rest: those after --."""
     check_parameter(args.parameter, args.approaches)
     numbers = range(args.nruns) if args.nruns else args.seeds
-    runs = []
-    for experiment, seed, approach in itertools.product(args.experiments, numbers, args.approaches):
-        txt = args.res / f'{experiment}_{approach}_{seed}.txt'
-        runs.append(Run.create(approach, experiment, seed, args.parameter, txt, args.stale, rest))
-    return runs
+    which = itertools.product(args.experiments, numbers, args.approaches)
+    return [Run.create(args, rest, approach, experiment, seed, args.parameter) for experiment, seed, approach in which]
 
 
 def check_parameter(parameter, approaches):

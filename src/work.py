@@ -50,17 +50,13 @@ def parse(argv):
 def main(argv=None):
     argv, rest = batches.split_arguments(argv)
     args = parse(argv)
-    runs, references = [], []
-    for values in combinations(APPROACHES[args.approach].parameters, args.vary):
-        parameter = show(values)
-        txt = args.res / f'{args.experiment}_{args.approach}_{args.seed}_{parameter.replace(",", "_")}.txt'
-        runs.append(Run.create(args.approach, args.experiment, args.seed, parameter, txt, args.stale, rest))
-    if args.figure:
-        if not args.dry_run:
-            results.make_folder(args.figure)
-        for name in REFERENCES:
-            txt = args.res / f'{args.experiment}_{name}_{args.seed}.txt'
-            references.append(Run.create(name, args.experiment, args.seed, '', txt, args.stale, rest))
+    points = map(show, combinations(APPROACHES[args.approach].parameters, args.vary))
+    runs = [Run.create(args, rest, args.approach, args.experiment, args.seed, point, f'_{point.replace(",", "_")}')
+            for point in points]  # fmt: skip
+    wanted = REFERENCES if args.figure else ()
+    references = [Run.create(args, rest, name, args.experiment, args.seed) for name in wanted]
+    if args.figure and not args.dry_run:
+        results.make_folder(args.figure)
     code = batches.execute(runs, args)
     if not args.dry_run:
         finished = [r for r in runs if r.finished()]

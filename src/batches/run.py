@@ -26,14 +26,17 @@ class Run:
     threads: int | None  # --threads, if given
 
     @classmethod
-    def create(cls, approach, experiment, seed, parameter, txt, stale, rest):
-        """rest: more arguments of run.py. Raises UserError if run.py would."""
+    def create(cls, batch, rest, approach, experiment, seed, parameter='', suffix=''):
+        """batch: the arguments of the batch; rest: those after --, of run.py; suffix: of the result's name. Raises
+        UserError if run.py would."""
         if reserved := [word for word in rest if word.split('=')[0] in RESERVED]:
             raise UserError(f'{reserved[0]} is not allowed after --: a batch sets it for each run')
+        txt = batch.res / f'{experiment}_{approach}_{seed}{suffix}.txt'
         argv = ['--approach', approach, '--experiment', experiment, '--seed', str(seed), '--output', str(txt), *rest]
-        argv += ['--stale', stale] if stale else []
-        args = run.parse([*argv, '--parameter', parameter] if parameter else argv)
-        argv = [*argv, '--data', os.path.abspath(args.data), *(['--parameter', parameter] if parameter else [])]
+        argv += ['--stale', batch.stale] if batch.stale else []
+        argv += ['--parameter', parameter] if parameter else []
+        args = run.parse(argv)
+        argv += ['--data', os.path.abspath(args.data)]
         output = Output(txt, args.save)
         return cls(argv, output, Checkpoint(output, args.tmp), Identity(args), args.stale, args.threads)
 
