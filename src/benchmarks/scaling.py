@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core import results
 from core.arguments import Parser, count, few, names, parallel, width
 from core.errors import UserError, last_words
 from core.files import ROOT
@@ -47,8 +48,7 @@ def parse(argv):
     parser.add_argument('--runs', type=few, default=100, metavar='N', help='of the batch (default 100)')
     parser.add_argument('--processes', type=numbers, default='1,2', metavar='N,N,...', help='runs at a time '
                         '(default 1,2)')  # fmt: skip
-    args = parser.parse_args(argv)
-    return args
+    return parser.parse_args(argv)
 
 
 def numbers(text):
@@ -102,7 +102,7 @@ def tasks(args, folder):
     peak = python('run.py', '--approach', 'hat', '--experiment', 'pmnist', '--ntasks', args.ntasks, '--ntrain',
                   args.ntrain, '--nepochs', args.nepochs, '--width', args.width, '--device', args.device, '--data',
                   args.data.resolve(), '--output', output, '--save', peak=True)  # fmt: skip
-    record = json.loads(output.with_suffix('.json').read_text(encoding='utf-8'))
+    record = results.load_record(output.with_suffix('.json'))
     epochs, testing = record['times']['epochs'], record['times']['testing']
     reported = sorted({0, *range(9, args.ntasks, 10), args.ntasks - 1})
     rows = [[str(t + 1), f'{sum(epochs[t]) / len(epochs[t]):.2f}', f'{testing[t]:.2f}',
@@ -134,8 +134,7 @@ def batch(args, folder):
            '--devices', args.device, '--res', folder, '--', '--ntasks', 1, '--ntrain', 100, '--nepochs', 1, '--width',
            0.1, '--data', args.data.resolve())  # fmt: skip
     seconds = time.perf_counter() - begun
-    times = [json.loads(path.read_text(encoding='utf-8'))['times'] for path in folder.glob('*.json')]
-    work = sum(t['total'] for t in times) / args.runs
+    work = sum(results.load_record(path)['times']['total'] for path in folder.glob('*.json')) / args.runs
     cells = [f'{s:.2f}' for s in (seconds / args.runs, work, seconds / args.runs - work)]
     header = ['runs', 'seconds a run', 'of it loading, training, testing', 'the rest']
     return markdown(header, [[str(args.runs), *cells]])

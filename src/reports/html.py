@@ -109,13 +109,16 @@ def run_details(name, results):
     """For each run of an approach: its file, its command, and RECORD_FIELDS."""
     parts = [f'<h3 id="{name}">{name}</h3>']
     for result in results:
-        record = {key: value for key, value in result.record.items() if key in RECORD_FIELDS}
-        line = command(result.record) if 'arguments' in record else 'There is no .json.'
-        parts.append(details(result.txt.name, record, line))
+        line = command(result.record) if 'arguments' in result.record else 'There is no .json.'
+        parts.append(details(result.txt.name, shown(result.record), line))
     return ''.join(parts)
 
 
-def details(title, record, line=''):
-    text = escape(json.dumps(record, indent=1))
+def shown(record):
+    return {key: value for key, value in record.items() if key in RECORD_FIELDS}
+
+
+def details(title, content, line=''):
+    text = escape(json.dumps(content, indent=1))
     line = f'<p><code>{escape(line)}</code></p>' if line else ''
     return f'<details><summary>{escape(title)}</summary>{line}<pre>{text}</pre></details>'

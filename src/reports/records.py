@@ -11,6 +11,7 @@ from approaches.common.training import DEPARTURES
 from core import results
 from core.comparison import agree
 from core.errors import UserError
+from core.hyperparameters import show
 from core.shapes import check, record_shape
 from dataloaders import EXPERIMENTS
 from runs.identity import of_task
@@ -39,6 +40,13 @@ class Result:
     def parameter(self):
         """All hyper-parameters; those that an older record lacks had what is the default now."""
         return APPROACHES[self.approach].defaults() | self.record.get('arguments', {}).get('parameter', {})
+
+    @property
+    def chosen(self):
+        """The hyper-parameters that are not the defaults, as text, or 'defaults'."""
+        defaults = APPROACHES[self.approach].defaults()
+        others = {name: value for name, value in self.parameter.items() if value != defaults.get(name)}
+        return show(others) or 'defaults'
 
     @property
     def diverged(self):

@@ -20,7 +20,6 @@ from approaches import APPROACHES
 from core import results
 from core.errors import UserError
 from core.files import ROOT, write
-from core.hyperparameters import show
 from core.shapes import IDENTITY, check
 from core.text_tables import markdown
 from reports.collection import Collection, seeds_of
@@ -116,10 +115,9 @@ class Setup:
         """Label -> Row: of each approach and, where a sweep prefers other hyper-parameters, of these. Best first."""
         collection, measure = self.collection, self.collection.measure
         rows = {collection.label(name): Row(name, runs, measure(runs)) for name, runs in collection.selected.items()}
-        for name, parameter, runs in collection.tuned():
-            default = APPROACHES[name].defaults().items()
-            values = show({key: parameter[key] for key, value in default if parameter[key] != value})
-            rows[f'{name}, {values}{collection.marks(runs.values())}'] = Row(name, runs, measure(runs))
+        for name, _, runs in collection.tuned():
+            chosen = next(iter(runs.values())).chosen
+            rows[f'{name}, {chosen}{collection.marks(runs.values())}'] = Row(name, runs, measure(runs))
         key = 'rho' if self.main.name == 'rho' else 'accuracy'
         order = best_first({label: row.measured[key] for label, row in rows.items()})
         return {label: rows[label] for label in order}
@@ -166,14 +164,12 @@ class Setup:
         """Of each run of a sweep, by approach and hyper-parameters: accuracies after the last task, ratio."""
         collection, lines = self.collection, []
         for name in collection.sweep_runs:
-            default = APPROACHES[name].defaults()
             for seed in collection.seeds:
                 each = {json.dumps(r.parameter): r for r in collection.sweep(name, seed)}  # two may have the defaults
                 for r in sorted(each.values(), key=lambda r: list(map(sortable, r.parameter.values()))):
-                    other = {key: value for key, value in r.parameter.items() if value != default.get(key)}
                     rho = collection.ratios(r, seed)
                     lines.append([
-                        f'{name}{collection.marks([r])}', show(other) or 'defaults', str(seed),
+                        f'{name}{collection.marks([r])}', r.chosen, str(seed),
                         number(100 * validation(r.record), 1) if 'valid_accuracy' in r.record else '-',
                         number(100 * r.accuracy[-1].mean(), 1),
                         '-' if rho is None else mean_cell(rho[-1:], 2),

@@ -83,7 +83,6 @@ def draw(result):
 
 def page(result, path, data=None):
     """The page of the run whose record is `path`. data: folder of its images; None: that of the run."""
-    record = {key: value for key, value in result.record.items() if key in html.RECORD_FIELDS}
     try:
         shown = list(examples.of_tasks(result, path, data))
     except UserError as error:
@@ -94,5 +93,5 @@ def page(result, path, data=None):
         html.table(*tasks(result)),
         *(html.picture(name, *content) for name, content in draw(result)),
         '<h2>Test pictures</h2>', *shown,
-        '<h2>The run</h2>', html.details(path.name, record),
+        '<h2>The run</h2>', html.details(path.name, html.shown(result.record)),
     ])  # fmt: skip

@@ -491,3 +491,12 @@ def test_a_short_run_that_is_killed_is_a_line(folder, monkeypatch, capsys):
     (folder / 'src' / 'run.py').write_text('import os, signal; os.kill(os.getpid(), signal.SIGKILL)')
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc', '--verify', folder) == 0
     assert f'hat on mixture, width 1: {folder}: exit code -9' in capsys.readouterr().out
+
+
+def test_a_row_of_the_defaults_that_a_sweep_prefers_has_a_name(folder):
+    runs = Runs(folder / 'runs')
+    for seed in 0, 1, 2:
+        runs('hat', seed, JOINT, {'c': 4}, valid_accuracy=[[0.5, 0], [0.5, 0.5]])
+    runs('hat', 0, JOINT, {}, 'mixture_hat_0_c=0.75')
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert '\n| hat, defaults | 1 | 0.00 ' in (folder / 'page.md').read_text()
