@@ -16,7 +16,7 @@ from approaches import APPROACHES, build, canonical
 from approaches import base as protocol
 from approaches.common.steps import Steps, eagerly
 from approaches.common.training import Protocol
-from benchmarks.workers import MachinePeak, TrainingSetup
+from benchmarks.workers import MachinePeak, TrainingSetup, lower_bound
 from core.arguments import Parser, names
 from core.device import describe, setup_device, versions
 from core.files import ROOT
@@ -128,6 +128,6 @@ def speed(approaches, device):
         profile = ours.profile()
         n = profile['images'] / args.batch_size
         times = [(ours.epoch()[0] / n, eager.epoch()[0] / n) for _ in range(6)][1:]
-        bound = max(profile['flops'] / flops, profile['bytes'] / bandwidth)
+        bound = lower_bound(profile, flops, bandwidth)
         step, loop = (statistics.median(each) for each in zip(*times, strict=True))
         yield [name, *(f'{1000 * each:.2f}' for each in (step, bound, loop))]

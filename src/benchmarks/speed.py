@@ -14,7 +14,7 @@ from pathlib import Path
 
 import dataloaders
 from approaches import APPROACHES, canonical
-from benchmarks.workers import MachinePeak, TrainingSetup, WorkerProcess
+from benchmarks.workers import MachinePeak, TrainingSetup, WorkerProcess, lower_bound
 from core.arguments import Parser, count, few, names, width
 from core.device import describe, setup_device, versions
 from core.errors import UserError
@@ -113,7 +113,7 @@ def row(name, args, times, profile, flops, bandwidth):
     epoch = {setup: [sum(parts) for parts in times[name, setup]] for setup in SETUPS}
     ours, eager = (statistics.median(step[setup]) for setup in ('ours', 'eager loop'))
     evaluation = statistics.median(valid for *_, valid in times[name, 'ours']) * EVALUATED / profile['valid']
-    lower_bound = max(profile['flops'] / flops, profile['bytes'] / bandwidth)
+    bound = lower_bound(profile, flops, bandwidth)
     sgd = [train / n_batches for train, *_ in times['sgd', 'ours']] if 'sgd' in args.approaches else []
     cells = {
         'approach': name,
@@ -123,8 +123,8 @@ def row(name, args, times, profile, flops, bandwidth):
         'epoch, s': f'{statistics.median(epoch["ours"]):.2f}',
         'memory, MB': f'{profile["peak"] / 1e6:.0f}' if profile['peak'] else '-',
         'step, x sgd': f'{ratio(step["ours"], sgd):.2f}' if sgd else '',
-        'lower bound, ms': f'{1000 * lower_bound:.1f}',
-        'step, x lower bound': f'{ours / lower_bound:.2f}',
+        'lower bound, ms': f'{1000 * bound:.1f}',
+        'step, x lower bound': f'{ours / bound:.2f}',
         'eager loop: step, ms': f'{1000 * eager:.1f}',
         'eager loop: epoch, s': f'{statistics.median(epoch["eager loop"]):.2f}',
     }

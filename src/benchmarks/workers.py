@@ -132,6 +132,11 @@ def process_peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
 
 
+def lower_bound(profile, flops, bandwidth):
+    """The least seconds of a training step, of TrainingSetup.profile(), at these rates of the machine."""
+    return max(profile['flops'] / flops, profile['bytes'] / bandwidth)
+
+
 class MachinePeak:
     """The peak rates of the machine, as measured with a large matrix product and a large copy. On a CPU the product is
     the faster one of MKL's and oneDNN's."""

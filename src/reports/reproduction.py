@@ -24,7 +24,7 @@ from core.shapes import IDENTITY, check
 from core.text_tables import markdown
 from reports.collection import Collection, seeds_of
 from reports.records import closed, validation
-from reports.tables import best_first, compression, deviation, number
+from reports.tables import best_first, compression, mean_cell, number
 
 FOLDER = ROOT / '.results'
 PAGES = ROOT / 'README.md', ROOT / 'src' / 'README.md', FOLDER / 'README.md'
@@ -230,11 +230,6 @@ def our_cell(values, metric, n):
     """values: of those of the n runs that have the metric."""
     cell = mean_cell(values, metric.digits) if len(values) else '-'
     return f'{cell} [n={len(values)}]' if 0 < len(values) < n else cell
-
-
-def mean_cell(values, digits):
-    """'mean (standard deviation)'."""
-    return f'{number(np.mean(values), digits)}{deviation(values, digits)}'
 
 
 def parameters_cell(runs):

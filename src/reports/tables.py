@@ -64,7 +64,7 @@ def times(collection):
             ('epochs', 0): [len(time['epochs']) for time in times],
         }
         devices = dict.fromkeys(device for record in records for device in record.get('devices', []))
-        cells = [f'{np.mean(v):.{digits}f}{deviation(v, digits)}' if v else '-' for (_, digits), v in columns.items()]
+        cells = [mean_cell(v, digits) if v else '-' for (_, digits), v in columns.items()]
         if records:
             lines.append([collection.label(name), str(len(records)), *cells, '; '.join(devices) or '-'])
     return (['approach', 'n', *(name for name, _ in columns), 'device'], lines) if lines else None
@@ -84,20 +84,21 @@ def spread(values, digits, n):
         return '-'
     if not np.isfinite(values).all():
         return 'nan'
-    around = f'{deviation(values, digits)} ±{interval(values):.{digits}f}' if len(values) > 1 else ''
+    around = f' ±{interval(values):.{digits}f}' if len(values) > 1 else ''
     of = f' [n={len(values)}]' if len(values) != n else ''
-    return f'{number(np.mean(values), digits)}{around}{of}'
+    return f'{mean_cell(values, digits)}{around}{of}'
+
+
+def mean_cell(values, digits):
+    """'mean (standard deviation)'; the mean alone of a single value."""
+    deviation = f' ({np.std(values, ddof=1):.{digits}f})' if len(values) > 1 else ''
+    return f'{number(np.mean(values), digits)}{deviation}'
 
 
 def number(value, digits):
     """As text; never -0.0. Of a tie such as 63.55 float64 has a little less: NumPy's round() takes it as the decimal
     number, and ties to the even digit."""
     return f'{np.round(value, digits) + 0.0:.{digits}f}'
-
-
-def deviation(values, digits):
-    """' (standard deviation)'; empty for a single value."""
-    return f' ({np.std(values, ddof=1):.{digits}f})' if len(values) > 1 else ''
 
 
 def pruned_row(report):
