@@ -51,25 +51,21 @@ def main(argv=None):
     if args.task not in (None, *names):
         raise UserError(f'--task: {args.task!r} is none of {", ".join(names)}')
     chosen = [names.index(args.task)] if args.task else range(len(names))
+    sides = [approach.tasks[t].test.x.shape[1] for t in chosen]
     read, code = functools.cache(read_picture), 0
-    paths = []
+    paths, found = [], []  # found: of each path its picture, in the size of each task
     for path in args.images:
         try:
-            for t in chosen:
-                read(path, side(approach.tasks[t]))
+            found.append([read(path, side) for side in sides])
             paths.append(path)
         except UserError as error:
             complain('predict.py', f'error: {error}')
             code = error.code
     if paths:
-        answers = [answer(approach, record, t, [read(path, side(approach.tasks[t])) for path in paths], args.top)
-                   for t in chosen]  # fmt: skip
+        answers = [answer(approach, record, t, each, args.top)
+                   for t, each in zip(chosen, zip(*found, strict=True), strict=True)]  # fmt: skip
         show(paths, [names[t] for t in chosen], list(zip(*answers, strict=True)), args.json)
     return code
-
-
-def side(task):
-    return task.test.x.shape[1]
 
 
 def read_picture(path, side):

@@ -108,8 +108,8 @@ def parse(argv):
         raise UserError('--width is for the networks of the paper: leave it out with --network')
     if args.pretrained and not args.network:
         raise UserError('--pretrained is for a --network of torchvision or timm')
-    if args.augment == 'flip-crop' and args.experiment == 'pmnist':
-        raise UserError('--augment flip-crop: the pixels of pmnist are permuted; leave it out')
+    if args.augment == 'flip-crop' and hasattr(dataloaders.EXPERIMENTS[args.experiment], 'pixels'):
+        raise UserError(f'--augment flip-crop: the pixels of {args.experiment} are permuted; leave it out')
     if args.network:
         args.width = 1.0
     for name, values in DEPARTURES.items():

@@ -68,7 +68,7 @@ def execute(runs, slots, threads, display):
                         display.finish(r, 0)
                     elif killed_after_progress or process.exitcode in (Busy.code, INTERRUPTED) or signals:
                         wait(r)
-                        display.requeue(r)
+                        display.remove(r)  # it is started again
                     else:
                         display.finish(r, process.exitcode)
                 display.refresh()

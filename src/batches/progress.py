@@ -26,15 +26,15 @@ class ProgressDisplay:
         line = tqdm(bar_format='  {desc}', position=position, leave=False, disable=None, dynamic_ncols=True)
         self.lines[r.name] = line, r
 
-    def requeue(self, r):
-        """It waits to be started again. Returns when it was started, or None."""
+    def remove(self, r):
+        """It no longer runs. Returns when it was started, or None."""
         if r.name in self.lines:
             self.lines.pop(r.name)[0].close()
         return self.started.pop(r.name, None)
 
     def finish(self, r, code):
         """code: its exit code; a run that was not started here was finished by another batch."""
-        started = self.requeue(r)
+        started = self.remove(r)
         state = 'finished by another batch' if started is None else 'FAILED' if code else 'finished'
         seconds = '' if started is None else f', {time.monotonic() - started:.1f} s'
         if code:
@@ -52,7 +52,7 @@ class ProgressDisplay:
 
     def close(self):
         for _, r in list(self.lines.values()):
-            self.requeue(r)
+            self.remove(r)
         self.bar.close()
         print(f'{self.n_runs} runs: {self.n_finished} finished, {len(self.failed)} failed')
         for text in self.failed:

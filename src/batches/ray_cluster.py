@@ -97,9 +97,9 @@ def collect(r, files):
 
 def run_on_node(argv, folder):
     """A run on a node, beside its copy of the code. Returns the exit code, the log and the content of the files."""
-    code = Path(__file__).resolve().parents[1].name  # named by Ray by its content: other code has another folder
+    copy = Path(__file__).resolve().parents[1].name  # named by Ray by its content: other code has another folder
     name = Path(argv[argv.index('--output') + 1]).name
-    output = Output(Path(ROOT, 'res', folder, code, name), '--save' in argv)
+    output = Output(Path(ROOT, 'res', folder, copy, name), '--save' in argv)
     output.txt.parent.mkdir(parents=True, exist_ok=True)
     log = output.txt.with_suffix('.log')
     with open(log, 'a', encoding='utf-8') as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

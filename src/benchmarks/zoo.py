@@ -25,17 +25,17 @@ from core.device import describe, setup_device
 from core.errors import UserError, require
 from core.text_tables import markdown
 
-NETWORKS = {  # name -> source, and arguments to build it
-    'resnet18': ('torchvision', {}),
-    'densenet121': ('torchvision', {}),
-    'mobilenet_v3_small': ('torchvision', {}),
-    'vgg11_bn': ('torchvision', {}),
-    'convnext_tiny': ('torchvision', {}),
-    'vit_b_16': ('torchvision', {'image_size': 'size'}),
-    'efficientnet_b0': ('timm', {}),
-    'regnety_002': ('timm', {}),
-    'vit_tiny_patch16_224': ('timm', {'img_size': 'size'}),
-    'resnetv2_50x1_bit': ('timm', {}),
+NETWORKS = {  # name -> source, and the argument for the size of the images, if it has one
+    'resnet18': ('torchvision', None),
+    'densenet121': ('torchvision', None),
+    'mobilenet_v3_small': ('torchvision', None),
+    'vgg11_bn': ('torchvision', None),
+    'convnext_tiny': ('torchvision', None),
+    'vit_b_16': ('torchvision', 'image_size'),
+    'efficientnet_b0': ('timm', None),
+    'regnety_002': ('timm', None),
+    'vit_tiny_patch16_224': ('timm', 'img_size'),
+    'resnetv2_50x1_bit': ('timm', None),
 }
 OPTIMIZERS = {
     'SGD, momentum': lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
@@ -141,9 +141,8 @@ def row(name, args, device):
 
 
 def build(name, size):
-    source, settings = NETWORKS[name]
-    settings = {key: size if value == 'size' else value for key, value in settings.items()}
-    net, _ = networks.BUILDERS[source](name, settings)
+    source, argument = NETWORKS[name]
+    net, _ = networks.BUILDERS[source](name, {argument: size} if argument else {})
     return net
 
 

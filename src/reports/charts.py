@@ -179,8 +179,8 @@ def heat_maps(panels, label, columns, x_label, y_label):
         axes.set_title(title, fontsize='medium')
         left, lowest = k % columns == 0, k + columns >= len(panels)
         xticks, yticks = labelled(len(x)), labelled(len(y))
-        axes.set_xticks(xticks, [x[k] for k in xticks] if lowest else [], rotation=90, fontsize='x-small')
-        axes.set_yticks(yticks, [y[k] for k in yticks] if left else [], fontsize='x-small')
+        axes.set_xticks(xticks, [x[j] for j in xticks] if lowest else [], rotation=90, fontsize='x-small')
+        axes.set_yticks(yticks, [y[i] for i in yticks] if left else [], fontsize='x-small')
         axes.set(xlabel=x_label if lowest else '', ylabel=y_label if left else '')
     for axes in grid[len(panels) :]:
         axes.set_axis_off()

@@ -78,11 +78,11 @@ def published(setups):
             yield f'{experiment}-width', (f'Forgetting ratio on {experiment} against the width of the network.', figure)
 
 
-NAMES = 'fig3', 'accuracy', 'matrices', 'learning', 'fig5', 'fig6', 'fig7', 'active'  # that are drawn
+NAMES = 'fig3', 'accuracy', 'matrices', 'learning', 'fig5', 'fig6', 'fig7', 'active'  # all but those of work.py
 
 
 def remove_old(folder):
-    """Remove the figures of an earlier call: this one may not make them again."""
+    """Remove the figures NAMES of an earlier call: this one may not make them again."""
     for path in [folder / f'{name}.{suffix}' for name in NAMES for suffix in ('png', 'pdf')]:
         path.unlink(missing_ok=True)
 
