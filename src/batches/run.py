@@ -83,5 +83,5 @@ class Run:
 
     def progress(self):
         """A value that changes with each checkpoint."""
-        path = self.checkpoint.path
-        return path.stat().st_mtime_ns if path.exists() else None
+        with contextlib.suppress(FileNotFoundError):
+            return self.checkpoint.path.stat().st_mtime_ns

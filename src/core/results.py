@@ -47,7 +47,8 @@ class Output:
         make_folder(self.txt.parent)
 
     def finished(self, identity, stale=None):
-        """Do the files hold the result of this run (identity.Identity)? With stale='redo': computed by this code?"""
+        """Do the files hold the result of this run (identity.Identity)? With stale='redo': computed by this code?
+        Keeps the identity, for back_up_other() and save_record()."""
         self.identity = identity
         record = read_record(self.json)
         n = len(record.get('tasks', []))

@@ -28,7 +28,7 @@ from reports.tables import best_first, compression, mean_cell, number
 
 FOLDER = ROOT / '.results'
 PAGES = ROOT / 'README.md', ROOT / 'src' / 'README.md', FOLDER / 'README.md'
-BEGIN, END = '<!-- reproduction: {} -->\n', '<!-- end -->'
+BEGIN, NAMED, END = '<!-- reproduction: ', ' -->\n', '<!-- end -->'  # the name of a table is between the first two
 ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys of about.json
 DROPPED = 'folder', 'inputs'  # entries of a record that .results/ does not keep
 LOGS = 'epochs', 'monitor'  # that it keeps of compression experiments only
@@ -288,14 +288,16 @@ def setups():
 
 def insert(tables, text, page):
     """The text of a page with its tables replaced. Raises UserError."""
-    for name in {part.split(' -->')[0] for part in text.split(BEGIN.split('{')[0])[1:]}:
+    before, *parts = text.split(BEGIN)
+    after = []
+    for part in parts:
+        name, _, rest = part.partition(NAMED)
         if name not in tables:
             raise UserError(f'{page}: .results/ has no results of {name}')
-        head, rest = text.split(BEGIN.format(name), 1)
         if END not in rest:
             raise UserError(f'{page}: {END} is missing after the table {name}')
-        text = f'{head}{BEGIN.format(name)}{tables[name]}\n{rest[rest.index(END) :]}'
-    return text
+        after.append(f'{name}{NAMED}{tables[name]}\n{rest[rest.index(END) :]}')
+    return BEGIN.join([before, *after])
 
 
 def add(folder, setup, commit):

@@ -500,3 +500,23 @@ def test_a_row_of_the_defaults_that_a_sweep_prefers_has_a_name(folder):
     runs('hat', 0, JOINT, {}, 'mixture_hat_0_c=0.75')
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
     assert '\n| hat, defaults | 1 | 0.00 ' in (folder / 'page.md').read_text()
+
+
+def test_a_table_that_is_twice_in_a_page_is_the_same_both_times(folder):
+    page = folder / 'page.md'
+    page.write_text(
+        '<!-- reproduction: summary -->\n<!-- end -->\nand\n<!-- reproduction: summary -->\nold\n<!-- end -->\n'
+    )
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    first, second = page.read_text().split('and\n')
+    assert first == second and '| mixture |' in first
+
+
+def test_a_table_without_an_end_takes_nothing_of_the_page(folder, capsys):
+    """Not even where a later table has one."""
+    page = folder / 'page.md'
+    for one, other in ('small', 'summary'), ('summary', 'small'):
+        text = f'<!-- reproduction: {one} -->\nProse.\n<!-- reproduction: {other} -->\n<!-- end -->\n'
+        page.write_text(text)
+        assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 2
+        assert f'<!-- end --> is missing after the table {one}' in capsys.readouterr().err and page.read_text() == text
