@@ -8,6 +8,7 @@ For each RESULT.json, made with run.py --save, writes to RESULT_pruned/:
                the network without masks and of the pruned one
 """
 
+import functools
 import io
 import statistics
 import sys
@@ -100,23 +101,15 @@ def prune(approach, t, run_accuracy, base, origin, args):
     answers = saved.logits(approach, t, task.test).argmax(1)  # in the precision of the run
     saved.check_accuracy(task.name, float((answers == task.test.y.cpu()).double().mean()), run_accuracy)
 
-    def masked(x):
-        return net(x, t, masks)
-
-    difference, n_correct = 0.0, 0
-    for x, y in task.batches(task.test):
-        before, after = masked(x), small(x)
-        check(task.name, before, after)
-        difference = max(difference, float((after - before).abs().max()))
-        n_correct += int((after.argmax(1) == y).sum())
-
+    masked = functools.partial(net, t=t, masks=masks)
+    difference, accuracy = compare(task, masked, small)
     kept = count_weights(net.hidden, active(masks))
     plain = torch.nn.Sequential(hat.plain(net.hidden, t), net.heads[t]).eval()
     report = origin | {
         'task': task.name,
         'classes': task.n_classes,
         'input': saved.describe_input(task) | ({} if task.pixels is None else {'pixels': task.pixels.tolist()}),
-        'accuracy': n_correct / len(task.test.y),
+        'accuracy': accuracy,
         'images': len(task.test.y),
         'largest_difference': difference,
         'weights': [sum(p.numel() for p in net.hidden.shared.values()), sum(kept)],
@@ -139,6 +132,17 @@ def prune(approach, t, run_accuracy, base, origin, args):
                 small, (x[:2].clone(),), part, dynamo=True, dynamic_shapes=SHAPES, external_data=False, verbose=False
             )
     return report
+
+
+def compare(task, masked, small):
+    """Check the outputs of the small network on all test images. Returns their largest difference, and its accuracy."""
+    difference, n_correct = 0.0, 0
+    for x, y in task.batches(task.test):
+        before, after = masked(x), small(x)
+        check(task.name, before, after)
+        difference = max(difference, float((after - before).abs().max()))
+        n_correct += int((after.argmax(1) == y).sum())
+    return difference, n_correct / len(task.test.y)
 
 
 def check(name, before, after):
