@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,6 +39,14 @@ SINGLE = 'import run; run.sys.exit(run.cli())'
 DOUBLE = f'import torch; torch.set_default_dtype(torch.float64); torch.Tensor.float = torch.Tensor.double; {SINGLE}'
 
 
+class Short(NamedTuple):
+    """What a short run gives."""
+
+    code: str  # the fingerprint of its code
+    numbers: list  # the log of each epoch, but for what diverged in it, and the NUMBERS of its record
+    stored: dict  # what it says that it stores: name -> bytes
+
+
 def verify(checkout, data):
     """Accept results of the code in a checkout that today's code would compute, too. Prints a line for all results
     whose arguments differ in those of SHORT only.
@@ -56,37 +65,37 @@ def verify(checkout, data):
     for arguments, paths in stale.values():
         name = title(arguments)
         try:
-            there, then, stored_then = short_run(checkout, arguments, data)
+            there = short_run(checkout, arguments, data)
         except UserError as error:  # such as an approach that it does not have
             print(f'{name}: {error}', flush=True)
             continue
         records = {path: results.load_record(path) for path in paths}
         known = {path: [record['code'], *record.get('verified', [])] for path, record in records.items()}
-        records = {p: r for p, r in records.items() if there in (*known[p], *r.get('rounded', []))}
+        records = {p: r for p, r in records.items() if there.code in (*known[p], *r.get('rounded', []))}
         if not records:
             continue
-        here, now, stored = short_run(ROOT, arguments, data)
-        verdict = compare(checkout, arguments, data, then, now)
+        here = short_run(ROOT, arguments, data)
+        verdict = compare(checkout, arguments, data, there.numbers, here.numbers)
         for path, record in records.items():
-            key = 'verified' if verdict == SAME and there in known[path] else 'rounded'
-            if stored != stored_then or record.get('stored', {}).keys() != stored.keys():
+            key = 'verified' if verdict == SAME and there.code in known[path] else 'rounded'
+            if here.stored != there.stored or record.get('stored', {}).keys() != here.stored.keys():
                 record.pop('stored', None)
             if verdict != OTHER:
-                write_record(path, record | {key: [*record.get(key, []), here]})
+                write_record(path, record | {key: [*record.get(key, []), here.code]})
         print(f'{name}, {len(records)} results: {verdict}', flush=True)
 
 
-def compare(checkout, arguments, data, then, now):
+def compare(checkout, arguments, data, there, here):
     """SAME, BUT_ROUNDING or OTHER, from the numbers of the short runs by the code there and here, and more runs."""
 
     def both(more, program=SINGLE):
-        return [short_run(tree, arguments | more, data, program)[1] for tree in (checkout, ROOT)]
+        return [short_run(tree, arguments | more, data, program).numbers for tree in (checkout, ROOT)]
 
     narrow = {} if arguments.get('network') else {'width': NARROW}
-    if then == now and operator.eq(*both(WHOLE | narrow)):
+    if there == here and operator.eq(*both(WHOLE | narrow)):
         return SAME
     rounded = (
-        close(first_losses(then), first_losses(now), ROUNDED)
+        close(first_losses(there), first_losses(here), ROUNDED)
         and close(*both(narrow, DOUBLE), CLOSE)
         and operator.eq(*map(rates, both(WHOLE | narrow, DOUBLE)))
     )
@@ -108,7 +117,7 @@ def title(arguments):
 
 
 def short_run(tree, arguments, data, program=SINGLE):
-    """By the code in a checkout: its fingerprint, the numbers that it computes, and what it says that it stores."""
+    """The Short run by the code in a checkout."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, 'run.txt')
         _, _, *which = shlex.split(results.command({'arguments': arguments}))
@@ -122,7 +131,7 @@ def short_run(tree, arguments, data, program=SINGLE):
             raise UserError(f'{tree}: {last_words(done.stderr, done.returncode)}')
         record = results.load_record(output.with_suffix('.json'))
         epochs = [[dict(epoch, diverged=None) for epoch in log] for log in record['epochs']]
-        return record['code'], [epochs, *(record[name] for name in NUMBERS)], record.get('stored', {})
+        return Short(record['code'], [epochs, *(record[name] for name in NUMBERS)], record.get('stored', {}))
 
 
 def first_losses(numbers):
