@@ -107,8 +107,7 @@ def main(argv=None):
         return one_run(args.run, args.output, args.html, args.data)
     numbers = args.seeds or seeds_of(args.experiment, args.res)
     collection = Collection(args.experiment, args.res, args.approaches, numbers, args.mixed)
-    without = 'table1' if collection.n_tasks == 1 else 'tasks'
-    tables = {name: table for name, make in TABLES.items() if name != without and (table := make(collection))}
+    tables = {name: table for name, make in TABLES.items() if (table := make(collection))}
     print('\n\n'.join(['\n'.join(collection.notes), *(text(*table) for table in tables.values())]).lstrip('\n'))
     if args.output or args.html:
         page = args.res / f'{args.experiment}.html' if args.html == BESIDE else args.html

@@ -51,7 +51,7 @@ def execute(runs, args):
         require('--engine ray needs Ray', 'ray')
     devices = parse_devices(args.devices) if is_local else [args.devices]
     slots = [device for device in devices for _ in range(args.nproc)]
-    threads = threads_per_run(slots) if is_local else 1
+    threads = max(1, cores() // len(slots)) if is_local else 1  # of each run on the CPU
     if args.dry_run:
         for r in runs:
             if args.fresh or not r.finished():
@@ -69,8 +69,8 @@ def execute(runs, args):
     for r in finished:
         r.remove_checkpoint()
     if remaining and is_local:
-        counts = sorted({str(r.threads or threads) for r in remaining})
-        counts = os.environ.get('OMP_NUM_THREADS') or ', '.join(counts)
+        chosen = sorted({str(r.threads or threads) for r in remaining})
+        counts = os.environ.get('OMP_NUM_THREADS') or ', '.join(chosen)
         print(f'runs at a time: {len(slots)}, on {", ".join(devices)}; CPU threads of each: {counts}', flush=True)
     if stale := [r.name for r in finished if r.output.stale(r.identity)]:
         print(f'finished, but computed by other code: {named(stale)}; repeat with --stale redo', flush=True)
@@ -93,11 +93,6 @@ def execute(runs, args):
 
 def named(names):
     return names[0] if len(names) == 1 else f'{names[0]} and {len(names) - 1} more'
-
-
-def threads_per_run(slots):
-    """CPU threads of each of the runs at a time."""
-    return max(1, cores() // len(slots))
 
 
 def parse_devices(text):

@@ -244,7 +244,6 @@ def row(name, record):
 def faults(record):
     """What is wrong, a list of texts."""
     checks = {
-        record.get('why'): 'why' in record,
         'not the same with open gates': not record.get('open', 0) <= TOLERANCE,
         'outputs are not finite': not record.get('finite', True),
         'outputs do not depend on the inputs': not record.get('alive', True),
@@ -252,7 +251,8 @@ def faults(record):
         "task 0's outputs changed": not record.get('identical', True),
         'not the same when pruned': not record.get('pruned', 0) <= TOLERANCE,
     }
-    return [fault for fault, applies in checks.items() if applies]
+    why = [record['why']] if 'why' in record else []
+    return why + [fault for fault, applies in checks.items() if applies]
 
 
 def counts(records):

@@ -92,9 +92,8 @@ class TrainingSetup:
             evaluate = self.trainer.evaluate
             parts = (self.trainer.train, lambda: evaluate('train'), lambda: evaluate('valid'))
         else:
-            lr = self.approach.protocol.lr
-            train = lambda: Approach.train_epoch(self.approach, TASK, 0, lr)  # noqa: E731  one path of PathNet's two
-            parts = (train, lambda: None, lambda: Approach.validate(self.approach, TASK))
+            of_one_path = functools.partial(Approach.train_epoch, self.approach, TASK, 0, self.approach.protocol.lr)
+            parts = (of_one_path, lambda: None, lambda: Approach.validate(self.approach, TASK))  # PathNet trains two
         return [seconds(part, self.device) for part in parts]
 
     def profile(self):

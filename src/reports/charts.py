@@ -15,7 +15,7 @@ from approaches import APPROACHES
 os.environ['MPLBACKEND'] = 'agg'  # figures go to files; the backend in the environment, such as a notebook's, may fail
 import matplotlib  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import FuncFormatter, MaxNLocator  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)  # no message for each missing font
 warnings.filterwarnings('ignore', 'Glyph .* missing from')  # in the name of a task of your own
@@ -152,9 +152,14 @@ def learning(names, epochs):
         below.plot(x, values[key], line, color=colour, lw=1.5, label=LEARNING[key])
     above.set(ylabel=LEARNING['valid_accuracy'], ylim=(0, 102))
     below.set(xlabel='epoch', ylabel='loss', yscale='log')
-    few = lambda: np.divide(*below.get_ylim()[::-1]) < 10  # noqa: E731  ticks, which may lack 1, 2 and 5
-    for which in below.yaxis.set_major_formatter, below.yaxis.set_minor_formatter:
-        which(FuncFormatter(lambda value, _: f'{value:g}' if few() or f'{value:.0e}'[0] in '125' else ''))
+
+    def label(tick, _):
+        """At 1, 2 and 5 only, unless the axis has few ticks, which may lack these."""
+        low, high = below.get_ylim()
+        return f'{tick:g}' if high / low < 10 or f'{tick:.0e}'[0] in '125' else ''
+
+    below.yaxis.set_major_formatter(label)
+    below.yaxis.set_minor_formatter(label)
     for axes in above, below:
         starts(axes, names, epochs, titles=axes is above)
         axes.grid(alpha=0.3)

@@ -9,6 +9,7 @@ from approaches import APPROACHES
 from core import metrics, results
 from core.errors import UserError
 from core.text_tables import accuracy_matrix
+from dataloaders import EXPERIMENTS
 from reports import charts, examples, figures, html, records
 from runs import saved
 
@@ -18,7 +19,7 @@ def load(path):
     if path.suffix != '.json':
         raise UserError(f'--run: {path}: give the record, RESULT.json')
     arguments = saved.read(path)['arguments']
-    if arguments['approach'] not in APPROACHES or arguments.get('experiment') not in records.EXPERIMENTS:
+    if arguments['approach'] not in APPROACHES or arguments.get('experiment') not in EXPERIMENTS:
         raise UserError(f'--run: {path}: not the record of a run of this version')
     return records.load(path.with_suffix('.txt'), arguments['experiment'], arguments['approach'], arguments.get('seed'))
 

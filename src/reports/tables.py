@@ -10,7 +10,8 @@ PRUNED = ['task', 'accuracy, %', 'weights kept, %', 'file, MB', 'ms an image, on
 
 
 def table_1(collection):
-    """Mean, standard deviation and 95 % interval over the runs of each approach, by descending forgetting ratio."""
+    """Mean, standard deviation and 95 % interval over the runs of each approach, by descending forgetting ratio; None
+    of single tasks, which are not forgotten."""
     lines, t = [], collection.n_tasks
     for name in best_first({name: values['rho'] for name, values in collection.metrics.items()}):
         values, n = collection.metrics[name], len(collection.selected[name])
@@ -18,7 +19,7 @@ def table_1(collection):
         columns[f'A<={t}, %'] = spread(100 * values['accuracy'][:, -1], 1, n)
         columns |= {f'{key}, points': spread(100 * values[key], 1, n) for key in ('BWT', 'FWT')}
         lines.append([collection.label(name), str(n), *columns.values()])
-    return (['approach', 'n', *columns], lines) if lines else None
+    return (['approach', 'n', *columns], lines) if lines and t > 1 else None
 
 
 def best_first(series):
@@ -28,18 +29,19 @@ def best_first(series):
 
 
 def single_tasks(collection):
-    """If each run has learned one task only: the accuracy of each approach on it."""
+    """The accuracy of each approach on the single task that each run has learned; None of several tasks."""
     accuracy = {}
     for name, runs in collection.selected.items():
         for seed, result in runs.items():
             accuracy.setdefault((str(seed), result.tasks[0]), {})[name] = number(100 * result.accuracy[0, 0], 1)
     lines = [[*key, *(row.get(name, '-') for name in collection.selected)] for key, row in accuracy.items()]
     header = ['seed', 'task', *(f'{collection.label(name)}: accuracy, %' for name in collection.selected)]
-    return (header, lines) if lines else None
+    return (header, lines) if lines and collection.n_tasks == 1 else None
 
 
 def compression(collection):
-    """The networks that prune.py has cut from these runs, beside plain SGD of the same seed; None without any."""
+    """The networks that prune.py has cut from these runs, beside plain SGD of the same seed right after it has learned
+    the task; None without any."""
     lines = []
     for seed, result, report in collection.pruned:
         sgd, (name, *row) = collection.get('sgd', seed), pruned_row(report)
