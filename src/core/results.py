@@ -21,7 +21,7 @@ from core.files import atomic, digest, remove_partial_files, serialize, write
 from core.hyperparameters import show
 from core.shapes import IDENTITY, check
 
-MAX_SIZE = 50e6  # bytes of a file that is read
+MAX_SIZE = 2e9  # bytes of a file that is read
 
 
 class Output:

@@ -20,6 +20,7 @@ import plot_results
 import work
 from approaches import APPROACHES
 from core import metrics, results, text_tables
+from core.arguments import MAX_FEW
 from core.comparison import explain
 from core.errors import exit_code
 from reports import charts, records, reproduction, single, tables
@@ -480,6 +481,19 @@ def test_a_damaged_file_is_left_out_and_named(runs, capsys, where, content, mess
 def test_a_record_damaged_in_its_identity_counts_as_absent(tmp_path, content):
     (tmp_path / 'a.json').write_text(content)
     assert results.read_record(tmp_path / 'a.json') == {}
+
+
+def test_the_record_of_the_longest_run_can_be_read():
+    """HAT on permuted MNIST: the log of an epoch grows with the number of earlier tasks."""
+
+    def epoch(t):
+        loss, layers = 0.12345678901234567, [1_000_000] * 2
+        numbers = dict.fromkeys(['lr', 'train_loss', 'valid_loss', 'valid_accuracy', 'regularization'], loss)
+        lists = dict.fromkeys(['s', 'active_units', 'active', 'capacity'], layers)
+        return len(results.json_text(numbers | lists | {'reuse': [1_000_000] * t}))
+
+    epochs = 100  # about as many as the paper's protocol takes for a task
+    assert epochs * MAX_FEW * (epoch(0) + epoch(MAX_FEW)) / 2 < results.MAX_SIZE
 
 
 def test_a_huge_file_is_not_read(runs, capsys):
