@@ -269,12 +269,13 @@ def tables():
 
 
 def table_of_compression(collections):
-    """By task: the share of the weights that the paper keeps, the test accuracy of SGD and, for each c, that of HAT and
-    the share of the weights it keeps."""
+    """By task: the share of the weights that the paper keeps, the test accuracy of SGD and, for each c and gradient,
+    that of HAT and the share of the weights it keeps."""
     header, rows = ['task', 'paper: weights kept, %', 'SGD: accuracy, %'], {}
     for collection in collections:
-        c, before = next(iter(collection.selected['hat'].values())).parameter['c'], len(header)
-        header += [f'c={c:g}: accuracy, %', 'weights kept, %']
+        chosen, before = next(iter(collection.selected['hat'].values())).parameter, len(header)
+        label = f'c={chosen["c"]:g}' + (', exact gradient' if chosen['gradient'] == 'exact' else '')
+        header += [f'{label}: accuracy, %', 'weights kept, %']
         _, lines = compression(collection)
         for (_, result, report), (_, _, sgd, accuracy, kept, *_) in zip(collection.pruned, lines, strict=True):
             row = rows.setdefault(report['task'], [report['task'], str(KEPT.get(report['task'], '')), sgd])

@@ -105,6 +105,9 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
             loss = 100 * (setup.get('sgd', seed).accuracy - hat_run.accuracy).item()
             lost.setdefault(*hat_run.tasks, []).append(loss)
     assert all(min(lost.pop(task)) > 0 for task in ('facescrub', 'cifar100'))
+    exactly = [100 * r['weights'][1] / r['weights'][0] for *_, r in runs['compression-c1.5-exact'].pruned]
+    alone = {setup: number(100 * runs[setup].get('hat', 25).accuracy.item(), 1) for setup in runs if '-c1.5' in setup}
+    gradients = [runs[setup].get('hat', 0).accuracy[-1] for setup in ('mixture-0.25-exact', 'mixture-0.25')]
     for claim in (
         f'the {kept:,} weights of MNIST are {100 * kept / whole:.0f} % of {whole:,} here',
         '(Fig. 4) HAT ends between {} and {} %, on validation images between {} and {} %;'.format(*ranges),
@@ -137,6 +140,11 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         'a larger share for MNIST than in the paper, and about the same for CIFAR-100:',
         'it keeps {} to {} % instead of {} to {} %, and with the default of 0.75 {} to {} %.'.format(*kept_with),
         f'of the other six c=2.5 costs up to {max(each[0] for each in lost.values()):.1f} points.',
+        'keeps {:.0f} to {:.0f} %, as in the paper'.format(*(end(exactly) for end in (min, max))),
+        f'learned, and SVHN to {alone["compression-c1.5-exact"]} instead of {alone["compression-c1.5"]} %',
+        'HAT ends at {:.1f} instead of {:.1f} %: with the gradient'.format(*(100 * a.mean() for a in gradients)),
+        '(rounded: {0:.1f} and {2:.1f} %)'.format(*(100 * gradients[1])),
+        f'and the others end up to {100 * (gradients[0] - gradients[1]).max():.1f} points higher',
     ):
         assert claim in text
     approaches = (ROOT / 'src' / 'approaches' / 'README.md').read_text(encoding='utf-8')
@@ -203,7 +211,7 @@ def test_a_compression_experiment_has_tables_of_its_pruned_networks_and_fig_7(fo
     shutil.rmtree(folder / 'results' / 'small')
     page = '<!-- reproduction: {} -->\n<!-- end -->\n'
     (folder / 'page.md').write_text(''.join(map(page.format, ('c1', 'compression', 'summary'))))
-    for c, kept in (1, 30), (2, 10):
+    for c, kept, gradient in (1, 30, 'released'), (2, 10, 'exact'):
         setup, runs = f'c{c}', Runs(folder / f'alone{c}')
         runs.folder.mkdir()
         (folder / 'results' / setup).mkdir()
@@ -212,7 +220,7 @@ def test_a_compression_experiment_has_tables_of_its_pruned_networks_and_fig_7(fo
                'model': 'digest', 'times': {'total': 1, 'epochs': [[1]], 'testing': [1]}}  # fmt: skip
         monitor = {'weights': [100, 300], 'active': [[20, 30]], 'reuse': [[50]]}
         epochs = [[{'valid_accuracy': 0.5, 'active': [kept, 30], 'capacity': [20, 30]}]]
-        runs('hat', 10, [[0.9]], {'c': c}, epochs=epochs, monitor=monitor, **one)
+        runs('hat', 10, [[0.9]], {'c': c, 'gradient': gradient}, epochs=epochs, monitor=monitor, **one)
         runs('sgd', 10, [[0.95]], epochs=[[{'valid_accuracy': 0.8}]], **one)
         pruned, record = runs.folder / 'mixture_hat_10_pruned', runs.folder / 'mixture_hat_10.json'
         pruned.mkdir()
@@ -224,6 +232,7 @@ def test_a_compression_experiment_has_tables_of_its_pruned_networks_and_fig_7(fo
     lines = (folder / 'page.md').read_text().splitlines()
     assert '| 10 | mnist | 95.0 | 90.0 | 30.0 | 2.00 → 1.00 | 2 → 1 (2.0x) | 0.2 → 0.1 (2.0x) |' in lines
     assert '| mnist | 1 | 95.0 | 90.0 | 30.0 | 90.0 | 10.0 |' in lines
+    assert any('| c=1: accuracy, % | weights kept, % | c=2, exact gradient: accuracy, % | w' in line for line in lines)
     assert '| c2 | weights kept: 1 to 21 % | 10 to 10 % | 1 | all |' in lines
     figures = dict(published(reproduction.setups()))
     assert {'c1-fig7', 'c2-fig7'} <= figures.keys() and (folder / 'figures' / 'c2-fig7.png').exists()
