@@ -27,13 +27,14 @@ class View(Whole, nn.Module):
             the task. Attributes and modes that are set later are those of the view alone, or of the network alone.
         embeddings: of the task.
         progress: of the next training batch; `steps` counts it.
+        trained: number of batches after the last one that was trained, where load_state_dict() has not changed it.
         of_training: the network's mode as that of the view was set.
         accepts_loss_kwargs: for the Trainer of transformers: it divides the whole loss by the number of accumulated
             batches. Otherwise the network would divide its part alone, and c would count several times.
     """
 
     accepts_loss_kwargs = False
-    of_training = False  # of views that an earlier version has pickled
+    of_training, trained = False, 0  # of views that an earlier version has pickled
 
     def __init__(self, network: 'Network', task: int, steps: int | None = None, c: float | None = None):
         """
@@ -113,9 +114,10 @@ class View(Whole, nn.Module):
         return torch.tensor(self.batches)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """In the middle of an epoch, and of a new view: a trainer goes back there. At an epoch's end a view that takes
-        the weights of an average, or of its best batch, stays where it is."""
-        if not self.batches or self.batches % (self.steps or 1):
+        """In the middle of an epoch, and of a new view: a trainer goes back there, also after it has evaluated an
+        average. At an epoch's end a view that takes the weights of an average, or of its best batch, stays where it
+        is."""
+        if not self.batches or self.trained % (self.steps or 1):
             self.batches = int(state)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
@@ -144,6 +146,7 @@ class View(Whole, nn.Module):
         if self.steps is None:
             return self.progress
         self.batches += 1
+        self.trained = self.batches
         return ((self.batches - 1) % self.steps) / (self.steps - 1) if self.steps > 1 else 1.0
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:

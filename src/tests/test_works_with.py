@@ -302,6 +302,24 @@ def test_a_view_that_goes_back_to_an_earlier_state_in_the_middle_of_an_epoch_ann
     assert progress[7:] == [(at + b) % 4 / 3 for b in range(4)]
 
 
+@pytest.mark.parametrize('at', [0, 4, 5])
+def test_a_view_that_evaluates_an_average_in_the_middle_of_an_epoch_goes_on_annealing(at):
+    """Also one that was made at an epoch's end: its number of batches is not where the view is in training."""
+    model = build('concatenated', 1)[1]
+    view, progress = view_of(model, 0, steps=4), []
+    for b, x in enumerate(batches(8)):
+        if b == at:
+            ema = AveragedModel(view)
+        if b == 6:
+            state = copy.deepcopy(view.state_dict())
+            view.load_state_dict(ema.module.state_dict())
+            view.eval()(x)
+            view.train().load_state_dict(state)
+        view(x)
+        progress.append(model.watch.progress)
+    assert progress == [0, 1 / 3, 2 / 3, 1] * 2
+
+
 def test_a_batch_without_gradients_does_not_change_what_the_regularization_is_of():
     """As of a teacher, between the forward pass of a batch and its loss."""
     model = build('concatenated', 1)[1]
