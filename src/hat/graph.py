@@ -36,7 +36,7 @@ SEEN = ('item', '_local_scalar_dense', 'is_nonzero', 'equal')  # operations that
 
 def record(net: nn.Module, inputs: Inputs) -> 'Recorder':
     """Record net(*args, **kwargs) in evaluation mode, on the CPU: with the network's parameters, or, if it fails
-    because of their type, or that of the inputs, or changes them, with copies in float32.
+    because of their type or changes them, with copies in float32.
 
     Nodes of `graph`: `placeholder` for each input, `get_attr` for parameters and buffers (target: the name) and for
     other tensors (target ''), `call_function` for each operation (target: an OpOverload). Their meta: `shape`, the
@@ -44,7 +44,7 @@ def record(net: nn.Module, inputs: Inputs) -> 'Recorder':
     source line of the operation; `path`, the name of the module; `module`, the name of the module of STANDARD that has
     the node as its output; `recurrent`, the name of the recurrent module that calls it.
     """
-    types = {x.dtype for x in (*net.parameters(), *tensors_in(inputs)) if x.is_floating_point()}
+    types = {p.dtype for p in net.parameters() if p.is_floating_point()}
     with contextlib.suppress(ParameterChanged, *([] if types == {torch.float32} else [ValueError])):
         return attempt(net, inputs, copies=False)
     return attempt(net, inputs, copies=True)

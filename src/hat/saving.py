@@ -19,8 +19,8 @@ from hat import init, regularizers, schedules
 from hat.errors import warn
 from hat.functional import HALF
 from hat.graph import example_outputs, with_other_noise
-from hat.names import first_wide, get_tensor, named_tensors
-from hat.nested import distance
+from hat.names import first_wide, get_tensor, is_wide, named_tensors
+from hat.nested import distance, mapped
 from hat.plan import Inputs
 
 if TYPE_CHECKING:
@@ -236,6 +236,9 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
     is_saved = example_input is None
     if example_input is None and (example_input := inputs) is None:
         raise ValueError(f'{file} has no example input, as it is of a class of its own: pass example_input=')
+    if is_saved:  # of the type that the network had, in which this one may not run, also in training
+        types, like = {x.dtype for _, x in named_tensors(net)}, first_wide(net)
+        example_input = mapped(lambda x: x.to(like.dtype) if is_wide(x.dtype) and x.dtype not in types else x, inputs)
     other = f'{file} does not fit this network, which must be as it was given to hat.convert: '
     with errors_are(lambda error: other + described(error)):
         network = convert(

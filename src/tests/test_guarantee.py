@@ -1737,6 +1737,28 @@ def test_a_network_of_another_type_is_loaded_into_one_in_float32(dtype, tmp_path
     assert same(answers(hat.load(path, net), 0), answers(model.float(), 0))
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_what_forward_changes_in_training_is_found_in_a_file_of_another_type(dtype, tmp_path):
+    class Shrinking(nn.Sequential):
+        def forward(self, x):
+            output = super().forward(x)
+            if self.training:
+                with torch.no_grad():
+                    self[0].weight.mul_(0.9)
+            return output
+
+    net = Shrinking(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = hat.convert(copy.deepcopy(net).to(dtype), 2, torch.randn(4, 6, dtype=dtype))
+    hat.save(model, path := tmp_path / 'it.pt')
+    assert hat.load(path, net).plan.changed == model.plan.changed == ['0.weight']
+
+
+def test_an_example_input_of_another_type_than_the_network_is_refused():
+    """The network would not run on it in training, where convert() looks for what forward() changes."""
+    with pytest.raises(ValueError, match='fails on example_input .*same dtype'):
+        hat.convert(NETS['mlp'](), 1, torch.randn(2, 3, 8, 8, dtype=torch.float64))
+
+
 def test_loading_into_another_network_is_one_line(tmp_path):
     _, model = build('flatten')
     hat.save(model, path := tmp_path / 'it.pt')
