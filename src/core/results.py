@@ -21,7 +21,8 @@ from core.files import atomic, digest, remove_partial_files, serialize, write
 from core.hyperparameters import show
 from core.shapes import IDENTITY, check
 
-MAX_SIZE = 2e9  # bytes of a file that is read
+MAX_SIZE = 2e9  # bytes of a record that is read
+MAX_MATRIX = 50e6  # bytes of an accuracy matrix: NumPy takes ten times the memory to find a damaged one
 
 
 class Output:
@@ -143,12 +144,12 @@ def load_record(path):
     return record
 
 
-def read_text(path):
-    """The content of a result file. Raises UserError."""
+def read_text(path, most=MAX_SIZE):
+    """The content of a result file of at most so many bytes. Raises UserError."""
     try:
         if not os.path.isfile(path):
             raise UserError(f'{path}: not a file')
-        if (size := os.stat(path).st_size) > MAX_SIZE:
+        if (size := os.stat(path).st_size) > most:
             raise UserError(f'{path}: {size / 1e6:.0f} MB: too large for a result, not read')
         return Path(path).read_text(encoding='utf-8')
     except OSError as error:
@@ -188,7 +189,7 @@ def pruned_folder(path):
 
 def read_matrix(path):
     """The accuracy matrix of a .txt, (T, T). Raises UserError."""
-    lines = read_text(path).splitlines()
+    lines = read_text(path, MAX_MATRIX).splitlines()
     try:
         with warnings.catch_warnings(action='ignore'):  # of an empty file, which is rejected below
             accuracy = np.loadtxt(lines, ndmin=2)

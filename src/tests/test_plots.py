@@ -505,6 +505,16 @@ def test_a_huge_file_is_not_read(runs, capsys):
     assert len(notes) == 2 and all('1000000 MB: too large for a result, not read' in note for note in notes)
 
 
+def test_a_matrix_may_not_be_as_large_as_a_record(runs, capsys):
+    """To say what is wrong with one of 400 MB, NumPy takes 4 GB of memory."""
+    widest = len(f'{1:.4f} ') * MAX_FEW**2
+    with open(runs.folder / 'mixture_hat_1.txt', 'wb') as file:
+        file.truncate(10 * widest)
+    assert widest < results.MAX_MATRIX < 10 * widest < results.MAX_SIZE
+    assert plot(runs, '--approaches', 'hat') == 0
+    assert 'mixture_hat_1.txt: 70 MB: too large for a result, not read' in printed(capsys)[0][0]
+
+
 def test_where_no_run_is_left_there_is_one_line(runs, capsys):
     for seed in 0, 1, 2:
         (runs.folder / f'mixture_hat_{seed}.txt').write_text('much')
