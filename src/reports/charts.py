@@ -152,6 +152,8 @@ def learning(names, epochs):
         below.plot(x, values[key], line, color=colour, lw=1.5, label=LEARNING[key])
     above.set(ylabel=LEARNING['valid_accuracy'], ylim=(0, 102))
     below.set(xlabel='epoch', ylabel='loss', yscale='log')
+    if not any((values[key] > 0).any() for key in ('train_loss', 'valid_loss')):  # all epochs have diverged
+        below.set_ylim(0.1, 10)  # Matplotlib finds none
 
     def label(tick, _):
         """At 1, 2 and 5 only, unless the axis has few ticks, which may lack these."""

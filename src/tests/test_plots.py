@@ -1,6 +1,7 @@
 """Metrics, tables, figures and the page that plot_results.py makes from res/."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -883,3 +884,9 @@ def test_a_damaged_entry_of_a_record_of_run_is_named(runs, capsys):
 def test_values_that_differ_little_do_not_look_the_same():
     assert explain([('lr', 0.05, 0.05000001), ('width', 1.0, 0.5), ('seed', 1234567, None)]) == [
         'lr is 0.05, not 0.05000001', 'width is 1, not 0.5', 'seed is 1234567, not none']  # fmt: skip
+
+
+def test_the_learning_curves_of_a_run_that_diverged_at_once_are_drawn():
+    """Without a loss that is finite, its logarithmic axis has no limits of its own."""
+    epoch = {'train_loss': None, 'valid_loss': None, 'valid_accuracy': 0.1}
+    charts.learning(['svhn', 'mnist'], [[epoch, epoch], [epoch]]).savefig(io.BytesIO())
