@@ -25,7 +25,7 @@ def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     every = [name for name, module in EXPERIMENTS.items() if not hasattr(module, 'use')]  # not your own
     parser.add_argument('--experiments', required=True, type=names(EXPERIMENTS, every=every), metavar='A,B,...',
-                        help=f'some of {", ".join(EXPERIMENTS)}, or all (but folder)')  # fmt: skip
+                        help=f'some of {", ".join(EXPERIMENTS)}, or all: {", ".join(every)}')  # fmt: skip
     parser.add_argument('--approaches', required=True, type=names(APPROACHES, canonical), metavar='A,B,...',
                         help=f'all, or some of {", ".join(APPROACHES)}')  # fmt: skip
     which = parser.add_mutually_exclusive_group()
