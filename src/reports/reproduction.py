@@ -32,6 +32,7 @@ BEGIN, NAMED, END = '<!-- reproduction: ', ' -->\n', '<!-- end -->'  # the name 
 ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys of about.json
 DROPPED = 'folder', 'inputs'  # entries of a record that .results/ does not keep
 LOGS = 'epochs', 'monitor'  # that it keeps of compression experiments only
+ROUNDED = "Today's code computes the same but for rounding: repeated, a run may end some points away."
 
 
 class Metric(NamedTuple):
@@ -196,7 +197,7 @@ class Setup:
         origin = f'Commit {", ".join(commits)}; {self.about["machine"]} ({"; ".join(devices)}):'
         return [
             f'{origin}\n\n```\n{self.about["command"]}\n```',
-            *(["Today's code computes the same but for rounding."] if rounds else []),
+            *([ROUNDED] if rounds else []),
             *(note for note in self.collection.notes if not note.startswith('missing')),
         ]
 
