@@ -32,7 +32,9 @@ BEGIN, NAMED, END = '<!-- reproduction: ', ' -->\n', '<!-- end -->'  # the name 
 ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys of about.json
 DROPPED = 'folder', 'inputs'  # entries of a record that .results/ does not keep
 LOGS = 'epochs', 'monitor'  # that it keeps of compression experiments only
-ROUNDED = "Today's code computes the same but for rounding: repeated, a run may end some points away."
+ROUNDED = (
+    "Today's code computes the same, but rounds otherwise for {}: a run that is repeated may end some points away."
+)
 
 
 class Metric(NamedTuple):
@@ -192,12 +194,12 @@ class Setup:
     def notes(self):
         everything = self.collection.all()
         commits = sorted({r.record.get('commit', '?')[:10] for r in everything})
-        rounds = any(map(self.collection.rounded, everything)) and not any(map(self.collection.stale, everything))
+        rounded = dict.fromkeys(r.approach for r in everything if self.collection.rounded(r))
         devices = sorted({d for r in everything for d in r.record.get('devices', [])})
         origin = f'Commit {", ".join(commits)}; {self.about["machine"]} ({"; ".join(devices)}):'
         return [
             f'{origin}\n\n```\n{self.about["command"]}\n```',
-            *([ROUNDED] if rounds else []),
+            *([ROUNDED.format(', '.join(rounded))] if rounded else []),
             *(note for note in self.collection.notes if not note.startswith('missing')),
         ]
 

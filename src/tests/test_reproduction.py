@@ -366,7 +366,7 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
 
 
 def test_a_page_says_that_code_computes_the_same_only_of_todays(folder):
-    page, same = folder / 'page.md', "Today's code computes the same but for rounding: "
+    page, same = folder / 'page.md', "Today's code computes the same, but rounds otherwise for sgd: "
     today, runs = identity.code('sgd', 'mixture'), Runs(folder / 'runs')
     for known, says in ([today], True), (['another'], False):
         runs('sgd', 0, JOINT / 2, code='old', rounded=known)
