@@ -33,7 +33,7 @@ ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys o
 DROPPED = 'folder', 'inputs'  # entries of a record that .results/ does not keep
 LOGS = 'epochs', 'monitor'  # that it keeps of compression experiments only
 ROUNDED = (
-    "Today's code computes the same, but rounds otherwise for {}: a run that is repeated may end some points away."
+    "In short runs on a CPU today's code differs in rounding only, for {}: a run that is repeated may end elsewhere."
 )
 
 
