@@ -236,9 +236,9 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
     is_saved = example_input is None
     if example_input is None and (example_input := inputs) is None:
         raise ValueError(f'{file} has no example input, as it is of a class of its own: pass example_input=')
-    if is_saved:  # of the type that the network had, in which this one may not run, also in training
-        types, like = {x.dtype for _, x in named_tensors(net)}, first_wide(net)
-        example_input = mapped(lambda x: x.to(like.dtype) if is_wide(x.dtype) and x.dtype not in types else x, inputs)
+    types = [x.dtype for _, x in named_tensors(net) if is_wide(x.dtype)] if isinstance(net, nn.Module) else []
+    if is_saved and types:  # the saved one is of the type that the network had, in which this one may not run
+        example_input = mapped(lambda x: x if x.dtype in types or not is_wide(x.dtype) else x.to(types[0]), inputs)
     other = f'{file} does not fit this network, which must be as it was given to hat.convert: '
     with errors_are(lambda error: other + described(error)):
         network = convert(
