@@ -405,12 +405,19 @@ def test_what_a_run_does_not_say_that_it_keeps_is_not_nothing(folder):
     assert '| 5.0 (old) |' in (folder / 'page.md').read_text()
 
 
-def test_code_that_lacks_an_approach_is_a_line(folder, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ('code', 'why'),
+    [
+        ("raise SystemExit('it has no hat')", 'it has no hat'),
+        ('import os, signal; os.kill(os.getpid(), signal.SIGKILL)', 'exit code -9'),  # as for too much memory
+    ],
+)
+def test_code_that_lacks_an_approach_or_is_killed_is_a_line(code, why, folder, monkeypatch, capsys):
     monkeypatch.setattr(identity, 'code', lambda *what: 'other')
     (folder / 'src').mkdir()
-    (folder / 'src' / 'run.py').write_text("raise SystemExit('it has no hat')")
+    (folder / 'src' / 'run.py').write_text(code)
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc', '--verify', folder) == 0
-    assert f'hat on mixture, width 1: {folder}: it has no hat' in capsys.readouterr().out
+    assert f'hat on mixture, width 1: {folder}: {why}' in capsys.readouterr().out
 
 
 def test_figures_of_the_setups(folder):
@@ -503,15 +510,6 @@ def test_a_setup_of_fewer_tasks_than_the_papers_has_no_value_of_the_paper(folder
     monkeypatch.setattr(reproduction, 'PAPER', {'mixture': more})
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
     assert '| mixture | A<=2: no value | 84.7 (0.6) % | 3 | all |' in (folder / 'page.md').read_text()
-
-
-def test_a_short_run_that_is_killed_is_a_line(folder, monkeypatch, capsys):
-    """As for too much memory: it prints nothing."""
-    monkeypatch.setattr(identity, 'code', lambda *what: 'other')
-    (folder / 'src').mkdir()
-    (folder / 'src' / 'run.py').write_text('import os, signal; os.kill(os.getpid(), signal.SIGKILL)')
-    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc', '--verify', folder) == 0
-    assert f'hat on mixture, width 1: {folder}: exit code -9' in capsys.readouterr().out
 
 
 def test_a_row_of_the_defaults_that_a_sweep_prefers_has_a_name(folder):
