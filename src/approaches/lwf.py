@@ -3,8 +3,8 @@
     loss = cross-entropy + lamb * sum over old heads of the distillation loss                    (their Eqs. 1 to 4)
 
 The outputs of the old network for the new task's images are preserved, head by head: with lamb = 2 for each, as in the
-paper, four old tasks have eight times the weight of the new one. As in the original code, the new head has no warm-up:
-the protocol is the same for all approaches.
+original code (Li & Hoiem: mostly 1, and T = 2), four old tasks have eight times the weight of the new one. As in the
+original code, the new head has no warm-up: the protocol is the same for all approaches.
 """
 
 import torch
