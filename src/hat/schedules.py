@@ -18,8 +18,8 @@ def linear(progress: float | Tensor, s_max: float) -> float | Tensor:
 
 
 def cosine(progress: float | Tensor, s_max: float) -> float | Tensor:
-    """s falls from s_max to 1/s_max in the first half of an epoch and rises again in the second (HAT-CL): weights learn
-    first, then masks, then weights under almost binary masks."""
+    """s falls from s_max to 1/s_max in the first half of an epoch and rises again in the second: weights learn first,
+    then masks, then weights under almost binary masks. From HAT-CL, where s does not fall below 1."""
     angle = 2 * math.pi * progress
     cos = torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle)
     return (s_max + 1 / s_max) / 2 + (s_max - 1 / s_max) / 2 * cos
