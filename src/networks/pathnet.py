@@ -1,6 +1,7 @@
 """PathNet's network (Fernando et al. 2017): each layer has many modules, of which a path names the few active ones.
 
-A module is a whole layer, only narrower; the outputs of the active modules are added.
+A module is a whole layer, only narrower; the outputs of the active modules are added. One that a path names twice, as
+after some mutations, counts once (original: twice).
 """
 
 from torch import nn
