@@ -21,7 +21,7 @@ MOST = 1e30  # the largest value; that of float32 is 3e38
 
 class Parameter(NamedTuple):
     default: float | int | str
-    grid: tuple = ()  # values searched with one seed (paper, section 4, "Baselines")
+    grid: tuple = ()  # values for a search with one seed; for the paper's methods its own (section 4, "Baselines")
     low: float = -math.inf  # the smallest valid value
     choices: tuple = ()  # all valid values, if they are few
     high: float = MOST  # the largest valid value
