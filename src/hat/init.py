@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def normal(e: Tensor, generator: torch.Generator | None = None) -> None:
-    """Embeddings from N(0, 1): about half of the gates are open (Serra et al. 2018, section 4, "Training")."""
+    """Embeddings from N(0, 1): about half of the gates are open (Serra et al. 2018, section 4, "Network")."""
     _fill(e, generator, lambda x: x.normal_(generator=generator))
 
 

@@ -32,7 +32,7 @@ def exponential(progress: float | Tensor, s_max: float, above_one: float = 0.8) 
 
 
 def constant(progress: float | Tensor, s_max: float) -> float:
-    """s_max throughout, without annealing: the comparison of section 2.4 (Serra et al. 2018)."""
+    """s_max throughout, without annealing: the comparison of section 2.5 (Serra et al. 2018)."""
     return s_max
 
 
