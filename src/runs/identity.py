@@ -49,15 +49,18 @@ class Identity:
 
     def differences(self, record):
         """In what the run of a record differs from this one, except in the code: a list of texts."""
+        arguments = record.get('arguments', {})
+        experiment = arguments.get('experiment', self.experiment)
+        if experiment != self.experiment:  # whose tasks are others
+            return [f'experiment is {experiment}, not {self.experiment}']
         if other := self.other_tasks(record):
             return other
-        approach = record.get('arguments', {}).get('approach', self.approach)
+        approach = arguments.get('approach', self.approach)
         if approach != self.approach:  # whose hyper-parameters are others
             return [f'approach is {approach}, not {self.approach}']
         tasks = record.get('tasks', [])
         current = dataloaders.fingerprints(self.experiment, self.folder, [task['name'] for task in tasks])
         defaults = APPROACHES[self.approach].defaults()
-        arguments = record.get('arguments', {})
         recorded = record | {'arguments': arguments | {'parameter': defaults | arguments.get('parameter', {})}}
         tasks = [task | {'data': current[task['name']]} for task in tasks]
         return differences(recorded, record | {'arguments': self.arguments, 'tasks': tasks, 'weights': self.weights})

@@ -504,6 +504,16 @@ def test_a_result_of_another_approach_is_not_said_to_have_this_ones_hyper_parame
     assert line.endswith('out.json is the result of another run: approach is random, not ewc')
 
 
+def test_a_result_of_another_experiment_is_renamed(command, tmp_path, capsys):
+    """Its tasks are none of this one's."""
+    assert run.cli(command('random')) == 0
+    arguments = command('random', 'out.txt', '--experiment', 'cifar')
+    arguments[arguments.index('--tasks') + 1] = 'cifar10-0'
+    assert run.cli(arguments) == 0 and (tmp_path / 'out.old-1.json').exists()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if 'of another run' in line)
+    assert line.endswith('out.json is the result of another run: experiment is mixture, not cifar')
+
+
 def test_a_width_of_1_is_that_of_the_paper(command, trains):
     assert run.cli(command('random', 'out.txt', '--width', '1')) == 0
     arguments = command('random')
