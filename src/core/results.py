@@ -34,6 +34,8 @@ class Output:
             raise UserError(f'--output: {path} is {"a folder" if path.is_dir() else "not a file"}; give a file name')
         if path.suffix in ('.json', '.pt', '.log'):
             raise UserError(f'--output: {path}: give the name of the accuracy matrix, FILE.txt')
+        if path.name == '.txt':  # a path without a suffix, as pathlib sees it
+            raise UserError(f'--output: {path} has no name before .txt')
         base = str(path).removesuffix('.txt')
         self.txt, self.json = Path(f'{base}.txt'), Path(f'{base}.json')
         self.model = Path(f'{base}.pt') if save else None

@@ -461,7 +461,7 @@ def test_checkpoints_go_where_they_are_told_or_can(command, tmp_path, monkeypatc
     assert Checkpoint(out).path.parent == tmp_path  # a checkout that the user cannot write
 
 
-@pytest.mark.parametrize('path', ['x.json', 'x.pt', '.', 'pipe'])
+@pytest.mark.parametrize('path', ['x.json', 'x.pt', '.', 'pipe', '.txt'])
 def test_an_output_that_cannot_hold_a_matrix_is_rejected(command, tmp_path, capsys, path):
     os.mkfifo(tmp_path / 'pipe')
     assert run.cli(command('sgd', path)) == 2
