@@ -56,8 +56,13 @@ class Output:
         record = read_record(self.json)
         n = len(record.get('tasks', []))
         complete = n and 'times' in record and [len(row) for row in record.get('accuracy', [])] == [n] * n
-        finished = complete and not identity.differences(record) and all(path.exists() for path in self.files)
+        whole = self.txt.exists() and (not self.model or self.has_model_of(record))
+        finished = complete and whole and not identity.differences(record)
         return bool(finished) and not (stale == 'redo' and self.stale(identity))
+
+    def has_model_of(self, record):
+        """Is the saved network that of a record? One of another run may have stayed."""
+        return self.model.exists() and digest(self.model.read_bytes()).hex() == record.get('model')
 
     def stale(self, identity):
         """Was the existing result computed by other code?"""

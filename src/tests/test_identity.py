@@ -514,6 +514,16 @@ def test_a_result_of_another_experiment_is_renamed(command, tmp_path, capsys):
     assert line.endswith('out.json is the result of another run: experiment is mixture, not cifar')
 
 
+def test_a_run_is_repeated_if_the_network_beside_it_is_another(command, trains, tmp_path):
+    """Such as that of a run which a full disk stopped before its record, and that was then resumed without --save."""
+    assert trains(command('random'))
+    (tmp_path / 'out.pt').write_bytes(b'another')
+    assert not trains(command('random'))
+    assert trains(command('random', 'out.txt', '--save'))
+    assert (tmp_path / 'out.old-1.pt').read_bytes() == b'another'
+    assert not trains(command('random', 'out.txt', '--save'))
+
+
 def test_a_width_of_1_is_that_of_the_paper(command, trains):
     assert run.cli(command('random', 'out.txt', '--width', '1')) == 0
     arguments = command('random')
