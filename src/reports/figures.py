@@ -1,6 +1,7 @@
 """The figures of a Collection of runs: Figs. 3 to 7 of the paper, and heat maps."""
 
 import json
+from collections import Counter
 
 import numpy as np
 
@@ -149,8 +150,8 @@ def monitor(seed, result):
 
 
 def compression_curves(collection, runs):
-    """The series of charts.compression: the first task of each run of HAT, by its name."""
-    series = {}
+    """The series of charts.compression: the first task of each run of HAT, by its name, of several also by the seed."""
+    series, n_runs = {}, Counter(r.tasks[0] for r in runs.values())
     for seed, r in runs.items():
         whole = sum(r.record['monitor']['weights'])
         kept = [100 * sum(epoch['active']) / whole for epoch in r.record['epochs'][0]]
@@ -158,5 +159,6 @@ def compression_curves(collection, runs):
         sgd, sgd_accuracy = collection.get('sgd', seed), None
         if sgd and sgd.like(r) and 'valid_accuracy' in sgd.record:
             sgd_accuracy = 100 * np.array(sgd.record['valid_accuracy'][0][0], float)
-        series.setdefault(r.tasks[0], (kept, accuracy, sgd_accuracy))
+        name = r.tasks[0] if n_runs[r.tasks[0]] == 1 else f'{r.tasks[0]}, seed {seed}'
+        series[name] = kept, accuracy, sgd_accuracy
     return series

@@ -767,6 +767,13 @@ def test_the_figures_show_the_numbers_of_the_records(full):
         assert axes.get_ylabel() and (axes.get_xlabel() or name == 'active')
 
 
+def test_fig_7_has_each_run_of_a_task_that_several_have_learned(runs):
+    runs('hat', 2, JOINT, tasks=[task('svhn'), task('mnist')])
+    collection = Collection('mixture', runs.folder, ['hat'], [0, 1, 2])
+    series = compression_curves(collection, collection.selected['hat'])
+    assert list(series) == ['mnist, seed 0', 'mnist, seed 1', 'svhn']
+
+
 @pytest.mark.slow
 def test_an_approach_has_one_marker_and_colour_whatever_else_is_in_the_figure(runs):
     for name in APPROACHES:
