@@ -81,6 +81,10 @@ def parse(argv):
             raise UserError(f'--{name}: --{shown} does not take it')
     if len({bool(each) for each in (args.add, args.setup, args.commit)}) > 1:
         raise UserError('--add, --setup and --commit go together')
+    if args.check and (args.add or args.verify):
+        raise UserError('--check changes nothing: leave it out with --add and --verify')
+    if args.data and not (args.verify or args.run and args.html):
+        raise UserError('--data: only --verify, and --run with --html, take it')
     return args
 
 

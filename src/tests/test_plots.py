@@ -585,6 +585,10 @@ def test_the_table_of_times_equals_a_computation_by_hand(runs, capsys, tmp_path)
     (['--reproduction'], ['--approaches', 'hat'], '--approaches: --reproduction does not take it'),
     (['--experiment', 'mixture'], ['--check'], '--check: --experiment does not take it'),
     (['--reproduction'], ['--commit', 'abc'], '--add, --setup and --commit go together'),
+    (['--reproduction'], ['--check', '--verify', '.'],
+     '--check changes nothing: leave it out with --add and --verify'),
+    (['--reproduction'], ['--data', '.'], '--data: only --verify, and --run with --html, take it'),
+    (['--run', 'a.json'], ['--data', '.'], '--data: only --verify, and --run with --html, take it'),
 ])  # fmt: skip
 def test_an_option_that_has_no_effect_is_refused(shown, more, message, capsys):
     assert exit_code('plot_results.py', plot_results.main, [*shown, *more]) == 2
