@@ -310,14 +310,22 @@ def add(folder, setup, commit):
     if not (target / 'about.json').exists():
         raise UserError(f'--setup: {os.path.relpath(target, ROOT)}/about.json is missing; write it first, with '
                         f'{", ".join(ABOUT)}')  # fmt: skip
+    experiment, finished = results.load_record(target / 'about.json').get('experiment'), []
     for path in sorted(path for path in folder.glob('*.json') if '.old-' not in path.name):
         try:
             check(record := results.load_record(path), IDENTITY, path)
         except UserError as error:
             print(f'left out: {error}')
             continue
-        if not {'accuracy', 'times'} <= record.keys():
+        if not {'arguments', 'accuracy', 'times'} <= record.keys():
             continue
+        if record['arguments'].get('experiment') != experiment:
+            print(f'left out: {path}: not a run of {experiment}')
+            continue
+        finished.append((path, record))
+    if not finished:
+        raise UserError(f'--add: no finished run of {experiment} in {folder}')
+    for path, record in finished:
         dropped = DROPPED + (LOGS if len(record['accuracy']) > 1 else ())
         short = {key: value for key, value in record.items() if key not in dropped} | {'commit': commit}
         short |= {'closed': layers} if any(layers := closed(record)) else {}

@@ -183,6 +183,20 @@ def test_runs_are_added_and_tables_made_from_them(folder, capsys):
     assert reproduce() == 0 and (folder / 'page.md').read_text() == page
 
 
+def test_a_folder_without_runs_of_the_experiment_adds_nothing_and_that_is_said(folder, capsys):
+    record = json.loads((folder / 'runs' / 'mixture_hat_0.json').read_text())
+    record['arguments']['experiment'] = 'cifar'
+    other = folder / 'other' / 'cifar_hat_0.json'
+    other.parent.mkdir()
+    other.write_text(json.dumps(record))
+    before = {path: path.read_bytes() for path in folder.rglob('*.*')}
+    for source, out in (other.parent, f'left out: {other}: not a run of mixture\n'), (folder / 'none', ''):
+        assert reproduce('--add', source, '--setup', 'small', '--commit', 'abc') == 2
+        error = f'plot_results.py: error: --add: no finished run of mixture in {source}\n'
+        assert capsys.readouterr() == (out, error)
+    assert {path: path.read_bytes() for path in folder.rglob('*.*')} == before
+
+
 def test_a_table_has_the_accuracy_on_each_task_at_the_end_and_right_after_it(folder):
     (folder / 'page.md').write_text('<!-- reproduction: small, by task -->\n<!-- end -->\n')
     Runs(folder / 'runs')('lwf', 1, JOINT)  # not of the first seed
