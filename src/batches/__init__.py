@@ -49,7 +49,7 @@ def execute(runs, args):
         raise UserError('--address: --engine local does not take it; add --engine ray')
     if not is_local:
         require('--engine ray needs Ray', 'ray')
-    devices = parse_devices(args.devices) if is_local else [args.devices]
+    devices = parse_devices(args.devices) if is_local else [device_of_cluster(args.devices)]
     slots = [device for device in devices for _ in range(args.nproc)]
     threads = max(1, cores() // len(slots)) if is_local else 1  # of each run on the CPU
     if args.dry_run:
@@ -100,3 +100,11 @@ def parse_devices(text):
     if text != 'auto':
         return [str(parse_device(name)) for name in text.split(',')]
     return [f'cuda:{i}' for i in range(torch.cuda.device_count())] or ['cpu']
+
+
+def device_of_cluster(text):
+    """Ray chooses which of a kind: auto, cpu or cuda, from --devices. Raises UserError."""
+    kind, *others = {name.partition(':')[0] for name in text.split(',')}
+    if others or kind not in ('auto', 'cpu', 'cuda'):
+        raise UserError(f'--devices: {text!r} is none of auto, cpu, cuda, of which --engine ray takes one')
+    return kind

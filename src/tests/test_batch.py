@@ -237,6 +237,15 @@ def test_bad_input_of_a_batch_is_one_line_and_no_run_is_started(tmp_path, capsys
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('text, device', [('cpu', 'cpu'), ('cuda:0,cuda:1', 'cuda'), ('gpu', None), ('cpu,cuda', None)])
+def test_a_device_that_a_cluster_does_not_have_is_not_taken_for_the_cpu(text, device, capsys, monkeypatch):
+    monkeypatch.setattr(batches, 'require', lambda *_: None)
+    command = ['--experiments', 'demo', '--approaches', 'hat', '--engine', 'ray', '--devices', text, '--dry-run']
+    assert exit_code('run_multi.py', run_multi.main, command) == (0 if device else 2)
+    out, err = capsys.readouterr()
+    assert out.endswith(f' --device {device}\n') if device else f'--devices: {text!r} is none of auto, cpu, cuda' in err
+
+
 def test_work_runs_the_declared_grid_and_chooses_by_validation(tmp_path, capsys, monkeypatch):
     """With invented runs: the best by test accuracy is not the best by validation accuracy."""
 
