@@ -50,6 +50,12 @@ def labelled(n, most=MAX_LABELS):
     return range(0, n, -(-n // most))
 
 
+def literal(name):
+    """The name of a task of your own as Matplotlib shows it: no formula is between its $, and a legend has it, too,
+    which leaves out what starts with _."""
+    return (' ' if name.startswith('_') else '') + name.replace('$', r'\$')
+
+
 def curves(series, label):
     """Fig. 3: series, approach -> (its label, a value for each t = 1 .. T), over the number of tasks learned."""
     points = {name: (label, range(1, len(values) + 1), values) for name, (label, values) in series.items()}
@@ -127,8 +133,8 @@ def starts(axes, names, epochs, titles=True):
     for t, (name, task) in enumerate(zip(names, epochs, strict=True)):
         if t in labelled(len(names)):
             if titles:
-                axes.annotate(name, (start, 1), (3, 3), xycoords=('data', 'axes fraction'), textcoords='offset points',
-                              rotation=30, fontsize='small')  # fmt: skip
+                place = {'xycoords': ('data', 'axes fraction'), 'textcoords': 'offset points', 'rotation': 30}
+                axes.annotate(literal(name), (start, 1), (3, 3), **place, fontsize='small')
             axes.axvline(start, ls='--', lw=0.8, color='grey')
         start += len(task)
     axes.set_xlim(0.5, start)
@@ -186,8 +192,8 @@ def heat_maps(panels, label, columns, x_label, y_label):
         axes.set_title(title, fontsize='medium')
         left, lowest = k % columns == 0, k + columns >= len(panels)
         xticks, yticks = labelled(len(x)), labelled(len(y))
-        axes.set_xticks(xticks, [x[j] for j in xticks] if lowest else [], rotation=90, fontsize='x-small')
-        axes.set_yticks(yticks, [y[i] for i in yticks] if left else [], fontsize='x-small')
+        axes.set_xticks(xticks, [literal(x[j]) for j in xticks] if lowest else [], rotation=90, fontsize='x-small')
+        axes.set_yticks(yticks, [literal(y[i]) for i in yticks] if left else [], fontsize='x-small')
         axes.set(xlabel=x_label if lowest else '', ylabel=y_label if left else '')
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
@@ -200,7 +206,7 @@ def compression(series):
     figure = Figure((7, 4.5), layout='constrained')
     axes = figure.subplots()
     for k, ((name, (kept, accuracy, sgd)), colour) in enumerate(zip(series.items(), shades(len(series)), strict=True)):
-        axes.plot(kept, accuracy, MARKERS[k % len(MARKERS)], ms=3.5, color=colour, label=name)
+        axes.plot(kept, accuracy, MARKERS[k % len(MARKERS)], ms=3.5, color=colour, label=literal(name))
         if sgd is not None:
             axes.plot(100, sgd, MARKERS[k % len(MARKERS)], ms=9, color=colour, mec='black', clip_on=False, zorder=3)
     axes.set(xlabel='weights kept, %', ylabel='validation accuracy of the first task, %', xlim=(0, 104), ylim=(0, 102))

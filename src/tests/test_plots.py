@@ -595,6 +595,20 @@ def test_an_option_that_has_no_effect_is_refused(shown, more, message, capsys):
     assert capsys.readouterr().err == f'plot_results.py: error: {message}\n'
 
 
+def test_the_name_of_a_task_is_shown_as_it_is_and_in_the_legend():
+    """With two $ it would be a formula, or an error; a legend leaves out what starts with _."""
+    names = [r'US$_and \A$', '_b']
+    figures = [
+        charts.heat_maps({'hat': (np.full((2, 2), 50.0), names, names)}, 'accuracy', 1, 'on', 'after'),
+        charts.capacity(names, [[[1]], [[2]]], [2]),
+        charts.compression({name: ([10], [60], None) for name in names}),
+    ]
+    for figure in figures:
+        figure.savefig(file := io.BytesIO(), format='svg')
+        shown = file.getvalue().decode()
+        assert all(f' {name} -->' in shown for name in names)
+
+
 @pytest.mark.slow
 def test_many_tasks_are_drawn_without_numbers(tmp_path):
     tasks, names = 300, [f'pmnist-{k}' for k in range(300)]
