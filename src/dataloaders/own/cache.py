@@ -23,7 +23,7 @@ from core.files import ROOT, lock
 from dataloaders import npz
 from dataloaders.own import layouts, pictures
 
-FORMAT = 1  # of the npz and of how pictures are read: another one makes all caches again
+FORMAT = 2  # of the npz and of how pictures are read: another one makes all caches again
 PLACES = ROOT / 'dat', ROOT / 'tmp'
 SIDES = range(8, 513)  # of the images in an npz
 SAMPLE = 1000  # pictures of a task whose sizes are looked at

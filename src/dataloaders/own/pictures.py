@@ -33,15 +33,18 @@ def longer_side(path):
         return max(image.size)
 
 
+@contextmanager
 def opened(path):
+    """A file that Pillow opens by its name is mapped into memory, in which grey TIFFs that EXIF turns were sheared."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # to read from a pipe would wait forever
         raise ValueError('not a file')
-    return Image.open(path, formats=FORMATS)
+    with open(path, 'rb') as file, Image.open(file, formats=FORMATS) as image:
+        yield image
 
 
 def fit(image, side):
     if image.mode not in RESIZED or 'transparency' in image.info:
-        image = plain(image)
+        image = plain(ImageOps.exif_transpose(image))  # what is made anew has no EXIF
     image.thumbnail((side, side), Image.Resampling.BILINEAR)
     image = ImageOps.exif_transpose(image)
     mode = 'L' if image.mode in ('L', 'LA') else 'RGB'
