@@ -317,6 +317,8 @@ class Reader(Finder):
         layer_of: dict[str, int] = {}
 
         def add(name: str, layer: str, outs: Tensor, ins: Tensor | None) -> None:
+            if ins is not None:  # what reads nothing but zeros in the example may read more, as of a longer input
+                ins = torch.where(ins == ZERO, ALWAYS, ins)
             uses.setdefault(name, []).append(Use(outs, ins))
             layer_of.setdefault(name, plan.layers.index(layer))
 

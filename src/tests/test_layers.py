@@ -343,6 +343,26 @@ def test_weights_are_protected_if_a_learned_task_depends_on_them_and_products_on
     assert any(not p.all() for p in protected.values()) or model.plan.fixed
 
 
+def gating(n, x):
+    """Mixes positions, with a part of the weight for a sequence that is short (gMLP)."""
+    length = x.shape[1]
+    return n.fc(n.two(torch.relu(n.w[:length, :length] @ n.one(x))).mean(1))
+
+
+@pytest.mark.parametrize('net, short, long', {
+    'a part of a weight': (lambda: Net(gating, one=linear(6, 8), w=weight(9, 9), two=linear(8, 7), fc=linear(7, 3)), 4, 8),
+    'a weight that reads zeros': (NETS['gru cell'][0], 1, 5),
+}.values(), ids=['a part of a weight', 'a weight that reads zeros'])  # fmt: skip
+def test_what_the_example_does_not_use_of_a_weight_is_kept_for_a_longer_input(net, short, long):
+    x = torch.randn(4, long, 6)
+    model = hat.convert(net(), 2, x[:, :short], check=0)
+    learn(model, 0, (x,))
+    before = outputs(model, (x,))
+    model.end_task(0)
+    torch.testing.assert_close(outputs(model, (x,)), before)
+    torch.testing.assert_close(hat.prune(model, 0)(x).detach(), before)
+
+
 @pytest.mark.slow
 def test_layers_have_the_names_of_their_modules():
     names = {name: converted(name)[1].plan.gates for name in NETS}
