@@ -180,8 +180,6 @@ class Finder:
         for n, index in zip(p.shape, bias.indices, strict=True):
             mine = mine * n + index
         units = layers.output_units(layer, numbers)
-        for d, letter in enumerate(layer.output):
-            units = units if letter in layer.letters else units.narrow(d, 0, 1)
         if layer.node.target in layers.CONVOLUTIONS | layers.TRANSPOSED:
             mine = layers.along(layer.output.index('n'), units.ndim, mine)
         same = p.numel() == size and mine.numel() == units.numel()

@@ -277,15 +277,14 @@ def varies(index: Tensor) -> set[int]:
 
 
 def output_units(layer: Layer, units: Tensor) -> Tensor:
-    """The ids of a layer's output, in its shape, from those of its units, in the dimensions of the weight."""
-    shape = layer.node.meta['shape']
-    shape = shape[0] if isinstance(shape, list) else shape
+    """The ids of a layer's output, in a shape that broadcasts to its own, from those of its units, in the dimensions of
+    the weight."""
     if layer.groups > 1 and layer.node.target in TRANSPOSED:  # (rows, columns): a row of each group
         units = units[:: len(units) // layer.groups].reshape(-1)
-        return along(layer.output.index('n'), len(shape), units).expand(shape)
+        return along(layer.output.index('n'), len(layer.output), units)
     dims = [layer.letters.index(letter) for letter in layer.output if letter in layer.letters]
     units = squeezed(units, dims)
-    return units[tuple(slice(None) if letter in layer.letters else None for letter in layer.output)].expand(shape)
+    return units[tuple(slice(None) if letter in layer.letters else None for letter in layer.output)]
 
 
 # What an element of a weight reads

@@ -213,13 +213,13 @@ class Reader(Finder):
             reads = layers.onto_parameter(weight, layers.inputs_of(layer, shape, ids, sets),
                                           self.parameters[weight.names[0]].shape, sets)  # fmt: skip
             group.reads.append(reads)
+        shape = node.meta['shape']
         units = layers.output_units(layer, self.units(group)[numbers])
+        units = units.expand(shape[0] if isinstance(shape, list) else shape)
         if layer.bias is not None and self.biases.get(self.bias_of(layer, numbers, group.size) or '') is not group:
             self.ids(layer.bias)  # another vector: the output is zero in no task, unless the gate is behind it
             units = units if group.place == 'output' else torch.full_like(units, ALWAYS_USED)
-        if isinstance(node.meta['shape'], list):
-            return [units, *always_used(node)[1:]]
-        return units
+        return [units, *always_used(node)[1:]] if isinstance(shape, list) else units
 
     def recurrent_layers(self, node: Node) -> Any:
         """Each layer reads the one before it, and its own units, whose columns are gated; a cell reads its states."""

@@ -111,6 +111,8 @@ class Structure:
         elif bias is not None:
             self.pin(outs)
         shape = node.meta['shape']
+        if 0 in shape:
+            self.pin(outs)
         return along(output.index('n'), len(shape), outs).expand(shape)
 
     def norm(self, node: Node) -> Tensor:
@@ -147,6 +149,8 @@ class Structure:
 
     def units_at(self, units: Tensor, dim: int) -> Tensor:
         """The units at each index of a dimension, (n,). Those at an index are coupled: a weight reads them all."""
+        if 0 in units.shape:  # as of an empty batch, whose units layer() pins
+            return PINNED.expand(units.shape[dim])
         rows = units.movedim(dim, -1).reshape(-1, units.shape[dim])
         self.couple(rows[0], rows)
         return rows[0]

@@ -50,8 +50,10 @@ class UnitSets:
         combine: self.union, if the result is zero where all values are; self.intersection, if where one of them is.
         """
         dims = sorted({d % ids.ndim for d in dims}) if ids.ndim else []
-        if not dims or 0 in ids.shape:
-            return ids[tuple(slice(0, 1) if d in dims else slice(None) for d in range(ids.ndim))]
+        if not dims:
+            return ids
+        if 0 in ids.shape:  # of nothing: the product, 1
+            return torch.full([1 if d in dims else n for d, n in enumerate(ids.shape)], ALWAYS_USED)
         rest = [d for d in range(ids.ndim) if d not in dims]
         rows = ids.permute(*dims, *rest).reshape(-1, *(ids.shape[d] for d in rest))
         if not (rows == rows[0]).all():

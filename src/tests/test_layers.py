@@ -265,6 +265,12 @@ NETS |= {  # a batch norm that only seems to follow a layer
     'an unbatched convolution': (lambda: Net(lambda n, x: n.fc(n.two(torch.relu(n.one(x.mT[0]))).mean(1)), one=nn.Conv1d(6, 8, 3),
                                              two=nn.Conv1d(8, 7, 3), fc=linear(7, 3)), sequences),
     'a sum of two parameters': (lambda: nn.Sequential(Added(6, 8), nn.ReLU(), linear(8, 3)), vectors),
+    # nothing
+    'a layer of an empty batch': (lambda: Net(
+        lambda n, x: n.fc(n.one(x).mean((2, 3)) + n.two(torch.relu(n.boxes(x[:0])).mean((2, 3))).sum(0)), one=nn.Conv2d(3, 8, 3),
+        boxes=nn.Conv2d(3, 7, 3), two=linear(7, 8), fc=linear(8, 3)), images),
+    'a layer without inputs': (lambda: Net(lambda n, x: n.fc(n.one(x) + F.linear(x[:, :0], n.w, n.b)), one=linear(6, 8),
+                                           w=nn.Parameter(torch.zeros(8, 0)), b=weight(8), fc=linear(8, 3)), vectors),
 }  # fmt: skip
 
 
