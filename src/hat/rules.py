@@ -123,6 +123,11 @@ def per_channel(n: int) -> Callable[[Call], Ids]:
     return ids
 
 
+def sampled(call: Call) -> Ids:
+    """Zero if the whole channel is zero, of images or volumes."""
+    return per_channel(call.tensors[0].ndim - 2)(call)
+
+
 def over(combine: str) -> Callable[[Call], Ids]:
     """Zero if all values along `dim` are zero ('union'), or if one of them is ('intersection')."""
 
@@ -246,7 +251,7 @@ RULES: dict[str, Rule] = table(
      Rule(per_channel(2), narrow=True)),
     ('adaptive_avg_pool3d adaptive_max_pool3d avg_pool3d max_pool3d max_pool3d_with_indices upsample_nearest3d '
      'upsample_trilinear3d', Rule(per_channel(3), narrow=True)),
-    ('grid_sampler', Rule(per_channel(2))),
+    ('grid_sampler', Rule(sampled)),
     ('mean sum', Rule(SUM, narrow=True)),
     ('amax amin cumsum linalg_vector_norm max median min nanmean nansum norm sort std topk var', Rule(SUM)),
     ('prod', Rule(PRODUCT)),
