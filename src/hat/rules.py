@@ -147,6 +147,7 @@ SUM, PRODUCT = over('union'), over('intersection')
 def attention(call: Call) -> Ids:
     """A weighted mean of the values over the positions."""
     value = call.arguments['value']
+    value = value[(None,) * (len(call.shape) - value.ndim)]
     if value.shape[:-2] != call.shape[:-2]:
         value = value.repeat_interleave(call.shape[-3] // value.shape[-3], -3)  # grouped queries
     return call.units.over(call.units.union, value, [-2])

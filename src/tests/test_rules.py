@@ -160,7 +160,8 @@ CALLS = {  # name of a rule -> calls of it: what operation, and its arguments fo
     'var': [(aten.var.dim, lambda d: (square(d), [2, 3]))],
     'prod': [(aten.prod.dim_int, lambda d: (square(d), d.dim))],
     'scaled_dot_product_attention': [
-        (aten.scaled_dot_product_attention.default, lambda d: (R(2, 2, 3, 4), R(2, 2, 5, 4), R(2, 2, 5, d.side)))],
+        (aten.scaled_dot_product_attention.default, lambda d: (R(2, 2, 3, 4), R(2, 2, 5, 4), R(2, 2, 5, d.side))),
+        (aten.scaled_dot_product_attention.default, lambda d: (R(2, 2, 3, 4), R(5, 4), R(5, d.side)))],
     'addmm': [(aten.addmm.default, lambda d: (R(d.side), R(d.channels, 5), R(5, d.side)))],
     'baddbmm': [(aten.baddbmm.default, lambda d: (R(2, 1, d.side), *matrices(d)))],
     'bmm': [(aten.bmm.default, matrices)],
