@@ -14,6 +14,7 @@ from hat import regularizers, schedules
 from hat.errors import CannotConvert, warn
 from hat.functional import GRADIENTS
 from hat.graph import changed_in_training, fast_path_differs, outputs
+from hat.names import named_tensors
 from hat.nested import distance, mapped, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
@@ -160,7 +161,7 @@ def copied(net: nn.Module) -> nn.Module:
     tensors = [value for value in values if isinstance(value, torch.Tensor) and not value.is_leaf]
     try:
         return deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in tensors})
-    except TypeError as error:  # such as that of a lock
+    except (TypeError, NotImplementedError) as error:  # such as that of a lock, or of a sparse tensor
         raise TypeError(f'the network cannot be copied: {error} (copy=False converts the network itself)') from error
 
 
@@ -182,6 +183,9 @@ def check_network(net: Any) -> None:
             raise ValueError(f'{name} has no shape yet: run the network once before you convert it')
         if p.is_complex():
             raise CannotConvert(f'{name} is complex: only real parameters are supported')
+    for name, tensor in named_tensors(net):
+        if tensor.layout is not torch.strided:
+            raise CannotConvert(f'{name} is sparse: make it dense, or an input of the network')
 
 
 REMEMBERED = 1e-5  # change of outputs, in units of the largest, from which it is not rounding

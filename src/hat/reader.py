@@ -411,7 +411,8 @@ class Reader(Finder):
             self.use_as_data(value)
             return always_used(node)
         if isinstance(value, Constant):
-            return torch.where(value.tensor == 0, ZERO, ALWAYS_USED) if value.fixed else always_used(node)
+            known = value.fixed and value.tensor.layout is torch.strided
+            return torch.where(value.tensor == 0, ZERO, ALWAYS_USED) if known else always_used(node)
         return value if isinstance(value, Tensor) else always_used(node)
 
     def mark_task_specific(self, name: str | None) -> None:

@@ -2034,6 +2034,16 @@ def test_a_network_that_cannot_be_copied_is_refused_with_the_remedy():
     assert hat.convert(net, 2, torch.randn(4, 6), copy=False).net is net
 
 
+class Graph(Small):
+    def between(self, h, x):
+        return torch.sparse.mm(self.edges, h)
+
+
+def test_a_sparse_tensor_may_be_an_attribute():
+    net, x = Graph(edges=torch.eye(4).to_sparse()), torch.randn(4, 6)
+    torch.testing.assert_close(hat.convert(net, 2, x, init=hat.init.dense).eval()(x, task=0), net(x))
+
+
 def test_what_cannot_be_read_at_all_is_said_in_one_line():
     x = torch.randn(4, 6)
     for net, kind, message in (
@@ -2042,6 +2052,7 @@ def test_what_cannot_be_read_at_all_is_said_in_one_line():
         (nn.Linear(6, 3, device='meta'), ValueError, 'weight has no values, as it is on the device meta'),
         (nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 3)), ValueError, '0.weight has no shape yet'),
         (nn.Sequential(nn.Linear(6, 3, dtype=torch.complex64)), hat.CannotConvert, '0.weight is complex: only real'),
+        (Graph(edges=nn.Buffer(torch.eye(4).to_sparse())), hat.CannotConvert, '^edges is sparse: make it dense, or an'),
         (nn.Sequential(small()), TypeError, 'already converted'),
         (torch.relu, TypeError, 'net must be an nn.Module'),
     ):
