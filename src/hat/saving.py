@@ -83,7 +83,7 @@ def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_
         t, n = surplus[0], len(classes)
         raise ValueError(f'task {t} is learned here, but not in the state, which has {n} tasks (hat.forget first)')
     for n in classes[len(network.tasks) :]:
-        network.add_task(n)
+        network.add_task(n if len(network.plan.heads) == 1 else None)
     for t in range(len(classes), len(network.tasks)):
         for part in network.tasks[t].kept:
             for name, tensor in named_tensors(getattr(network.tasks[t], part)):

@@ -547,6 +547,9 @@ def test_a_network_with_two_output_layers_is_saved_and_loaded():
     hat.save(model, file)
     file.seek(0)
     assert same(outputs(hat.load(file, build()), x), outputs(model, x))
+    smaller = hat.convert(build(), 1, x)
+    smaller.load_state_dict(model.state_dict())
+    assert len(smaller.tasks) == 2 and same(outputs(smaller, x), outputs(model, x))
 
 
 # Frozen parameters
