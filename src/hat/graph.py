@@ -81,7 +81,8 @@ def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, An
     """Names of the operations that a task runs in evaluation for a batch, as Recorder.operations()."""
     tensors = network.tensors(task, network.masks(task), outputs=True)
     buffers = {name for name, _ in network.net.named_buffers()} & tensors.keys()
-    tensors |= {name: tensors[name].clone() for name in buffers}  # forward() may change them
+    tensors |= {name: tensors[name].clone() for name in buffers}  # forward() may change them, and its inputs
+    inputs, named = mapped(Tensor.clone, (inputs, named))
     replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tensors_in((inputs, named)))
     with torch.random.fork_rng(devices=[]), whole_operations(), no_attention_fast_path(), recorder:
         replica.network(*inputs, **named)
@@ -99,7 +100,7 @@ def example_outputs(network: 'Network', task: int) -> list[Tensor]:
     tensors |= {name: tensors[name].clone() for name in buffers}  # forward() may change them
     hooks = weights.output_masks(network, masks, network.hard and network.done[task])
     replica, like = Replica(network.net, tensors, hooks, training=False), first_wide(network.net)
-    args, kwargs = mapped(lambda x: x.to(like if x.is_floating_point() else like.device), network.plan.inputs)
+    args, kwargs = as_it_runs(network.plan.inputs, like)
     devices, kind = [like.device] if like.is_cuda else [], like.device.type
     with (torch.random.fork_rng(devices), no_attention_fast_path(), torch.autocast(kind, enabled=False),
           contextlib.suppress(Exception)):  # fmt: skip
@@ -118,10 +119,11 @@ def with_other_noise(network: 'Network', task: int) -> list[Tensor]:
 def fast_path_differs(net: nn.Module, inputs: Inputs) -> bool:
     """Whether PyTorch's fast path for attention changes the outputs of the network."""
     replica, _, (args, kwargs) = copied(net, inputs)
+    again, named = mapped(Tensor.clone, (args, kwargs))
     with torch.no_grad():
         fast = replica.network(*args, **kwargs)
         with no_attention_fast_path():
-            output = replica.network(*args, **kwargs)
+            output = replica.network(*again, **named)
     pairs = zip(tensors_in(fast), tensors_in(output), strict=True)
     return not all(torch.allclose(a, b, 1e-3, 1e-4, equal_nan=True) for a, b in pairs)
 
@@ -196,16 +198,21 @@ def is_computed(module: nn.Module, name: str) -> bool:
 
 def copied(net: nn.Module, inputs: Inputs, training: bool = False,
            copies: bool = True) -> tuple[Replica, dict[str, Tensor], Inputs]:  # fmt: skip
-    """A replica of the network, the tensors in it by name, and the inputs, all on the CPU.
+    """A replica of the network, the tensors in it by name, and copies of the inputs, all on the CPU.
 
     copies: in float32; else buffers are copied, and parameters are those of the network, if they are on the CPU.
     """
     if copies:
         tensors = {name: to_float32(tensor.detach()).clone() for name, tensor in named_tensors(net)}
-        return Replica(net, tensors, training=training), tensors, mapped(to_float32, inputs)
+        return Replica(net, tensors, training=training), tensors, mapped(lambda x: to_float32(x).clone(), inputs)
     tensors = {name: tensor.detach().cpu() if isinstance(tensor, nn.Parameter) else tensor.detach().cpu().clone()
                for name, tensor in named_tensors(net)}  # fmt: skip
-    return Replica(net, tensors, training=training), tensors, mapped(Tensor.cpu, inputs)
+    return Replica(net, tensors, training=training), tensors, mapped(lambda x: x.cpu().clone(), inputs)
+
+
+def as_it_runs(inputs: Inputs, like: Tensor) -> Inputs:
+    """Copies of example inputs, which forward() may change, of the device and type of a tensor of the network."""
+    return mapped(lambda x: x.to(like if x.is_floating_point() else like.device).clone(), inputs)
 
 
 def addresses(tensors: Iterable[Tensor]) -> set[int]:

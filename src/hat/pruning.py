@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from hat.errors import warn
+from hat.graph import as_it_runs
 from hat.names import first_wide, frozen_again, get_tensor, named_tensors, set_tensor
-from hat.nested import distance, mapped, tensors_in
+from hat.nested import distance, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
 from hat.saving import sizes_of_heads
@@ -47,12 +48,13 @@ def prune(network: Network, task: int) -> nn.Module:
 def difference(net: nn.Module, small: nn.Module, inputs: Inputs) -> str:
     """Why a smaller network does not replace a network, in words; '' if it does."""
     like = first_wide(net)
-    args, kwargs = mapped(lambda x: x.to(like if x.is_floating_point() else like.device), inputs)
+    args, kwargs = as_it_runs(inputs, like)
+    again, named = as_it_runs(inputs, like)
     net, small = copy.deepcopy(net), copy.deepcopy(small)  # forward() may change them
     with torch.autocast(like.device.type, enabled=False):
         expected = tensors_in(net(*args, **kwargs))
         try:
-            outputs = tensors_in(small(*args, **kwargs))
+            outputs = tensors_in(small(*again, **named))
         except Exception as error:
             return f'{type(error).__name__}: {str(error).splitlines()[0]}'
     tolerance = 1e-5 if torch.finfo(like.dtype).bits > 16 else 1e-2

@@ -2016,6 +2016,30 @@ def test_checking_and_pruning_leave_no_traces():
     assert hat.prune(model, 0).count == hat.plain(model, 0).count == 3
 
 
+class Normalizing(Small):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5).mul_(2))
+
+    def between(self, h, x):
+        return h
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_network_that_normalizes_its_inputs_in_place_does_so_once(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(4, 6)
+    model = hat.convert(Normalizing(), 1, x, init=hat.init.dense)
+    batch = x.clone()
+    model.train()(batch, task=0, progress=1).sum().backward()
+    assert same(batch, (x - 0.5) * 2)
+    model.end_task(0)
+    learned, small = model.eval()(x.clone(), task=0), hat.prune(model, 0)
+    torch.testing.assert_close(small(x.clone()), learned)
+    hat.save(model, tmp_path / 'file')
+    loaded = hat.load(tmp_path / 'file', Normalizing()).eval()
+    assert same(loaded(x.clone(), task=0), learned) and same(loaded.plan.inputs[0][0], x)
+
+
 def test_a_nested_tensor_is_refused():
     def mean(h, x):
         parts = torch.nested.nested_tensor([h[:1], h[1:]], layout=torch.jagged)
