@@ -141,7 +141,8 @@ def outputs(net: nn.Module, inputs: Inputs, copies: bool) -> list[Tensor]:
 
 def changed_in_training(net: nn.Module, inputs: Inputs) -> tuple[list[str], list[str]]:
     """Names of the parameters that forward() writes to or replaces in training, and of other module attributes that it
-    changes: tensors, numbers, lists, dicts and sets of both, and buffers that are None before."""
+    changes: tensors, numbers, lists, dicts and sets of both, buffers that are None before, and those that it registers
+    and changes again."""
     try:
         return run_in_training(net, inputs, copies=False)
     except ParameterChanged:
@@ -155,13 +156,15 @@ def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[
     guard.read_only = () if copies else addresses(net.parameters())
     before = {id(module): vars(module) | module._parameters | module._buffers for module in replica.copies.values()}
     contents = {id(v): content(v) for state in before.values() for v in state.values() if isinstance(v, CONTAINERS)}
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), guard:
-            replica.network(*args, **kwargs)
-    except ParameterChanged:
-        raise
-    except Exception:  # such as batch norm on 1 image
-        pass
+
+    def run() -> None:
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), guard:
+                replica.network(*args, **kwargs)
+        except ParameterChanged:
+            raise
+        except Exception:  # such as batch norm on 1 image
+            pass
 
     def changed(old: Any, new: Any) -> bool:
         if isinstance(old, Tensor):
@@ -170,6 +173,7 @@ def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[
             return content(old) != contents[id(old)]
         return type(old) in (int, float, bool) and (type(new) is not type(old) or new != old)
 
+    run()
     modules = [(f'{name}.'.lstrip('.'), module) for name, module in replica.network.named_modules()]
     replaced = {id(before[id(module)].get(key)) for _, module in modules
                 for key, new in module._parameters.items() if before[id(module)].get(key) is not new}  # fmt: skip
@@ -180,14 +184,25 @@ def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[
               and changed(old, vars(module).get(key))]  # fmt: skip
     others += [f'{prefix}{key}' for prefix, module in modules for key, new in module._buffers.items()
                if new is not None and before[id(module)].get(key, new) is None]  # fmt: skip
+    registered = [(f'{prefix}{key}', module._buffers, key, new, version(new))
+                  for prefix, module in modules for key, new in module._buffers.items()
+                  if new is not None and key not in before[id(module)]]  # fmt: skip
+    if registered:  # a mask that is made once is no state, a statistic is
+        run()
+    others += [name for name, buffers, key, old, at in registered if buffers[key] is not old or version(old) != at]
     return written, others
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor has been changed in place; of inference mode, where this is not known, 1."""
+    return 1 if tensor.is_inference() else tensor._version
 
 
 def content(container: Any) -> list[Any]:
     """What is in a list, dict or set, to be compared: its length; of what tree_leaves finds in it, versions of tensors,
     values of numbers, ids of all else."""
     parts = tree_leaves(container)
-    tensors = [(id(part), part.is_inference() or part._version) for part in parts if isinstance(part, Tensor)]
+    tensors = [(id(part), version(part)) for part in parts if isinstance(part, Tensor)]
     return [len(container), *tensors, *(part if is_simple(part) else id(part) for part in parts)]
 
 

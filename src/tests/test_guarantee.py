@@ -2006,6 +2006,24 @@ def test_what_forward_changes_in_python_is_dropped_and_said():
     assert model.net.step == 0 and model.net.seen == [] and hat.plain(model, 0).seen == []
 
 
+class Registering(Small):
+    def between(self, h, x):
+        if not hasattr(self, 'mask'):
+            self.register_buffer('mask', torch.ones(8))
+            self.register_buffer('mean', torch.zeros(8))
+        if self.training and self.counts:
+            self.mean = 0.9 * self.mean + 0.1 * h.mean(0).detach()
+        return h * self.mask - self.mean
+
+
+def test_a_statistic_that_forward_registers_is_said_to_be_dropped_a_mask_is_not():
+    with pytest.warns(UserWarning, match=r'changes attributes that are not buffers: mean; the changes are dropped'):
+        hat.convert(Registering(counts=True), 2, torch.randn(4, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        hat.convert(Registering(counts=False), 2, torch.randn(4, 6))
+
+
 @pytest.mark.filterwarnings('ignore')
 def test_checking_and_pruning_leave_no_traces():
     torch.manual_seed(0)
