@@ -1,5 +1,6 @@
 """convert(): hard attention in any network."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -131,6 +132,9 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     if changed:
         warn(f'forward() changes attributes that are not buffers: {", ".join(changed)}; the changes are dropped after '
              'each batch (use register_buffer, with a tensor)')  # fmt: skip
+    if own := [name for name in ('task', 'progress') if name in inspect.signature(net.forward).parameters]:
+        warn(f'forward() has an argument {" and ".join(own)} of its own: model(..., {own[0]}=) is that of the '
+             'converted network, and does not reach it; pass it by position, or call a view')  # fmt: skip
     if remembers:
         warn('outputs in evaluation change after a batch, and those of learned tasks will: forward() has a state that '
              'is neither parameter nor buffer, as in an object or a global (use register_buffer, with a tensor), or '

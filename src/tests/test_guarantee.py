@@ -2006,6 +2006,21 @@ def test_what_forward_changes_in_python_is_dropped_and_said():
     assert model.net.step == 0 and model.net.seen == [] and hat.plain(model, 0).seen == []
 
 
+class MultiTask(Small):
+    def forward(self, x, task=0):
+        return super().forward(x) + task
+
+    def between(self, h, x):
+        return h
+
+
+def test_an_argument_of_the_network_that_has_the_name_of_one_of_the_model_is_warned_of():
+    x = torch.randn(4, 6)
+    with pytest.warns(UserWarning, match=r'forward\(\) has an argument task of its own: model\(..., task=\) is that'):
+        model = hat.convert(MultiTask(), 2, x).eval()
+    assert same(model.view(1)(x, task=3), model(x, 3, task=1)) and not same(model(x, 3, task=1), model(x, task=1))
+
+
 class Registering(Small):
     def between(self, h, x):
         if not hasattr(self, 'mask'):
