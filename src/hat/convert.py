@@ -1,5 +1,6 @@
 """convert(): hard attention in any network."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -135,6 +136,9 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     if own := [name for name in ('task', 'progress') if name in inspect.signature(net.forward).parameters]:
         warn(f'forward() has an argument {" and ".join(own)} of its own: model(..., {own[0]}=) is that of the '
              'converted network, and does not reach it; pass it by position, or call a view')  # fmt: skip
+    if caching := cached_methods(net):
+        warn(f'{", ".join(caching)}: a cache of functools holds on to the copy of the modules that each batch has, so '
+             'that memory grows; compute it in __init__(), or without a cache')  # fmt: skip
     if remembers:
         warn('outputs in evaluation change after a batch, and those of learned tasks will: forward() has a state that '
              'is neither parameter nor buffer, as in an object or a global (use register_buffer, with a tensor), or '
@@ -149,6 +153,13 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         raise ValueError(f'n_classes requires exactly one output layer; this network has {len(plan.heads)}')
     check = int(1e18 if check is True else check)
     return Network(net, plan, classes, s_max, hard, gradient, init, schedule, regularizer, check, generator)
+
+
+def cached_methods(net: nn.Module) -> list[str]:
+    """Names of the methods of a network's modules that are in functools.lru_cache, whose keys are modules."""
+    classes = {kind: None for module in net.modules() for kind in type(module).__mro__}
+    return [f'{kind.__name__}.{name}' for kind in classes for name, value in vars(kind).items()
+            if isinstance(value, functools._lru_cache_wrapper)]  # fmt: skip
 
 
 def names(argument: str, value: Names | None) -> Callable[[str], bool] | list[str] | None:

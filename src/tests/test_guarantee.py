@@ -2021,6 +2021,20 @@ def test_an_argument_of_the_network_that_has_the_name_of_one_of_the_model_is_war
     assert same(model.view(1)(x, task=3), model(x, 3, task=1)) and not same(model(x, 3, task=1), model(x, task=1))
 
 
+class Caching(Small):
+    @functools.lru_cache  # noqa: B019
+    def mask(self, n):
+        return torch.ones(n)
+
+    def between(self, h, x):
+        return h * self.mask(8)
+
+
+def test_a_cache_of_modules_is_warned_of():
+    with pytest.warns(UserWarning, match='^Caching.mask: a cache of functools holds on to the copy of the modules'):
+        hat.convert(Caching(), 2, torch.randn(4, 6))
+
+
 class Registering(Small):
     def between(self, h, x):
         if not hasattr(self, 'mask'):
