@@ -152,7 +152,10 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     if n_classes is not None and len(plan.heads) != 1:
         raise ValueError(f'n_classes requires exactly one output layer; this network has {len(plan.heads)}')
     check = int(1e18 if check is True else check)
-    return Network(net, plan, classes, s_max, hard, gradient, init, schedule, regularizer, check, generator)
+    model = Network(net, plan, classes, s_max, hard, gradient, init, schedule, regularizer, check, generator)
+    for task in {n: t for t, n in enumerate(classes)}.values() if before else ():
+        model.try_head(task)
+    return model
 
 
 def cached_methods(net: nn.Module) -> list[str]:

@@ -270,7 +270,18 @@ class Network(parallel.Whole, nn.Module):
         for module in self, self.kept:
             module.fingerprints = torch.cat([module.fingerprints, module.fingerprints.new_zeros(1)])
         self.refresh()
-        return len(self.tasks) - 1
+        task = len(self.tasks) - 1
+        if n_classes is not None and example_outputs(self, 0):
+            self.try_head(task)
+        return task
+
+    def try_head(self, task: int) -> None:
+        """Warn if the network fails with the head of a task, where this is of another size than its own."""
+        n = self.tasks[task].n_classes
+        if n is None or n in saving.sizes_of_heads(self, self.net) or example_outputs(self, task):
+            return
+        warn(f'with an output layer of {n} units, as of task {task}, the network fails on example_input: does an '
+             'operation after this layer need its size?')  # fmt: skip
 
     def begin_task(self, task: int) -> None:
         """Start a task: warns of layers with fewer than 5 % of their units free. The first training batch calls it."""

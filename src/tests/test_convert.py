@@ -267,6 +267,18 @@ def test_sizes_of_heads_and_which_layers_have_gates():
         build('flatten', n_classes=2, heads=False)
 
 
+def test_a_head_of_a_size_that_the_rest_of_the_network_cannot_take_is_warned_of():
+    net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4), nn.BatchNorm1d(4)), torch.randn(5, 6)
+    with pytest.warns(UserWarning, match='with an output layer of 3 units, as of task 1, the network fails on example'):
+        hat.convert(net, 2, x, n_classes=[4, 3])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model = hat.convert(net, 2, x, n_classes=4)
+        hat.convert(net[:-1], 2, x, n_classes=[4, 3]).add_task(5)
+    with pytest.warns(UserWarning, match='with an output layer of 5 units, as of task 2, the network fails on example'):
+        model.add_task(5)
+
+
 class InAList(nn.Module):
     def __init__(self):
         super().__init__()
