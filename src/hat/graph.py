@@ -51,7 +51,7 @@ def record(net: nn.Module, inputs: Inputs) -> 'Recorder':
 
 
 class ParameterChanged(Exception):
-    """An operation writes to a parameter of the network."""
+    """An operation writes to memory that it may not change: a parameter of the network, or an input."""
 
 
 def attempt(net: nn.Module, inputs: Inputs, copies: bool) -> 'Recorder':
@@ -79,11 +79,19 @@ def attempt(net: nn.Module, inputs: Inputs, copies: bool) -> 'Recorder':
 
 def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, Any]) -> list[str]:
     """Names of the operations that a task runs in evaluation for a batch, as Recorder.operations()."""
+    with contextlib.suppress(ParameterChanged):  # forward() changes its inputs: it runs on copies
+        return operations_on(network, task, inputs, named, addresses(tensors_in((inputs, named))))
+    return operations_on(network, task, *mapped(Tensor.clone, (inputs, named)))
+
+
+def operations_on(network: 'Network', task: int, inputs: tuple, named: dict[str, Any],
+                  read_only: Collection[int] = ()) -> list[str]:  # fmt: skip
+    """As operations(). read_only: as in Recorder."""
     tensors = network.tensors(task, network.masks(task), outputs=True)
     buffers = {name for name, _ in network.net.named_buffers()} & tensors.keys()
-    tensors |= {name: tensors[name].clone() for name in buffers}  # forward() may change them, and its inputs
-    inputs, named = mapped(Tensor.clone, (inputs, named))
+    tensors |= {name: tensors[name].clone() for name in buffers}  # forward() may change them
     replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tensors_in((inputs, named)))
+    recorder.read_only = read_only
     with torch.random.fork_rng(devices=[]), whole_operations(), no_attention_fast_path(), recorder:
         replica.network(*inputs, **named)
     torch.clear_autocast_cache()  # of weights that were cast here, without gradients
@@ -231,8 +239,8 @@ def as_it_runs(inputs: Inputs, like: Tensor) -> Inputs:
 
 
 def addresses(tensors: Iterable[Tensor]) -> set[int]:
-    """Where the memory of tensors is; of those that have some."""
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+    """Where the memory of tensors is; of those that have some in one piece."""
+    return {x.untyped_storage().data_ptr() for x in tensors if x.layout is torch.strided and x.numel()}
 
 
 def to_float32(x: Tensor) -> Tensor:

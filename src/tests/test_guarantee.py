@@ -2087,6 +2087,22 @@ def test_a_network_that_normalizes_its_inputs_in_place_does_so_once(tmp_path):
     assert same(loaded(x.clone(), task=0), learned) and same(loaded.plan.inputs[0][0], x)
 
 
+class OfAMapping(Small):
+    def forward(self, batch):
+        return super().forward(batch['x'])
+
+    def between(self, h, x):
+        return h
+
+
+def test_a_batch_that_cannot_be_copied_trains_as_it_is():
+    torch.manual_seed(0)
+    x = torch.randn(4, 6)
+    model = hat.convert(OfAMapping(), 2, ({'x': x},)).train()
+    of_dict = model({'x': x}, task=0, progress=1)
+    assert same(model(types.MappingProxyType({'x': x}), task=0, progress=1), of_dict)
+
+
 def test_a_nested_tensor_is_refused():
     def mean(h, x):
         parts = torch.nested.nested_tensor([h[:1], h[1:]], layout=torch.jagged)
