@@ -132,7 +132,7 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         warn('nn.TransformerEncoder sets padded positions to zero in evaluation, but not after conversion: ignore them')
     if changed:
         warn(f'forward() changes attributes that are not buffers: {", ".join(changed)}; the changes are dropped after '
-             'each batch (use register_buffer, with a tensor)')  # fmt: skip
+             'each batch (use register_buffer in __init__(), with a tensor)')  # fmt: skip
     if own := [name for name in ('task', 'progress') if name in inspect.signature(net.forward).parameters]:
         warn(f'forward() has an argument {" and ".join(own)} of its own: model(..., {own[0]}=) is that of the '
              'converted network, and does not reach it; pass it by position, or call a view')  # fmt: skip

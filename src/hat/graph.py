@@ -197,7 +197,7 @@ def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[
                   if new is not None and key not in before[id(module)]]  # fmt: skip
     if registered:  # a mask that is made once is no state, a statistic is
         run()
-    others += [name for name, buffers, key, old, at in registered if buffers[key] is not old or version(old) != at]
+    others += [name for name, buffers, key, old, at in registered if buffers.get(key) is not old or version(old) != at]
     return written, others
 
 

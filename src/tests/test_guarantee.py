@@ -2053,6 +2053,20 @@ def test_a_statistic_that_forward_registers_is_said_to_be_dropped_a_mask_is_not(
         hat.convert(Registering(counts=False), 2, torch.randn(4, 6))
 
 
+class Deleting(Small):
+    def between(self, h, x):
+        if hasattr(self, 'mask'):
+            del self.mask
+        else:
+            self.register_buffer('mask', torch.ones(8))
+        return h
+
+
+def test_a_buffer_that_forward_registers_and_deletes_is_said_to_change():
+    with pytest.warns(UserWarning, match=r': mask; the changes are .* \(use register_buffer in __i'):
+        hat.convert(Deleting(), 2, torch.randn(4, 6))
+
+
 @pytest.mark.filterwarnings('ignore')
 def test_checking_and_pruning_leave_no_traces():
     torch.manual_seed(0)
