@@ -133,7 +133,7 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     if changed:
         warn(f'forward() changes attributes that are not buffers: {", ".join(changed)}; the changes are dropped after '
              'each batch (use register_buffer in __init__(), with a tensor)')  # fmt: skip
-    if own := [name for name in ('task', 'progress') if name in inspect.signature(net.forward).parameters]:
+    if own := [name for name in ('task', 'progress') if name in {*keywords(net.forward), *inputs[1]}]:
         warn(f'forward() has an argument {" and ".join(own)} of its own: model(..., {own[0]}=) is that of the '
              'converted network, and does not reach it; pass it by position, or call a view')  # fmt: skip
     if caching := cached_methods(net):
@@ -156,6 +156,12 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     for task in {n: t for t, n in enumerate(classes)}.values() if before else ():
         model.try_head(task)
     return model
+
+
+def keywords(function: Callable) -> tuple[str, ...]:
+    """Names of the arguments of a function that can be passed by keyword, as far as they are known."""
+    code = getattr(inspect.unwrap(function), '__code__', None)  # inspect.signature() may evaluate annotations, and fail
+    return code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount] if code else ()
 
 
 def cached_methods(net: nn.Module) -> list[str]:

@@ -2021,6 +2021,23 @@ def test_an_argument_of_the_network_that_has_the_name_of_one_of_the_model_is_war
     assert same(model.view(1)(x, task=3), model(x, 3, task=1)) and not same(model(x, 3, task=1), model(x, task=1))
 
 
+class OfAnyArguments(Small):
+    def forward(self, x, *task, **named):
+        return super().forward(x) + named.get('progress', 0)
+
+    def between(self, h, x):
+        return h
+
+
+def test_an_argument_that_a_keyword_of_the_model_does_not_hide_is_not_warned_of():
+    x = torch.randn(4, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        hat.convert(OfAnyArguments(), 2, x)
+    with pytest.warns(UserWarning, match=r'forward\(\) has an argument progress of its own'):
+        hat.convert(OfAnyArguments(), 2, ((x,), {'progress': torch.ones(3)}))
+
+
 class Caching(Small):
     @functools.lru_cache  # noqa: B019
     def mask(self, n):
