@@ -8,7 +8,7 @@ import operator
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Self, SupportsIndex, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -237,11 +237,14 @@ class Network(parallel.Whole, nn.Module):
         masks = self.masks(t, self.schedule(position, self.s_max))
         return self.regularizer(masks, self.cumulative, len(self.tasks))
 
-    def index(self, task: SupportsIndex | None) -> int:
-        """The number of a task, checked. Raises TypeError, IndexError."""
-        if isinstance(task, (str, bytes, float)) or task is None:
-            raise TypeError(f'task must be a number, as in model(x, task=0), or model.use(0), not {task!r}')
-        t = operator.index(task)
+    def index(self, task: Any) -> int:
+        """The number of a task, checked: an int, as True and some tensors would index all tasks at once. Raises
+        TypeError, IndexError."""
+        try:
+            t = int(operator.index(task))
+        except TypeError:
+            why = f'task must be a number, as in model(x, task=0), or model.use(0), not {task!r}'
+            raise TypeError(' '.join(why.split())) from None
         if not 0 <= t < len(self.tasks):
             raise IndexError(f'there is no task {t}: tasks are numbered from 0 to {len(self.tasks) - 1}')
         return t
@@ -295,7 +298,8 @@ class Network(parallel.Whole, nn.Module):
         With DistributedDataParallel every process must call it; all take over the values of the first process.
         """
         self.refresh()
-        if self.done[self.index(task)]:
+        task = self.index(task)
+        if self.done[task]:
             return
         self.watch.end_task(self, task)
         self.agree()
@@ -516,7 +520,8 @@ def forget(network: Network, task: int, generator: torch.Generator | None = None
     Its embeddings, head and norms start anew. Weights that no other task uses become free, and keep their values until
     another task trains them. Outputs of other tasks stay bit-identical.
     """
-    n_classes = network.tasks[network.index(task)].n_classes
+    task = network.index(task)
+    n_classes = network.tasks[task].n_classes
     network.restore()
     network.fingerprints[task] = 0
     network.tasks[task] = TaskParameters(network.net, network.plan, n_classes, network.init, network.frozen, generator)

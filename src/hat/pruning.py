@@ -36,6 +36,7 @@ def prune(network: Network, task: int) -> nn.Module:
     Raises:
         IndexError: there is no such task.
     """
+    task = network.index(task)
     net = plain(network, task)
     if not network.learned[task]:
         warn(f'task {task} is not learned: the network is that of its present masks')

@@ -1,6 +1,7 @@
 """Hard attention in any network: what a learned task uses does not change, and everything else is free."""
 
 import copy
+import re
 import warnings
 
 import numpy as np
@@ -644,8 +645,8 @@ def test_bad_arguments_are_told():
         model.train()(x, task=0, progress=5)
     with pytest.raises(ValueError, match='progress is missing'):
         model(x, task=0)
-    for task in None, 'a', 1.5:
-        with pytest.raises(TypeError, match=f'task must be a number, as in .* not {task!r}'):
+    for task in None, 'a', 1.5, [0], torch.tensor([0, 1]), torch.tensor(0.0):
+        with pytest.raises(TypeError, match=f'task must be a number, as in .* not {re.escape(repr(task))}'):
             model(x, task=task, progress=0)
     with pytest.raises(
         ValueError, match=r'fails on example_input .pass several inputs as a tuple.: AttributeError: .list'
@@ -659,6 +660,25 @@ def test_bad_arguments_are_told():
     model.end_task(1)
     with pytest.warns(UserWarning, match='task 1 is learned and is not trained further'):
         model(x, task=1, progress=0)
+
+
+@pytest.mark.parametrize(
+    'task', [np.int64(1), torch.tensor(1), torch.tensor([1]), torch.tensor(1, dtype=torch.uint8), True]
+)
+def test_a_task_may_be_any_number_and_is_never_all_tasks(task):
+    """A tensor of bytes, and True, index all elements of a tensor: every task counted as learned, or was forgotten."""
+    _, model = build('mlp')
+    x = torch.randn(2, 3, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model.train()(x, task=task, progress=1).sum().backward()
+        model.end_task(task)
+        assert model.learned.tolist() == [False, True, False]
+        torch.testing.assert_close(hat.prune(model, task)(x), model.eval()(x, task=task))
+    model.train()(x, task=0, progress=1)
+    model.end_task(0)
+    hat.forget(model, task)
+    assert model.learned.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize('name', NETS)
