@@ -151,11 +151,8 @@ class Watch:
                 f'the training of {self.name(task)} has not changed anything: is the learning rate 0, or the optimizer '
                 'older than the task, or than a load_state_dict(assign=True)?'
             )
-        elif self.batches > 1 and self.left_out(network, task):
-            warn(
-                f'{self.name(task)} has trained its masks, but not the weights that tasks share, though they have '
-                'gradients: does the optimizer have them, or others from before load_state_dict(assign=True)?'
-            )
+        elif self.batches > 1 and (left_out := self.left_out(network, task)):
+            warn(f'{self.name(task)} has trained its masks, but {left_out}')
         if self.progress is not None:
             both = self.progress, self.progress * 0 + 1.0  # a schedule may take tensors alone
             s, end = (float(network.schedule(progress, network.s_max)) for progress in both)
@@ -178,15 +175,27 @@ class Watch:
         embedding, weights = present(network, task)
         stuck = torch.equal(embedding, self.start[0]) and not torch.equal(weights, self.start[1])
         if stuck:
-            warn(f'the masks of task {task} do not change: make a new optimizer after add_task() or forget()')
+            warn(f'the masks of task {task} do not change: make a new optimizer after add_task() or forget(), of all '
+                 'parameters of the model')  # fmt: skip
         return stuck
 
-    def left_out(self, network: 'Network', task: int) -> bool:
-        """Whether the masks of a task have changed, but no shared weight, though some have gradients."""
-        shared, (embedding, weights) = network.shared.values(), present(network, task)
-        moved = weights[: 2 * len(shared)] != self.start[1][: 2 * len(shared)]
-        has_gradient = any(p.requires_grad and p.grad is not None and p.grad.any() for p in shared)  # not from before
-        return has_gradient and not moved.any() and not torch.equal(embedding, self.start[0])
+    def left_out(self, network: 'Network', task: int) -> str:
+        """Which weights have not changed though the masks of a task have, and why, in words; '' where nothing is
+        wrong."""
+        shared, own = list[Tensor](network.shared.values()), list[Tensor](network.tasks[task].own.parameters())
+        embedding, weights = present(network, task)
+        if torch.equal(embedding, self.start[0]):
+            return ''
+        moved, n = weights != self.start[1], 2 * len(shared)
+        kinds = ('the weights that tasks share', shared, moved[:n]), ('its own, such as a head', own, moved[n:])
+        for name, part, changed in kinds:
+            if not changed.any() and any(p.requires_grad and p.grad is not None and p.grad.any() for p in part):
+                return (f'not {name}, though they have gradients: does the optimizer have them, or others from before '
+                        'load_state_dict(assign=True)?')  # fmt: skip
+        if not moved.any() and any(p.requires_grad for p in (*shared, *own)) and (
+                all(p.grad is None for p in (*shared, *own))):  # fmt: skip
+            return 'nothing else, and no weight has a gradient: is the loss that of a detached output?'
+        return ''
 
 
 @torch.no_grad()

@@ -1259,6 +1259,25 @@ def test_masks_that_are_trained_alone_are_not_warned_of_where_weights_are_frozen
         model.end_task(1)
 
 
+@pytest.mark.parametrize('detached, trained, message', [
+    (False, ('net', 'tasks.0.embeddings'), 'task 0 has trained its masks, but not its own, such as a head'),
+    (False, ('tasks',), 'task 0 has trained its masks, but not the weights that tasks share'),
+    (False, ('net',), 'masks of task 0 do not change: make .* of all parameters of the model'),
+    (True, ('',), 'task 0 has trained its masks, but nothing else, .*: is the loss that of a detached output'),
+])  # fmt: skip
+def test_what_an_optimizer_does_not_train_is_said(detached, trained, message):
+    """model.net has weights of every layer, but the head there is not that of a task."""
+    model = small(2).train()
+    one = torch.optim.Adam([p for name, p in model.named_parameters() if name.startswith(trained)], 0.1)
+    for progress in 0, 0.5, 1:
+        y = model(torch.randn(4, 8), task=0, progress=progress)
+        one.zero_grad()
+        ((y.detach() if detached else y).square().mean() + model.regularization()).backward()
+        one.step()
+    with pytest.warns(UserWarning, match=message):
+        model.end_task(0)
+
+
 def test_a_schedule_may_take_tensors_alone():
     """As the caller passes them; end_task() passed a number."""
     schedule = lambda progress, s_max: s_max * torch.sqrt(progress) + 1 / s_max  # noqa: E731
