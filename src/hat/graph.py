@@ -78,7 +78,11 @@ def attempt(net: nn.Module, inputs: Inputs, copies: bool) -> 'Recorder':
 
 
 def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, Any]) -> list[str]:
-    """Names of the operations that a task runs in evaluation for a batch, as Recorder.operations()."""
+    """Names of the operations that a task runs in evaluation for a batch, as Recorder.operations(). As the example ran,
+    without autocast, in which recurrent operations fail below autograd."""
+    like = first_wide(network.net)
+    if torch.is_autocast_enabled(like.device.type):
+        inputs, named = mapped(lambda x: x.to(like.dtype) if x.is_floating_point() else x, (inputs, named))
     with contextlib.suppress(ParameterChanged):  # forward() changes its inputs: it runs on copies
         return operations_on(network, task, inputs, named, addresses(tensors_in((inputs, named))))
     return operations_on(network, task, *mapped(Tensor.clone, (inputs, named)))
@@ -91,8 +95,9 @@ def operations_on(network: 'Network', task: int, inputs: tuple, named: dict[str,
     buffers = {name for name, _ in network.net.named_buffers()} & tensors.keys()
     tensors |= {name: tensors[name].clone() for name in buffers}  # forward() may change them
     replica, recorder = Replica(network.net, tensors, training=False), Recorder({}, tensors_in((inputs, named)))
-    recorder.read_only = read_only
-    with torch.random.fork_rng(devices=[]), whole_operations(), no_attention_fast_path(), recorder:
+    recorder.read_only, kind = read_only, first_wide(network.net).device.type
+    with (torch.random.fork_rng(devices=[]), whole_operations(), no_attention_fast_path(),
+          torch.autocast(kind, enabled=False), recorder):  # fmt: skip
         replica.network(*inputs, **named)
     torch.clear_autocast_cache()  # of weights that were cast here, without gradients
     return recorder.operations()

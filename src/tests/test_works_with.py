@@ -68,6 +68,17 @@ def learn_two(train, model=None, answers=answers):
 # Precision
 
 
+class Last(nn.Module):
+    """The last output of a recurrent module."""
+
+    def __init__(self, recurrent):
+        super().__init__()
+        self.recurrent = recurrent
+
+    def forward(self, x):
+        return self.recurrent(x)[0][:, -1]
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast_and_grad_scaler(dtype):
     def train(model, task):
@@ -91,6 +102,18 @@ def test_autocast_and_grad_scaler(dtype):
 
     model = learn_two(train, answers=lowered)
     assert lowered(model, 0).dtype == dtype and answers(model, 0).dtype == torch.float32
+
+
+@pytest.mark.parametrize('kind', [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_recurrent_layers_in_autocast(kind, dtype, recwarn):
+    """The comparison with the example, which is not differentiated, failed in it."""
+    net = nn.Sequential(nn.Linear(6, 8), Last(kind(8, 8, batch_first=True)), nn.Linear(8, 3))
+    model = hat.convert(net, 2, torch.randn(4, 5, 6), check=True).train()
+    with torch.autocast('cpu', torch.bfloat16):
+        model(torch.randn(4, 5, 6, dtype=dtype), task=0, progress=0).float().square().mean().backward()
+    assert all(e.grad.any() for e in model.tasks[0].embeddings.parameters())
+    assert not [w for w in recwarn if 'other operations' in str(w.message)]
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
