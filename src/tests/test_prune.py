@@ -431,7 +431,9 @@ def test_a_network_that_cannot_be_cut_stays_whole_with_a_warning(monkeypatch):
     assert net[0].weight.shape == (8, 6)
 
 
-def test_padding_in_a_transformer_encoder_is_the_same_when_pruned():
+@pytest.mark.parametrize('padded', [True, False])
+def test_padding_in_a_transformer_encoder_is_the_same_when_pruned(padded):
+    """It is warned of, too, where the example has a mask and no padding, but later inputs may have some."""
     torch.manual_seed(0)
 
     class Encoder(torch.nn.Module):
@@ -445,7 +447,7 @@ def test_padding_in_a_transformer_encoder_is_the_same_when_pruned():
 
     x, padding = torch.randn(4, 6, 16), torch.arange(6).expand(4, 6) > torch.tensor([[5], [4], [3], [5]])
     with pytest.warns(UserWarning, match='TransformerEncoder sets padded positions to zero'):
-        model = hat.convert(Encoder(), 1, (x, padding)).eval()
+        model = hat.convert(Encoder(), 1, (x, padding & padded)).eval()
     model.end_task(0)
     with torch.no_grad():
         torch.testing.assert_close(hat.prune(model, 0)(x, padding), model(x, padding, task=0), rtol=1e-5, atol=1e-5)
