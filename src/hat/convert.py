@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from hat.nested import distance, mapped, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
 from hat.reader import Reader
+from hat.task import size_of_head
 from hat.watch import listed
 
 Names = Callable[[str], bool] | Iterable[str]
@@ -75,9 +76,13 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         model = hat.convert(torchvision.models.resnet18(), n_tasks=5, example_input=torch.zeros(2, 3, 32, 32))
     """
     check_network(net)
-    if not isinstance(n_tasks, Integral) or not 0 < s_max < math.inf:
+    if not isinstance(n_tasks, Integral) or not isinstance(s_max, (Real, torch.Tensor)) or not 0 < s_max < math.inf:
         raise ValueError(f'n_tasks must be a whole number and s_max above 0 and finite, not {n_tasks!r} and {s_max!r}')
-    classes = [n_classes] * n_tasks if n_classes is None or isinstance(n_classes, Integral) else list(n_classes)
+    several = isinstance(n_classes, Iterable) and not isinstance(n_classes, (str, Mapping)) and (
+        getattr(n_classes, 'ndim', 1) > 0)  # fmt: skip
+    classes = [*map(size_of_head, n_classes)] if several else [size_of_head(n_classes)] * n_tasks
+    if not isinstance(check, Real):
+        raise ValueError(f'check must be a number of batches, True or False, not {check!r}')
     if gradient not in GRADIENTS:
         raise ValueError(f'gradient must be one of {", ".join(GRADIENTS)}, not {gradient!r}')
     for name, function in ('init', init), ('schedule', schedule), ('regularizer', regularizer):
@@ -224,6 +229,8 @@ def example(value: Any) -> Inputs:
         args, kwargs = (), value
     else:
         args, kwargs = value if isinstance(value, tuple) else (value,), {}
-    if not tensors_in((args, kwargs)):
+    if not (tensors := tensors_in((args, kwargs))):
         raise ValueError(f'example_input must be a tensor, or a tuple or dict with tensors, not {type(value).__name__}')
+    if not any(x.numel() for x in tensors if not x.is_meta):
+        raise ValueError('example_input has no values: it is empty, or on the device meta')
     return mapped(lambda x: x.detach().cpu().clone(), (args, dict(kwargs)))

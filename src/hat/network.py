@@ -30,7 +30,7 @@ from hat.kept import Kept
 from hat.names import as_buffer, get_tensor, named_tensors, set_tensor
 from hat.plan import Plan
 from hat.replica import Replica
-from hat.task import TaskParameters
+from hat.task import TaskParameters, size_of_head
 from hat.view import View
 from hat.watch import Watch, checked
 
@@ -109,7 +109,7 @@ class Network(parallel.Whole, nn.Module):
                 (b - 1) / (B - 1) for batch b of B; hat.annealed(batches) counts it.
 
         Raises:
-            TypeError, IndexError: there is no such task.
+            TypeError, IndexError: there is no such task, or progress is no number.
             ValueError: progress is missing in training mode, or is not between 0 and 1.
         """
         t = self.index(self.current if task is None else task)
@@ -263,8 +263,10 @@ class Network(parallel.Whole, nn.Module):
             The number of the task.
 
         Raises:
-            ValueError: n_classes is passed and below 1, or the network has not exactly one output layer.
+            ValueError: n_classes is passed and is no whole number, or below 1, or the network has not exactly one
+                output layer.
         """
+        n_classes = size_of_head(n_classes)
         if n_classes is not None and n_classes < 1:
             raise ValueError(f'n_classes must be at least 1, not {n_classes}')
         if n_classes is not None and len(self.plan.heads) != 1:

@@ -1,7 +1,8 @@
 """The task-specific parameters and buffers of one task."""
 
+import operator
 from collections.abc import Callable, Collection
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,14 @@ from hat.functional import HALF
 from hat.kept import Kept
 from hat.names import first_wide, get_tensor, named_tensors, register_tensor
 from hat.plan import Plan
+
+
+def size_of_head(n_classes: Any) -> int | None:
+    """A value of n_classes, checked. Raises ValueError."""
+    try:
+        return None if n_classes is None else int(operator.index(n_classes))
+    except TypeError:
+        raise ValueError(f'n_classes must be a whole number, or one for each task, not {n_classes!r}') from None
 
 
 class TaskParameters(nn.Module):

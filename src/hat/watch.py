@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -245,11 +246,13 @@ def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
 
 
 def checked(progress: float | Tensor | None) -> float | Tensor:
-    """The progress of a batch. Raises ValueError."""
+    """The progress of a batch. Raises TypeError, ValueError."""
     if progress is None:
         raise ValueError(
             'progress is missing: in training it anneals the gates, from 0 to 1 in each epoch (hat.annealed)'
         )
+    if not (progress.numel() == 1 if isinstance(progress, Tensor) else isinstance(progress, Real)):
+        raise TypeError(f'progress must be one number between 0 and 1, not {" ".join(repr(progress).split())}')
     if not 0 <= progress <= 1:
         raise ValueError(f'progress must be between 0 and 1, not {float(progress):g}')
     return progress

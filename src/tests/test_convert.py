@@ -652,6 +652,21 @@ def test_bad_arguments_are_told():
         ValueError, match=r'fails on example_input .pass several inputs as a tuple.: AttributeError: .list'
     ):
         hat.convert(NETS['mlp'](), 2, [x])
+    for n_classes in '3', 2.0, [2.0, 3, 4], {0: 2, 1: 3, 2: 4}:
+        with pytest.raises(ValueError, match='^n_classes must be a whole number, or one for each task, not'):
+            build('mlp', n_classes=n_classes)
+    with pytest.raises(ValueError, match='^n_classes must be a whole number'):
+        model.add_task('3')
+    assert build('mlp', n_classes=torch.tensor(3))[1].tasks[2].n_classes == 3
+    for settings, message in ({'check': None}, 'check must be a number'), ({'s_max': '400'}, 's_max above 0 and'):
+        with pytest.raises(ValueError, match=message):
+            build('mlp', **settings)
+    for progress in '0.5', [0.5], torch.tensor([0.1, 0.2]):
+        with pytest.raises(TypeError, match='^progress must be one number between 0 and 1, not'):
+            model(x, task=0, progress=progress)
+    for value in x[:0], x.to('meta'):
+        with pytest.raises(ValueError, match='^example_input has no values'):
+            hat.convert(NETS['mlp'](), 2, value)
     with pytest.raises(TypeError, match='already converted'):
         hat.convert(model, 2, x)
     model(x, task=0, progress=0)
