@@ -22,6 +22,7 @@ from hat.network import Network
 from hat.plan import Inputs
 from hat.reader import Reader
 from hat.task import size_of_head
+from hat.view import View
 from hat.watch import listed
 
 Names = Callable[[str], bool] | Iterable[str]
@@ -199,13 +200,18 @@ def check_network(net: Any) -> None:
     if not isinstance(net, nn.Module):
         raise TypeError(f'net must be an nn.Module, not {type(net).__name__}')
     for name, module in net.named_modules():
-        if isinstance(module, Network):
+        if isinstance(module, (Network, View)):
             raise TypeError('the network is already converted: model.add_task() adds tasks')
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise TypeError(f'{name or "the network"} is DistributedDataParallel: convert its module, and wrap a view')
         if isinstance(module, torch.jit.ScriptModule):
             raise CannotConvert(f'{name or "the network"} is TorchScript: convert the module that it was compiled from')
         if '_orig_mod' in module._modules:
             raise CannotConvert(f'{name or "the network"} is compiled: convert the module that it was compiled from')
+    buffers = set(map(id, net.buffers()))
     for name, p in net.named_parameters():
+        if id(p) in buffers:
+            raise CannotConvert(f'{name} is a parameter and a buffer: register a copy of it as the buffer')
         if p.is_meta:
             raise ValueError(f'{name} has no values, as it is on the device meta: load the network first')
         if nn.parameter.is_lazy(p):

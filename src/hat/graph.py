@@ -72,6 +72,10 @@ def attempt(net: nn.Module, inputs: Inputs, copies: bool) -> 'Recorder':
     except (CannotConvert, ParameterChanged):
         raise
     except Exception as error:
+        if higher := str(error).partition('HigherOrderOperator ')[2].split():
+            where = recorder.path[-1][0] or 'the top module'
+            why = 'operators on functions, as of torch.cond and flex_attention, have no rules'
+            raise CannotConvert(f'{higher[0]} in {where}: {why}') from error
         why = f'{type(error).__name__}: {" ".join(str(error).split())}'
         raise ValueError(f'the network fails on example_input (pass several inputs as a tuple): {why}') from error
     recorder.outputs = [recorder.node(x) for x in tensors_in(output)]

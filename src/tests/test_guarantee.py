@@ -2181,6 +2181,25 @@ def test_a_sparse_tensor_may_be_an_attribute():
     torch.testing.assert_close(hat.convert(net, 2, x, init=hat.init.dense).eval()(x, task=0), net(x))
 
 
+class Distributed(nn.parallel.DistributedDataParallel):
+    """Without the processes that it needs."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.module = nn.Linear(6, 3)
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return torch.cond(x.sum() > 0, torch.sin, torch.cos, (x,))
+
+
+def twice_registered():
+    net = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
+    net.register_buffer('other', net[0].weight)
+    return net
+
+
 def test_what_cannot_be_read_at_all_is_said_in_one_line():
     x = torch.randn(4, 6)
     for net, kind, message in (
@@ -2191,6 +2210,10 @@ def test_what_cannot_be_read_at_all_is_said_in_one_line():
         (nn.Sequential(nn.Linear(6, 3, dtype=torch.complex64)), hat.CannotConvert, '0.weight is complex: only real'),
         (Graph(edges=nn.Buffer(torch.eye(4).to_sparse())), hat.CannotConvert, '^edges is sparse: make it dense, or an'),
         (nn.Sequential(small()), TypeError, 'already converted'),
+        (small().view(0), TypeError, 'already converted'),
+        (nn.Sequential(Distributed()), TypeError, '^0 is DistributedDataParallel: convert its module, and wrap a view'),
+        (twice_registered(), hat.CannotConvert, '^0.weight is a parameter and a buffer: register a copy'),
+        (nn.Sequential(Branching(), nn.Linear(6, 3)), hat.CannotConvert, '^cond in the top module: operators'),
         (torch.relu, TypeError, 'net must be an nn.Module'),
     ):
         with pytest.raises(kind, match=message):
