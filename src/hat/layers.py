@@ -29,6 +29,7 @@ PRODUCTS = {  # of two matrices: names of the factors, and of what is added
     'bmm': ('self', 'mat2', None),
     'mv': ('self', 'vec', None),
     'addmm': ('mat1', 'mat2', 'self'),
+    'addmv': ('mat', 'vec', 'self'),
     'baddbmm': ('batch1', 'batch2', 'self'),
 }
 BATCH = 'ABCDEFGH'  # letters of dimensions that are not summed over
@@ -150,6 +151,10 @@ def product(name: str, named: dict[str, Any]) -> tuple[list[Factor], str, Node |
         return [(named['self'], 'Ak'), (named['mat2'], 'ekn')], 'An', named['bias']
     if name == 'einsum':
         return *einsum_letters(named['equation'], named['tensors']), None
+    if name == 'inner':
+        return *tensor_product(named['self'], named['other'], [-1], [-1]), None
+    if name == 'tensordot':
+        return *tensor_product(named['self'], named['other'], named['dims_self'], named['dims_other']), None
     return [], '', None
 
 
@@ -164,6 +169,16 @@ def matrix_product(left: Node, right: Node) -> tuple[list[Factor], str]:
     rows, columns = 'm' if ndim(left) > 1 else '', 'n' if ndim(right) > 1 else ''
     letters = [batches[0] + rows + 'k', batches[1] + 'k' + columns]
     return list(zip((left, right), letters, strict=True)), BATCH[:n_batch] + rows + columns
+
+
+def tensor_product(left: Node, right: Node, *dims: list[int]) -> tuple[list[Factor], str]:
+    """The factors of a sum of products over some dimensions of both, with their letters, and those of the rest."""
+    factors: list[Factor] = []
+    for x, summed, rest in zip((left, right), dims, (BATCH, 'opqrstuv'), strict=True):
+        places = [d % ndim(x) for d in summed]
+        letters = ['abcdefgh'[places.index(d)] if d in places else rest[d] for d in range(ndim(x))]
+        factors.append((x, ''.join(letters)))
+    return factors, ''.join(x for _, letters in factors for x in letters if x not in 'abcdefgh')
 
 
 def einsum_letters(equation: str, tensors: list[Node]) -> tuple[list[Factor], str]:
