@@ -142,6 +142,8 @@ class Network(parallel.Whole, nn.Module):
         Returns:
             The progress; in compiled code a tensor, as torch.compile would make a new graph for each new number.
         """
+        if torch.jit.is_tracing():
+            raise TypeError(parallel.TORCHSCRIPT)
         self.refresh()
         if not batch:
             return None

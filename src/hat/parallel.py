@@ -1,4 +1,4 @@
-"""Several threads, processes and devices: locks; what does not work with kept values is refused."""
+"""Several threads, processes and devices: locks; what does not work with kept values is refused, as TorchScript."""
 
 import os
 import threading
@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from torch import nn
 
+TORCHSCRIPT = 'TorchScript has no masks: trace or script hat.prune(model, task) or hat.plain(model, task)'
 INSTEAD = 'hat needs whole parameters in every process: DistributedDataParallel'
 
 
@@ -27,6 +28,9 @@ class Whole:
 
     def _replicate_for_data_parallel(self) -> Self:
         raise TypeError(f'DataParallel trains copies that forget what they count: {INSTEAD}')
+
+    def __prepare_scriptable__(self) -> Self:  # torch.jit.script() calls it
+        raise TypeError(TORCHSCRIPT)
 
 
 def check(module: nn.Module) -> None:

@@ -471,6 +471,19 @@ def test_other_parameters_for_one_call_do_not_reach_a_learned_task_and_are_refus
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings('ignore:.*torch.jit', 'ignore:Converting a tensor')
+def test_torchscript_is_for_the_plain_network():
+    """PyTorch failed with an error about its own insides."""
+    _, model = build('attention')
+    model.end_task(0)
+    x = torch.randn(2, 3, 8, 8)
+    for part in model.eval().use(0), model.view(0).eval():
+        for call in lambda part=part: torch.jit.trace(part, x), lambda part=part: torch.jit.script(part):
+            with pytest.raises(TypeError, match=r'^TorchScript has no masks: .* hat.prune\(model, task\)'):
+                call()
+    torch.testing.assert_close(torch.jit.trace(hat.plain(model, 0), x)(x), model(x, task=0), rtol=1e-4, atol=1e-4)
+
+
 def test_export():
     model = learn_two(lambda model, task: learn(view_of(model, task)))
     x, other = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 8, 8)
