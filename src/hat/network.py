@@ -7,7 +7,9 @@ import itertools
 import operator
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Self, cast
 
 import torch
@@ -36,6 +38,8 @@ from hat.watch import Watch, checked
 
 Progress = float | Tensor | None | Callable[[], float | Tensor | None]
 LOCK = parallel.lock()  # of refresh(): other threads wait for what it changes
+NONE: Mapping[int, int | None] = MappingProxyType({})
+IN_BLOCK = ContextVar('IN_BLOCK', default=NONE)  # in a block of task(): the task, by id of the network
 PRIME = 2**31 - 1  # fingerprints are multiples of it; an average of two fingerprints is not
 
 
@@ -112,7 +116,7 @@ class Network(parallel.Whole, nn.Module):
             TypeError, IndexError: there is no such task, or progress is no number.
             ValueError: progress is missing in training mode, or is not between 0 and 1.
         """
-        t = self.index(self.current if task is None else task)
+        t = self.index(IN_BLOCK.get().get(id(self), self.current) if task is None else task)
         return self.train_batch(t, progress, inputs, named) if self.training else self.evaluate(t, inputs, named)
 
     def evaluate(self, task: int, inputs: tuple, named: dict[str, Any], net: nn.Module | None = None) -> Any:
@@ -154,18 +158,23 @@ class Network(parallel.Whole, nn.Module):
         return progress
 
     def use(self, task: int | None) -> Self:
-        """Make a task the one that forward() runs where none is passed; None: there is no such task."""
-        self.current = None if task is None else self.index(task)
+        """Make a task the one that forward() runs where none is passed; None: there is no such task. Inside a block of
+        task() until its end."""
+        chosen = None if task is None else self.index(task)
+        if id(self) in IN_BLOCK.get():
+            IN_BLOCK.set({**IN_BLOCK.get(), id(self): chosen})
+        else:
+            self.current = chosen
         return self
 
     @contextlib.contextmanager
     def task(self, task: int) -> Iterator[Self]:
-        """`with model.task(2):` uses a task inside the block."""
-        before = self.current
+        """`with model.task(2):` uses a task inside the block, in this thread and coroutine alone."""
+        before = IN_BLOCK.set({**IN_BLOCK.get(), id(self): self.index(task)})
         try:
-            yield self.use(task)
+            yield self
         finally:
-            self.current = before
+            IN_BLOCK.reset(before)
 
     def view(self, task: int, steps: int | None = None, c: float | None = None) -> View:
         """One task as an ordinary module without further arguments: see hat.view.View."""

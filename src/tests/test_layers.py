@@ -1,10 +1,13 @@
 """Every spelling of a layer: its weights are protected if a learned task depends on them, and only then."""
 
+import asyncio
 import collections
 import copy
 import dataclasses
 import io
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -710,6 +713,35 @@ def test_a_task_can_be_chosen_for_all_calls_or_inside_a_block():
         TypeError, match=r'task must be a number, as in model\(x, task=0\), or model.use\(0\), not None'
     ):
         model.use(None)(x)
+    with model.task(0), model.task(1), pytest.raises(IndexError):
+        assert same(model.use(0)(x), expected[0])
+        model.use(2)
+    assert model.current is None
+
+
+def test_threads_and_coroutines_may_each_be_in_a_block_of_their_own():
+    """They had one task in common, so that some outputs were those of another."""
+    model, _, x = viewed()
+    expected = [model.eval()(x, task=t) for t in range(2)]
+
+    async def serve(t):
+        with model.task(t):
+            await asyncio.sleep(0)
+            return model(x)
+
+    async def both():
+        return await asyncio.gather(*(serve(t) for t in range(2)))
+
+    assert all(map(same, asyncio.run(both()), expected))
+    inside = threading.Barrier(2, timeout=60)
+
+    def in_thread(t):
+        with model.task(t):
+            inside.wait()
+            return model(x)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(map(same, pool.map(in_thread, range(2)), expected))
 
 
 def test_a_view_trains_what_its_task_trains_and_counts_progress():
