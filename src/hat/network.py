@@ -170,11 +170,12 @@ class Network(parallel.Whole, nn.Module):
     @contextlib.contextmanager
     def task(self, task: int) -> Iterator[Self]:
         """`with model.task(2):` uses a task inside the block, in this thread and coroutine alone."""
-        before = IN_BLOCK.set({**IN_BLOCK.get(), id(self): self.index(task)})
+        before = IN_BLOCK.get()
+        IN_BLOCK.set({**before, id(self): self.index(task)})
         try:
             yield self
         finally:
-            IN_BLOCK.reset(before)
+            IN_BLOCK.set(before)  # not reset(), which fails where the block ends in another context
 
     def view(self, task: int, steps: int | None = None, c: float | None = None) -> View:
         """One task as an ordinary module without further arguments: see hat.view.View."""

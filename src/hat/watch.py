@@ -1,5 +1,6 @@
 """Warnings in training: mistakes that would otherwise pass unnoticed."""
 
+import math
 import threading
 from collections.abc import Iterable, Sequence
 from numbers import Real
@@ -251,7 +252,7 @@ def checked(progress: float | Tensor | None) -> float | Tensor:
         raise ValueError(
             'progress is missing: in training it anneals the gates, from 0 to 1 in each epoch (hat.annealed)'
         )
-    if not (progress.numel() == 1 if isinstance(progress, Tensor) else isinstance(progress, Real)):
+    if not isinstance(progress, Real) and math.prod(getattr(progress, 'shape', (0,))) != 1:
         raise TypeError(f'progress must be one number between 0 and 1, not {" ".join(repr(progress).split())}')
     if not 0 <= progress <= 1:
         raise ValueError(f'progress must be between 0 and 1, not {float(progress):g}')

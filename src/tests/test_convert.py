@@ -669,7 +669,8 @@ def test_bad_arguments_are_told():
             hat.convert(NETS['mlp'](), 2, value)
     with pytest.raises(TypeError, match='already converted'):
         hat.convert(model, 2, x)
-    model(x, task=0, progress=0)
+    for progress in 0, torch.tensor([0.0]), torch.tensor(0.0).numpy():
+        model(x, task=0, progress=progress)
     with pytest.warns(UserWarning, match=r'task 0 was trained, but end_task\(0\) was not called'):
         model(x, task=1, progress=0)
     model.end_task(1)
