@@ -112,11 +112,13 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         plan = Reader(net, inputs, heads, gated, ignored).plan
         before = outputs(net, inputs, bool(plan.written))
         noisy = not all(x.is_cpu for x in before) and distance(outputs(net, inputs, bool(plan.written)), before) > 0
+        misses = cache_misses(net)
         written, changed = changed_in_training(net, inputs)
         if written := [name for name in written if name not in plan.written]:
             plan = Reader(net, inputs, heads, gated, lambda name: ignored(name) or name in written).plan
             plan.give_each_task(written)
         after = outputs(net, inputs, bool(plan.written))
+        caching = [name for name, n in cache_misses(net).items() if n > misses[name]]  # for known inputs
         remembers = not noisy and distance(after, before) > REMEMBERED
     if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
         raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
@@ -142,7 +144,7 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
     if own := [name for name in ('task', 'progress') if name in {*keywords(net.forward), *inputs[1]}]:
         warn(f'forward() has an argument {" and ".join(own)} of its own: model(..., {own[0]}=) is that of the '
              'converted network, and does not reach it; pass it by position, or call a view')  # fmt: skip
-    if caching := cached_methods(net):
+    if caching:
         warn(f'{", ".join(caching)}: a cache of functools holds on to the copy of the modules that each batch has, so '
              'that memory grows; compute it in __init__(), or without a cache')  # fmt: skip
     if remembers:
@@ -170,11 +172,11 @@ def keywords(function: Callable) -> tuple[str, ...]:
     return code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount] if code else ()
 
 
-def cached_methods(net: nn.Module) -> list[str]:
-    """Names of the methods of a network's modules that are in functools.lru_cache, whose keys are modules."""
+def cache_misses(net: nn.Module) -> dict[str, int]:
+    """How often functions in functools.lru_cache have run, by name, of the classes of a network's modules."""
     classes = {kind: None for module in net.modules() for kind in type(module).__mro__}
-    return [f'{kind.__name__}.{name}' for kind in classes for name, value in vars(kind).items()
-            if isinstance(value, functools._lru_cache_wrapper)]  # fmt: skip
+    return {f'{kind.__name__}.{name}': value.cache_info().misses for kind in classes
+            for name, value in vars(kind).items() if isinstance(value, functools._lru_cache_wrapper)}  # fmt: skip
 
 
 def names(argument: str, value: Names | None) -> Callable[[str], bool] | list[str] | None:

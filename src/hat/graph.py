@@ -85,12 +85,13 @@ def attempt(net: nn.Module, inputs: Inputs, copies: bool) -> 'Recorder':
 def operations(network: 'Network', task: int, inputs: tuple, named: dict[str, Any]) -> list[str]:
     """Names of the operations that a task runs in evaluation for a batch, as Recorder.operations(). As the example ran,
     without autocast, in which recurrent operations fail below autograd."""
-    like = first_wide(network.net)
-    if torch.is_autocast_enabled(like.device.type):
-        inputs, named = mapped(lambda x: x.to(like.dtype) if x.is_floating_point() else x, (inputs, named))
-    with contextlib.suppress(ParameterChanged):  # forward() changes its inputs: it runs on copies
-        return operations_on(network, task, inputs, named, addresses(tensors_in((inputs, named))))
-    return operations_on(network, task, *mapped(Tensor.clone, (inputs, named)))
+    like, copies = first_wide(network.net), (inputs, named)
+    cast = torch.is_autocast_enabled(like.device.type)
+    with contextlib.suppress(Exception):  # forward() may change lists and dicts; of some kinds there are no copies
+        copies = mapped(lambda x: x.to(like.dtype) if cast and x.is_floating_point() else x, copies)
+    with contextlib.suppress(ParameterChanged):  # it changes an input: it runs on copies of the tensors, too
+        return operations_on(network, task, *copies, addresses(tensors_in(copies)))
+    return operations_on(network, task, *mapped(Tensor.clone, copies))
 
 
 def operations_on(network: 'Network', task: int, inputs: tuple, named: dict[str, Any],

@@ -276,7 +276,10 @@ def test_a_head_of_a_size_that_the_rest_of_the_network_cannot_take_is_warned_of(
         warnings.simplefilter('error')
         model = hat.convert(net, 2, x, n_classes=4)
         hat.convert(net[:-1], 2, x, n_classes=[4, 3]).add_task(5)
-    with pytest.warns(UserWarning, match='with an output layer of 5 units, as of task 2, the network fails on example'):
+        model.net.register_forward_hook(lambda *_: pytest.fail('a head of the size of the network needs no try'))
+        model.add_task(4)
+        model.net._forward_hooks.clear()
+    with pytest.warns(UserWarning, match='with an output layer of 5 units, as of task 3, the network fails on example'):
         model.add_task(5)
 
 

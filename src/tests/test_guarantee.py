@@ -2062,13 +2062,22 @@ class Caching(Small):
     def mask(self, n):
         return torch.ones(n)
 
+    @functools.lru_cache  # noqa: B019
+    def unused(self):
+        return 0
+
+    largest = functools.lru_cache(max)
+
     def between(self, h, x):
-        return h * self.mask(8)
+        return h * self.mask(8) if self.masked else h * Caching.largest(1, 0)
 
 
 def test_a_cache_of_modules_is_warned_of():
     with pytest.warns(UserWarning, match='^Caching.mask: a cache of functools holds on to the copy of the modules'):
-        hat.convert(Caching(), 2, torch.randn(4, 6))
+        hat.convert(Caching(masked=True), 2, torch.randn(4, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        hat.convert(Caching(masked=False), 2, torch.randn(4, 6))
 
 
 class Registering(Small):
@@ -2139,16 +2148,27 @@ def test_a_network_that_normalizes_its_inputs_in_place_does_so_once(tmp_path):
 
 class OfAMapping(Small):
     def forward(self, batch):
-        return super().forward(batch['x'])
+        if self.normalizes:
+            batch['x'].sub_(0.5)
+        return super().forward(batch.pop('x') if self.takes else batch['x'])
 
     def between(self, h, x):
         return h
 
 
+@pytest.mark.parametrize('normalizes', [False, True])
+def test_a_batch_in_a_dict_that_forward_takes_apart(normalizes):
+    x = torch.randn(4, 6)
+    batch = {'x': x.clone(), 'labels': None}
+    model = hat.convert(OfAMapping(takes=True, normalizes=normalizes), 2, ({'x': x},)).train()
+    model(batch, task=0, progress=1)
+    assert batch.keys() == {'labels'}
+
+
 def test_a_batch_that_cannot_be_copied_trains_as_it_is():
     torch.manual_seed(0)
     x = torch.randn(4, 6)
-    model = hat.convert(OfAMapping(), 2, ({'x': x},)).train()
+    model = hat.convert(OfAMapping(takes=False, normalizes=False), 2, ({'x': x},)).train()
     of_dict = model({'x': x}, task=0, progress=1)
     assert same(model(types.MappingProxyType({'x': x}), task=0, progress=1), of_dict)
 
