@@ -28,7 +28,7 @@ def draw(s_max, folder):
     save({'fig2': ('', charts.gradients(e, scaled, sums))}, folder)
     for name, total in sums.items():
         at = {x: float(total[(e - x).abs().argmin()]) for x in (-1, 1)}
-        print(f'{name:9} sum over an epoch at e = -1: {at[-1]:.0f}, at e = 1: {at[1]:.0f}')
+        print(f'{name:9} sum over an epoch at e = -1: {at[-1]:.4g}, at e = 1: {at[1]:.4g}')
     print(folder / 'fig2.png')
 
 

@@ -870,6 +870,8 @@ def test_figure_2_shows_that_open_gates_close_more_slowly_than_closed_ones_open(
     assert 'released  sum over an epoch at e = -1: 8019, at e = 1: 27' in out
     assert 'exact     sum over an epoch at e = -1: 8019, at e = 1: 8019' in out
     assert {p.name for p in (tmp_path / 'new' / 'figures').iterdir()} == {'fig2.png', 'fig2.pdf'}
+    plot_results.main(['--fig2', '--smax', '1e-3', '--output', str(tmp_path)])
+    assert 'exact     sum over an epoch at e = -1: 0.008' in capsys.readouterr().out  # not 0
 
 
 def test_results_that_were_not_asked_for_are_not_denied(runs, capsys):
