@@ -20,7 +20,7 @@ from core.files import ROOT, write
 from core.results import make_folder
 from core.text_tables import latex, markdown, text
 from dataloaders import EXPERIMENTS
-from reports import reproduction, verification
+from reports import addition, reproduction, setups, verification
 from reports.collection import Collection, seeds_of
 from reports.tables import compression, single_tasks, table_1, times
 
@@ -92,14 +92,14 @@ def main(argv=None):
     args = parse(argv)
     if args.reproduction:
         if args.add:
-            reproduction.add(args.add, args.setup, args.commit)
+            addition.add(args.add, args.setup, args.commit)
         if args.verify:
             verification.verify(args.verify, args.data or ROOT / 'dat')
         if args.output:
             from reports import figures  # here, because it imports matplotlib
 
             make_folder(args.output)
-            figures.save(dict(figures.published(reproduction.setups())), args.output)
+            figures.save(dict(figures.published(setups.load_all())), args.output)
         return int(bool(reproduction.rewrite(args.check)) and args.check)
     if args.fig2:
         from reports import gradient  # here, because it imports matplotlib

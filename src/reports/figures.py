@@ -53,7 +53,7 @@ def sweeps(collection):
 
 
 def published(setups):
-    """As draw(), from the setups of reproduction.py: Fig. 3 of each with a ratio, Fig. 4 of each with a sweep, Fig. 7
+    """As draw(), from the setups of .results/: Fig. 3 of each with a ratio, Fig. 4 of each with a sweep, Fig. 7
     of each compression experiment, and the ratio against the width."""
     points = {}  # experiment, number of its tasks, all else in which runs must agree -> approach -> width -> ratio
     for setup in setups:

@@ -27,7 +27,8 @@ from core import results
 from core.errors import UserError, last_words
 from core.files import ROOT
 from core.hyperparameters import show
-from reports.reproduction import setups, write_record
+from reports import setups
+from reports.addition import write_record
 
 SHORT = {'seed': 0, 'ntasks': 3, 'ntrain': 300, 'nepochs': 12}  # arguments
 NARROW = 0.25  # width
@@ -57,7 +58,7 @@ def verify(checkout, data):
     if not (checkout / 'src' / 'run.py').is_file():
         raise UserError(f'--verify: {checkout} is not a checkout of this repository')
     stale = {}
-    for setup in setups():
+    for setup in setups.load_all():
         for result in setup.collection.all():
             if setup.collection.stale(result):
                 arguments = short(result)

@@ -24,7 +24,7 @@ from core import metrics, results, text_tables
 from core.arguments import MAX_FEW
 from core.comparison import explain
 from core.errors import exit_code
-from reports import charts, records, reproduction, single, tables
+from reports import charts, records, single, tables
 from reports.collection import Collection, seeds_of
 from reports.figures import compression_curves, draw, sweeps
 from runs import identity
@@ -147,7 +147,7 @@ def test_missing_is_what_was_asked_for_or_makes_a_row_incomplete(runs, tmp_path,
 
 def test_a_mean_is_rounded_as_in_the_published_tables():
     assert f'{63.55:.1f}' == '63.5'
-    assert tables.spread(np.array([63.55]), 1, 1) == reproduction.mean_cell(np.array([63.55]), 1) == '63.6'
+    assert tables.spread(np.array([63.55]), 1, 1) == tables.mean_cell(np.array([63.55]), 1) == '63.6'
     assert tables.spread(np.array([-0.001, 0.001, -0.003]), 2, 3).startswith('0.00 (0.00)')
 
 

@@ -13,14 +13,15 @@ from test_plots import JOINT, RANDOM, Runs, task
 import plot_results
 from core.errors import exit_code
 from core.files import ROOT
-from reports import records, reproduction, verification
+from reports import records, reproduction, setups, verification
 from reports.figures import numbers, published
+from reports.paper import Metric
 from reports.tables import number
 from runs import identity
 
 ABOUT = {'experiment': 'mixture', 'title': 'mixture', 'what': 'Two sets.', 'differs': 'all', 'machine': 'a machine',
          'command': 'python src/run_multi.py'}  # fmt: skip
-METRICS = [reproduction.Metric('rho', 2, {'hat': (-0.02, 0.03), 'sgd': (-0.2, 0.08)})]
+METRICS = [Metric('rho', 2, {'hat': (-0.02, 0.03), 'sgd': (-0.2, 0.08)})]
 
 
 @pytest.fixture
@@ -33,9 +34,9 @@ def folder(tmp_path, monkeypatch):
             runs(name, seed, accuracy)
     runs('hat', 2, JOINT, versions={'python': '3.11', 'torch': '1.0'})  # of another machine, without joint
     runs('ewc', 0, JOINT, name='mixture_ewc_0.old-1')
-    monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
+    monkeypatch.setattr(setups, 'FOLDER', tmp_path / 'results')
     monkeypatch.setattr(reproduction, 'PAGES', [tmp_path / 'page.md'])
-    monkeypatch.setattr(reproduction, 'PAPER', {'mixture': METRICS})
+    monkeypatch.setattr(setups, 'PAPER', {'mixture': METRICS})
     small, summary = '<!-- reproduction: small -->\n', '<!-- reproduction: summary -->\nold\n'
     (tmp_path / 'page.md').write_text(f'Before.\n\n{small}<!-- end -->\n\n{summary}<!-- end -->\n\nAfter.\n')
     (tmp_path / 'results' / 'small').mkdir(parents=True)
@@ -49,13 +50,13 @@ def reproduce(*argv):
 
 def test_the_pages_here_are_what_the_files_give(capsys):
     assert reproduce('--check') == 0, capsys.readouterr().out
-    size = sum(path.stat().st_size for path in reproduction.FOLDER.rglob('*'))
+    size = sum(path.stat().st_size for path in setups.FOLDER.rglob('*'))
     assert size < 6_000_000
 
 
 def test_the_numbers_between_the_tables_are_those_of_the_files():
-    text = ' '.join((reproduction.FOLDER / 'README.md').read_text().split())
-    runs = {setup.name: setup.collection for setup in reproduction.setups()}
+    text = ' '.join((setups.FOLDER / 'README.md').read_text().split())
+    runs = {setup.name: setup.collection for setup in setups.load_all()}
 
     def ratio(setup, name):
         return runs[setup].ratios(runs[setup].get(name, 0), 0)
@@ -266,7 +267,7 @@ def test_a_compression_experiment_has_tables_of_its_pruned_networks_and_fig_7(fo
     assert '| mnist | 1 | 95.0 | 90.0 | 30.0 | 90.0 | 10.0 |' in lines
     assert any('| c=1: accuracy, % | weights kept, % | c=2, exact gradient: accuracy, % | w' in line for line in lines)
     assert '| c2 | weights kept: 1 to 21 % | 10 to 10 % | 1 | all |' in lines
-    figures = dict(published(reproduction.setups()))
+    figures = dict(published(setups.load_all()))
     assert {'c1-fig7', 'c2-fig7'} <= figures.keys() and (folder / 'figures' / 'c2-fig7.png').exists()
     shutil.rmtree(folder / 'results' / 'c1' / 'mixture_hat_10_pruned')
     assert reproduce('--check') == 2
@@ -333,7 +334,7 @@ def test_another_formula_is_not_the_same_in_the_third_task_at_the_end_and_by_its
     formula, small_data, tmp_path, monkeypatch, capsys
 ):
     approach, parameter, file, old, new = OTHER_FORMULAS[formula]
-    monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
+    monkeypatch.setattr(setups, 'FOLDER', tmp_path / 'results')
     monkeypatch.setattr(reproduction, 'PAGES', [])
     setup = tmp_path / 'results' / 'small'
     setup.mkdir(parents=True)
@@ -363,7 +364,7 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
         checkout(tmp_path / name, file, old, new)
     setup.mkdir(parents=True)
     (setup / 'about.json').write_text(json.dumps(ABOUT))
-    monkeypatch.setattr(reproduction, 'FOLDER', tmp_path / 'results')
+    monkeypatch.setattr(setups, 'FOLDER', tmp_path / 'results')
     monkeypatch.setattr(reproduction, 'PAGES', [])
     monkeypatch.setitem(verification.SHORT, 'nepochs', 4)
     runs, short_run = {}, verification.short_run  # today's code would run four times with the same arguments
@@ -391,7 +392,7 @@ def test_results_of_code_that_computes_the_same_are_verified_by_running_it(small
         assert ('stored' in there) == (key is None)
     assert reproduce('--verify', tmp_path / 'other', '--data', small_data) == 0  # no result is of that code
     assert 'results:' not in capsys.readouterr().out
-    collection = reproduction.setups()[0].collection
+    collection = setups.load_all()[0].collection
     assert not collection.stale(collection.get('sgd', 0))
 
 
@@ -450,7 +451,7 @@ def test_figures_of_the_setups(folder):
     assert reproduce('--add', runs, '--setup', 'small', '--commit', 'abc', '--output', folder / 'figures') == 0
     names = {path.name for path in (folder / 'figures').glob('*.png')}
     assert names == {'half-fig3.png', 'small-fig3.png', 'mixture-width.png'}
-    figures = dict(published(reproduction.setups()))
+    figures = dict(published(setups.load_all()))
     lines = {line.get_label(): line.get_xydata() for line in figures['mixture-width'][1].axes[0].lines}
     assert lines['hat'][:, 0].tolist() == [0.5, 1] and lines['hat'][0, 1] < lines['hat'][1, 1] < 0.001
     assert lines['sgd'][:, 0].tolist() == [1]
@@ -463,12 +464,12 @@ def test_setups_that_differ_in_more_than_the_width_are_not_in_one_figure(folder)
     (other / 'about.json').write_text(json.dumps(ABOUT))
     for name, accuracy in ('joint', JOINT), ('random', RANDOM), ('hat', JOINT / 2):
         Runs(other)(name, 0, accuracy, width=0.5, ntrain=30)
-    assert set(dict(published(reproduction.setups()))) == {'small-fig3', 'other-fig3'}
+    assert set(dict(published(setups.load_all()))) == {'small-fig3', 'other-fig3'}
 
 
 def test_the_figures_here_show_what_the_files_give():
     shown = set()
-    for name, (_, figure) in published(reproduction.setups()):
+    for name, (_, figure) in published(setups.load_all()):
         if (path := ROOT / '.figures' / f'{name}.png').exists():
             assert Image.open(path).text['Subject'] == numbers(figure), name
             shown.add(name)
@@ -495,7 +496,7 @@ def test_a_sweep_without_the_values_of_the_row_has_the_row_as_a_point(folder):
         runs('hat', 0, JOINT, {'c': c}, f'mixture_hat_0_c={c}', valid_accuracy=valid)
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
     assert '| hat, c=' not in (folder / 'page.md').read_text()
-    (setup,) = reproduction.setups()
+    (setup,) = setups.load_all()
     assert setup.collection.sweep_curves('hat', 0)['c'][0] == (0.75, 1, 4)
     assert '| hat | defaults | 0 | 85.0 |' in setup.table_of_sweeps()
 
@@ -526,8 +527,8 @@ def test_a_record_without_times_is_not_of_a_finished_run(folder):
 
 
 def test_a_setup_of_fewer_tasks_than_the_papers_has_no_value_of_the_paper(folder, monkeypatch):
-    more = [*METRICS, reproduction.Metric('rho', 8, {'hat': (-0.06, 0.01)})]
-    monkeypatch.setattr(reproduction, 'PAPER', {'mixture': more})
+    more = [*METRICS, Metric('rho', 8, {'hat': (-0.06, 0.01)})]
+    monkeypatch.setattr(setups, 'PAPER', {'mixture': more})
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
     assert '| mixture | A<=2: no value | 84.7 (0.6) % | 3 | all |' in (folder / 'page.md').read_text()
 
