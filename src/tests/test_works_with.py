@@ -1,7 +1,8 @@
 """Tools work with a network, or with a view of one of its tasks, as they are; or they are refused in one line.
 
-Elsewhere: averages of a network, other types, in-place writes, threads and gradients of gradients in test_guarantee.py;
-update_bn and weight decay in test_layers.py; ONNX in test_prune.py; adapters of peft in test_lora.py.
+Elsewhere: averages of a network, other types and in-place writes in test_guarantee.py; threads and gradients of
+gradients in test_forward.py; update_bn and weight decay in test_layers.py; ONNX in test_prune.py; adapters of peft in
+test_lora.py.
 """
 
 import copy
