@@ -15,7 +15,8 @@ from hat import init as inits
 from hat import regularizers, schedules
 from hat.errors import CannotConvert, warn
 from hat.functional import GRADIENTS
-from hat.graph import changed_in_training, fast_path_differs, outputs
+from hat.graph import fast_path_differs, outputs
+from hat.hidden import changed_in_training
 from hat.names import named_tensors
 from hat.nested import distance, mapped, tensors_in
 from hat.network import Network

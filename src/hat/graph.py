@@ -24,7 +24,7 @@ from hat.nested import mapped, tensors_in
 from hat.plan import Inputs
 from hat.recurrent import MODULES as RECURRENT
 from hat.recurrent import is_recurrent
-from hat.replica import CONTAINERS, Replica, is_simple
+from hat.replica import Replica
 
 if TYPE_CHECKING:
     from hat.network import Network
@@ -167,78 +167,6 @@ def outputs(net: nn.Module, inputs: Inputs, copies: bool) -> list[Tensor]:
         torch.default_generator.manual_seed(0)
         return tensors_in(replica.network(*args, **kwargs))
     return []
-
-
-def changed_in_training(net: nn.Module, inputs: Inputs) -> tuple[list[str], list[str]]:
-    """Names of the parameters that forward() writes to or replaces in training, and of other module attributes that it
-    changes: tensors, numbers, lists, dicts and sets of both, buffers that are None before, and those that it registers
-    and changes again."""
-    try:
-        return run_in_training(net, inputs, copies=False)
-    except ParameterChanged:
-        return run_in_training(net, inputs, copies=True)
-
-
-def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[str], list[str]]:
-    """As changed_in_training(). copies: of the parameters."""
-    replica, tensors, (args, kwargs) = copied(net, inputs, training=True, copies=copies)
-    guard = Recorder({}, [])
-    guard.read_only = () if copies else addresses(net.parameters())
-    before = {id(module): vars(module) | module._parameters | module._buffers for module in replica.copies.values()}
-    contents = {id(v): content(v) for state in before.values() for v in state.values() if isinstance(v, CONTAINERS)}
-
-    def run() -> None:
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]), guard:
-                replica.network(*args, **kwargs)
-        except ParameterChanged:
-            raise
-        except Exception:  # such as batch norm on 1 image
-            pass
-
-    def changed(old: Any, new: Any) -> bool:
-        if isinstance(old, Tensor):
-            return new is not old or bool(old._version)
-        if isinstance(old, CONTAINERS):
-            return content(old) != contents[id(old)]
-        return type(old) in (int, float, bool) and (type(new) is not type(old) or new != old)
-
-    run()
-    modules = [(f'{name}.'.lstrip('.'), module) for name, module in replica.network.named_modules()]
-    replaced = {id(before[id(module)].get(key)) for _, module in modules
-                for key, new in module._parameters.items() if before[id(module)].get(key) is not new}  # fmt: skip
-    written = [name for name, _ in net.named_parameters()
-               if id(tensors[name]) in replaced or addresses([tensors[name]]) & guard.written]  # fmt: skip
-    others = [f'{prefix}{key}' for prefix, module in modules for key, old in before[id(module)].items()
-              if not (key.startswith('_') or key in {*module._parameters, *module._buffers} or is_computed(module, key))
-              and changed(old, vars(module).get(key))]  # fmt: skip
-    others += [f'{prefix}{key}' for prefix, module in modules for key, new in module._buffers.items()
-               if new is not None and before[id(module)].get(key, new) is None]  # fmt: skip
-    registered = [(f'{prefix}{key}', module._buffers, key, new, version(new))
-                  for prefix, module in modules for key, new in module._buffers.items()
-                  if new is not None and key not in before[id(module)]]  # fmt: skip
-    if registered:  # a mask that is made once is no state, a statistic is
-        run()
-    others += [name for name, buffers, key, old, at in registered if buffers.get(key) is not old or version(old) != at]
-    return written, others
-
-
-def version(tensor: Tensor) -> int:
-    """How often a tensor has been changed in place; of inference mode, where this is not known, 1."""
-    return 1 if tensor.is_inference() else tensor._version
-
-
-def content(container: Any) -> list[Any]:
-    """What is in a list, dict or set, to be compared: its length; of what tree_leaves finds in it, versions of tensors,
-    values of numbers, ids of all else."""
-    parts = tree_leaves(container)
-    tensors = [(id(part), version(part)) for part in parts if isinstance(part, Tensor)]
-    return [len(container), *tensors, *(part if is_simple(part) else id(part) for part in parts)]
-
-
-def is_computed(module: nn.Module, name: str) -> bool:
-    """Whether an attribute is computed from parameters, as torch.nn.utils.weight_norm, spectral_norm and prune do."""
-    return any(f'{name}_{suffix}' in module._parameters for suffix in ('v', 'orig'))
 
 
 def copied(net: nn.Module, inputs: Inputs, training: bool = False,

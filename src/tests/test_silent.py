@@ -275,6 +275,46 @@ def test_a_statistic_that_forward_registers_is_said_to_be_dropped_a_mask_is_not(
         hat.convert(Registering(counts=False), 2, torch.randn(4, 6))
 
 
+class Remembering(Small):
+    """Attributes that are None at first, or that forward() makes."""
+
+    mean = None
+
+    def between(self, h, x):
+        last, self.last, self.size, self.parts = getattr(self, 'last', None), h.detach(), len(x), [h.sum()]
+        if self.mask is None:
+            self.mask = torch.ones(8)
+        if self.keeps == 'a private number':
+            self._n = getattr(self, '_n', 0) + 1
+        if self.keeps == 'a mean' and self.training:
+            self.mean = h.mean(0) if self.mean is None else 0.9 * self.mean + 0.1 * h.mean(0)
+        if self.keeps == 'the first mean' and self.mean is None:
+            self.mean = h.mean(0)
+        if self.keeps == 'a number' and self.training:
+            self.mean = 0.9 * (self.mean or 0.0) + 0.1 * float(h.mean())
+        if self.keeps == 'the batch before' and last is not None:
+            self.mean = last.mean(0)
+        if self.keeps == 'a list':
+            self.mean = self.mean or []
+            self.mean.append(h.mean(0))
+        return h * self.mask
+
+
+KEPT = ['a private number', 'a mean', 'the first mean', 'a number', 'the batch before', 'a list']
+
+
+@pytest.mark.parametrize('kept', KEPT)
+def test_a_statistic_that_forward_makes_is_said_to_be_dropped(kept):
+    with pytest.warns(UserWarning, match='changes attributes that are not buffers: (mean|_n); the changes are dropped'):
+        hat.convert(Remembering(keeps=kept, mask=None), 2, torch.randn(4, 6))
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('mask', [None, torch.ones(8)])
+def test_what_forward_makes_of_each_batch_or_once_is_no_statistic(mask):
+    hat.convert(Remembering(keeps=None, mask=mask), 2, torch.randn(4, 6))
+
+
 class Deleting(Small):
     def between(self, h, x):
         if hasattr(self, 'mask'):
