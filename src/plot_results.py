@@ -22,7 +22,7 @@ from core.text_tables import latex, markdown, text
 from dataloaders import EXPERIMENTS
 from reports import addition, reproduction, setups, verification
 from reports.collection import Collection, seeds_of
-from reports.tables import compression, single_tasks, table_1, times
+from reports.tables import pruned, single_tasks, table_1, times
 
 EXAMPLES = """\
 examples:
@@ -35,7 +35,7 @@ examples:
 """
 
 
-TABLES = {'tasks': single_tasks, 'table1': table_1, 'times': times, 'pruned': compression}
+TABLES = {'tasks': single_tasks, 'table1': table_1, 'times': times, 'pruned': pruned}
 TAKES = {  # what is shown -> its options
     'experiment': ('approaches', 'seeds', 'res', 'mixed', 'html', 'output'),
     'run': ('html', 'output', 'data'),

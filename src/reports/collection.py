@@ -46,11 +46,15 @@ class Collection:
     notes       lines: which runs are missing or left out, what the marks in the tables mean
     """
 
-    def __init__(self, experiment, folder, approaches, seeds, mixed=False, sweeps=None, but=()):
-        """approaches: those asked for; None: all, of which only those with a file in the folder can be missing. mixed:
-        keep and mark runs that differ from the others. sweeps: approaches to look for sweeps of (default: all of the
-        above). but: facts in which runs may differ, such as 'versions'."""
-        self.experiment, self.folder, self.seeds, self.notes, self.but = experiment, folder, seeds, [], but
+    def __init__(self, experiment, folder, approaches, seeds, mixed=False, sweeps=None, may_differ=()):
+        """
+        approaches  those asked for; None: all, of which only those with a file in the folder can be missing
+        mixed       keep and mark runs that differ from the others
+        sweeps      approaches to look for sweeps of; None: all of the above
+        may_differ  facts in which runs may differ, such as 'versions'
+        """
+        self.experiment, self.folder, self.seeds, self.may_differ = experiment, folder, seeds, may_differ
+        self.notes = []
         asked, approaches = approaches, list(APPROACHES) if approaches is None else approaches
         self.runs = {name: {} for name in dict.fromkeys([*approaches, *REFERENCES])}
         self.sweep_runs = {name: {} for name in (self.runs if sweeps is None else sweeps)}
@@ -107,7 +111,7 @@ class Collection:
     def _load(self, path, name, seed):
         """The Result in a file; None if it is not finished, or, with a note, damaged."""
         try:
-            return load(path, self.experiment, name, seed, self.but)
+            return load(path, self.experiment, name, seed, self.may_differ)
         except UserError as error:
             self.notes.append(f'left out: {error}')
 

@@ -28,7 +28,7 @@ class Result:
     txt: Path
     accuracy: np.ndarray  # (T, T)
     record: dict  # of the .json; {} if there is none
-    but: tuple = ()  # facts that may differ
+    may_differ: tuple = ()  # names of facts
 
     @property
     def tasks(self):
@@ -73,14 +73,14 @@ class Result:
             return facts
         protocol = {key: arguments.get(key) for key in PROTOCOL}
         facts |= protocol | {key: self.record.get(key) for key in ('weights', 'versions')}
-        return {name: fact for name, fact in facts.items() if name not in self.but}
+        return {name: fact for name, fact in facts.items() if name not in self.may_differ}
 
     def like(self, other):
         """Have both learned the same tasks, in the same order and under the same protocol?"""
         return self.tasks == other.tasks and agree(self.facts, other.facts)
 
 
-def load(txt, experiment, approach, seed, but=()):
+def load(txt, experiment, approach, seed, may_differ=()):
     """The Result in a .txt; None if it is not finished: it has no record, and its last row is empty.
 
     Raises UserError if its two files are damaged or do not belong together.
@@ -97,7 +97,7 @@ def load(txt, experiment, approach, seed, but=()):
         if np.abs(accuracy - exact).max() > ROUNDING:
             raise UserError(f'{txt}: not the accuracy matrix that is in {path.name}')
         accuracy = exact  # four digits may round to another table cell: 0.65354 is 65.4 %, 0.6535 is not
-    return Result(approach, txt, accuracy, record, but) if record or accuracy[-1].any() else None
+    return Result(approach, txt, accuracy, record, may_differ) if record or accuracy[-1].any() else None
 
 
 def task_names(experiment, n, txt):

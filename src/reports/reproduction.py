@@ -12,7 +12,7 @@ from core.files import ROOT, write
 from core.text_tables import markdown
 from reports import setups
 from reports.paper import KEPT
-from reports.tables import compression
+from reports.tables import pruned
 
 PAGES = ROOT / 'README.md', ROOT / 'src' / 'README.md', ROOT / '.results' / 'README.md'
 BEGIN, NAMED, END = '<!-- reproduction: ', ' -->\n', '<!-- end -->'  # the name of a table is between the first two
@@ -38,7 +38,7 @@ def table_of_compression(collections):
         chosen, before = next(iter(collection.selected['hat'].values())).parameter, len(header)
         label = f'c={chosen["c"]:g}' + (', exact gradient' if chosen['gradient'] == 'exact' else '')
         header += [f'{label}: accuracy, %', 'weights kept, %']
-        _, lines = compression(collection)
+        _, lines = pruned(collection)
         for (_, result, report), (_, _, sgd, accuracy, kept, *_) in zip(collection.pruned, lines, strict=True):
             row = rows.setdefault(report['task'], [report['task'], str(KEPT.get(report['task'], '')), sgd])
             row += ['-'] * (before - len(row)) + [accuracy + collection.marks([result]), kept]

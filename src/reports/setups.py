@@ -20,7 +20,7 @@ from core.text_tables import markdown
 from reports.collection import Collection, seeds_of
 from reports.paper import KEPT, PAPER, Metric
 from reports.records import validation
-from reports.tables import best_first, compression, mean_cell, number
+from reports.tables import best_first, mean_cell, number, pruned
 
 FOLDER = ROOT / '.results'
 ABOUT = 'experiment', 'title', 'what', 'differs', 'machine', 'command'  # keys of about.json
@@ -52,7 +52,7 @@ class Setup:
             raise UserError(f'{folder.name}/about.json: the paper has no values for {self.about["experiment"]!r}')
         experiment = self.about['experiment']
         self.collection = Collection(
-            experiment, folder, list(APPROACHES), seeds_of(experiment, folder), but=('versions',)
+            experiment, folder, list(APPROACHES), seeds_of(experiment, folder), may_differ=('versions',)
         )
         tasks = [report['task'] for _, _, report in self.collection.pruned]
         if self.alone and (not tasks or len({*tasks}) < len(tasks)):
@@ -87,7 +87,7 @@ class Setup:
 
     def table(self):
         if self.alone:
-            return '\n\n'.join([self.about['what'], markdown(*compression(self.collection)), *self.notes()])
+            return '\n\n'.join([self.about['what'], markdown(*pruned(self.collection)), *self.notes()])
         rows = self.rows()
         known = any('stored' in r.record for row in rows.values() for r in row.runs.values())
         header = ['approach', 'n']

@@ -39,7 +39,7 @@ def single_tasks(collection):
     return (header, lines) if lines and collection.n_tasks == 1 else None
 
 
-def compression(collection):
+def pruned(collection):
     """The networks that prune.py has cut from these runs, beside plain SGD of the same seed right after it has learned
     the task; None without any."""
     lines = []

@@ -61,7 +61,7 @@ def verify(checkout, data):
     for setup in setups.load_all():
         for result in setup.collection.all():
             if setup.collection.stale(result):
-                arguments = short(result)
+                arguments = short_arguments(result)
                 stale.setdefault(json.dumps(arguments), (arguments, []))[1].append(result.txt.with_suffix('.json'))
     for arguments, paths in stale.values():
         name = title(arguments)
@@ -103,8 +103,8 @@ def compare(checkout, arguments, data, there, here):
     return BUT_ROUNDING if rounded else OTHER
 
 
-def short(result):
-    """The arguments of a short run in place of a Result."""
+def short_arguments(result):
+    """Of the short run that stands for a Result."""
     return result.record['arguments'] | SHORT | {'ntasks': min(SHORT['ntasks'], len(result.tasks))}
 
 
