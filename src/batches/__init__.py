@@ -59,10 +59,7 @@ def execute(runs, args):
         return 0
     make_folder(args.res)
     if args.fresh:
-        if locked := next((r for r in runs if r.is_locked()), None):
-            raise Busy(f'{locked.output.txt}: this run is locked by another process; no run was started')
-        for r in runs:
-            r.reset()
+        reset(runs)
     finished, remaining = [], []
     for r in runs:
         (finished if r.finished() else remaining).append(r)
@@ -72,10 +69,7 @@ def execute(runs, args):
         chosen = sorted({str(r.threads or threads) for r in remaining})
         counts = os.environ.get('OMP_NUM_THREADS') or ', '.join(chosen)
         print(f'runs at a time: {len(slots)}, on {", ".join(devices)}; CPU threads of each: {counts}', flush=True)
-    if stale := [r.name for r in finished if r.output.stale(r.identity)]:
-        print(f'finished, but computed by other code: {named(stale)}; repeat with --stale redo', flush=True)
-    if replaced := [r.name for r in remaining if r.replaces()]:
-        print(f'results that will be renamed to .old-1, ..., and computed anew: {named(replaced)}', flush=True)
+    announce(finished, remaining)
     display = ProgressDisplay(len(runs), len(finished))
     try:
         if is_local:
@@ -89,6 +83,22 @@ def execute(runs, args):
     finally:
         display.close()
     return 1 if display.failed else 0
+
+
+def reset(runs):
+    """Remove checkpoints and rename results, of all runs or, if one is locked, of none. Raises Busy."""
+    if locked := next((r for r in runs if r.is_locked()), None):
+        raise Busy(f'{locked.output.txt}: this run is locked by another process; no run was started')
+    for r in runs:
+        r.reset()
+
+
+def announce(finished, remaining):
+    """Print which results are of other code, and which will be replaced."""
+    if stale := [r.name for r in finished if r.output.stale(r.identity)]:
+        print(f'finished, but computed by other code: {named(stale)}; repeat with --stale redo', flush=True)
+    if replaced := [r.name for r in remaining if r.replaces()]:
+        print(f'results that will be renamed to .old-1, ..., and computed anew: {named(replaced)}', flush=True)
 
 
 def named(names):
