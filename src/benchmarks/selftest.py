@@ -12,8 +12,7 @@ import time
 import torch
 
 import dataloaders
-from approaches import APPROACHES, build, canonical
-from approaches import base as protocol
+from approaches import APPROACHES, base, build, canonical
 from approaches.common.steps import Steps, eagerly
 from approaches.common.training import Protocol
 from benchmarks.workers import MachinePeak, TrainingSetup, lower_bound
@@ -83,13 +82,13 @@ class Eager(Steps):
 
 def learned(name, tasks, steps=Steps):
     """The state of an approach that has learned the tasks: tensors by name."""
-    ours, protocol.Steps = protocol.Steps, steps
+    ours, base.Steps = base.Steps, steps
     try:
         approach = build(name, 'demo', tasks, Protocol(nepochs=EPOCHS, batch_size=32), WIDTH)
         for t in range(len(tasks)):
             approach.learn(t)
     finally:
-        protocol.Steps = ours
+        base.Steps = ours
     return approach.net.state_dict() if name != 'random' else {}
 
 
