@@ -257,7 +257,7 @@ def check_batches(approach):
 
 
 def one_sided(tasks):
-    """Lines: the tasks with classes of which there are test images only, or no test image."""
+    """A line for each task with classes of which no training image is left, or which have no test image."""
     lines = []
     for task in tasks:
         tested, trained = (set(split.y.cpu().unique().tolist()) for split in (task.test, task.train))

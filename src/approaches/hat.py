@@ -68,7 +68,8 @@ class HAT(Approach):
 
     @torch.no_grad()
     def observe(self, t):
-        """Units and weights that the masks at s_max use (section 4.4), by layer; `reuse`: by earlier task."""
+        """Units and weights that the masks at s_max use (section 4.4), by layer; `capacity`: weights between units that
+        this task or an earlier one uses; `reuse`: weights shared with each earlier task."""
         if (layers := closed(self.hidden, t)) and self.hidden.watch.warned != t:
             self.hidden.watch.warned = t
             where = f'{self.hidden.watch.name(t)}, epoch {len(self.training.log) + 1}'

@@ -33,7 +33,7 @@ def load(experiment, folder, seed, tasks=None, ntasks=None, ntrain=None):
 
 
 def ordered(experiment, seed, tasks=None, ntasks=None):
-    """The names of the tasks of load()."""
+    """The names of the tasks of load(), in their order."""
     module = EXPERIMENTS[experiment]
     names = module.NAMES
     if hasattr(module, 'more_names') and ntasks and ntasks > len(names):
@@ -42,7 +42,7 @@ def ordered(experiment, seed, tasks=None, ntasks=None):
 
 
 def fingerprints(experiment, folder, tasks):
-    """Of the data of tasks (names): name -> text, None where there is no file. They are not read for it."""
+    """The fingerprint of the data of each task: name -> text, or None where there is no file. No image is read."""
     module = EXPERIMENTS[experiment]
     if not hasattr(module, 'source'):
         return dict.fromkeys(tasks, module.FINGERPRINT)

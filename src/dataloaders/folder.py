@@ -39,7 +39,7 @@ _used = Used()
 
 
 def use(folder, size=None, skip_bad=None):
-    """Of which folder the following calls are. Nothing is read yet."""
+    """Choose the folder that NAMES, SHAPE and all functions here are about. Nothing is read yet."""
     global _used
     _used = Used(Path(os.path.realpath(folder)), size, skip_bad)
 

@@ -60,7 +60,7 @@ def usage(network: Network, tasks: list[Units]) -> dict[str, list]:
     Returns:
         weights: of each layer, [layer].
         active: used by each task, [task][layer].
-        capacity: used by the tasks up to this one, [task][layer]: what Eq. 2 protects (Fig. 5).
+        capacity: between units that any of the tasks up to this one uses, [task][layer]: what Eq. 2 protects (Fig. 5).
         reuse: used by both of two tasks, [task][task], all layers together; by one task on the diagonal (Fig. 6).
     """
     so_far = list(itertools.accumulate(tasks, union))

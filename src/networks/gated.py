@@ -39,9 +39,9 @@ class Gated(nn.Module):
 
 
 class GatedPlain(Gated):
-    """Masks between 0 and 1 train the layers themselves, with gates in the activations, and Eq. 2 after the backward
-    pass: with narrow layers the library, which is made for any network, takes a tenth longer. Binary masks are trained
-    by the library, which keeps the values of weights."""
+    """With masks between 0 and 1 the layers themselves are trained, with gates in the activations and Eq. 2 after the
+    backward pass: where layers are narrow, the library, which is made for any network, takes a tenth longer. With
+    binary masks the library trains them: it keeps the values of weights."""
 
     plain = None  # the networks.plain.Plain of these hidden layers; a subclass says which
 

@@ -106,8 +106,8 @@ def code(approach, experiment, network=None):
     Comments, docstrings, annotations of arguments, formatting, error messages, and which file a statement is in do not
     count.
 
-    It is made of all statements in the modules of the approach, the network and the experiment and in all that these
-    import, however indirectly; of the functions alone in REGISTRIES; and of ALL_RUNS.
+    It is made of all statements in the modules of the approach, the network and the experiment and in all modules that
+    these import, however indirectly; of the functions in REGISTRIES, but not their other statements; and of ALL_RUNS.
     """
     method, data = APPROACHES[approach], dataloaders.EXPERIMENTS[experiment]
     family = networks.external if network else networks.NETWORKS[data.FAMILY][method.variant]

@@ -78,6 +78,7 @@ def check_network(path, record):
 
 
 def restored(path, record, tasks, device):
+    """The approach of the run, with these tasks and its saved state. Raises UserError."""
     with of_this_version(path):
         args = SimpleNamespace(**dict.fromkeys(['network', *DEPARTURES]) | record['arguments'])
         tasks, protocol = [task.to(device) for task in tasks], Protocol.of(args)
@@ -99,6 +100,7 @@ def restored(path, record, tasks, device):
 
 @contextmanager
 def of_this_version(path):
+    """A record of another version may lack anything: errors in the block are UserErrors that say so."""
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:

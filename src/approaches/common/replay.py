@@ -3,11 +3,11 @@
 The stream of images (Vitter 1985; Chaudhry et al. 2019, section 4): at the end of a task each of its training images
 comes once; the i-th image of all tasks so far takes a place in the memory with probability buffer / i, and the place is
 drawn. So at any time each image seen so far is in the memory with the same probability, however many epochs its task
-had. The papers stream while they train, with one epoch, or with every epoch.
+had. In the papers the images come while their task is trained: in its only epoch, or in each of its epochs.
 
-What is kept are the images as the tasks hold them (uint8), their labels, and which task they are of. Of the others
-only the number is known. Each passes through the head of its task. The best model is chosen by the
-new task's validation images alone, as those of earlier tasks are not kept.
+Of an image in the memory are kept the uint8 values that its task holds, its label, and which task it is of; of all
+other images only their number. A stored image passes through the head of its task. The best model is chosen by the new
+task's validation images alone, as those of earlier tasks are not kept.
 """
 
 import torch

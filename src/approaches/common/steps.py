@@ -24,6 +24,8 @@ class Steps:
     total         sum of the losses of the images so far, a scalar
     lr            learning rate, a scalar
     n_not_finite  number of batches whose gradient is not finite, a scalar
+    run           calls the step of a full batch: run(step)
+    run_rest      the same for the last batch of an epoch, if it is smaller
     """
 
     def __init__(self, approach, t):

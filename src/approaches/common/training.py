@@ -79,7 +79,7 @@ def first_not_finite(values):
 
 
 def n_bytes(value):
-    """Of the tensors in it; a bool is a bit."""
+    """How many bytes the tensors in a value need; a bool counts as a bit, though in memory it takes a byte."""
     if isinstance(value, torch.Tensor):
         return -(-value.numel() // 8) if value.dtype == torch.bool else value.nbytes
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()

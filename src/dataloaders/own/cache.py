@@ -2,7 +2,7 @@
 
 It is in the folder .cache of $HAT_TMP, else of dat/, or of tmp/ if dat/ is read-only. A digest of the names, sizes and
 times of the sources is in its name: where these change, it is made again. What a result records is the fingerprint of
-its arrays. An empty test set means that the seed divides the pictures.
+its arrays. The test set is empty where the task has none: the seed then draws one from the training pictures.
 """
 
 import glob
