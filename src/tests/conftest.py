@@ -1,4 +1,4 @@
-"""Small data and small networks for all tests."""
+"""Small data, small networks and invented results for all tests."""
 
 import functools
 import json
@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from invented import JOINT, RANDOM, Runs
 
 from approaches import build
 from approaches.common.training import Protocol
@@ -95,6 +96,38 @@ def make_approach(small_data):
         return build(name, 'mixture', data, protocol, width, settings)
 
     return make
+
+
+@pytest.fixture
+def res(tmp_path):
+    """Invented results of three seeds, as the original code leaves them: no .json. One run of ewc is not finished."""
+    for seed in 0, 1, 2:
+        for name, accuracy in ('joint', JOINT), ('random', RANDOM), ('hat', JOINT - 0.01 * seed), ('sgd', JOINT / 2):
+            np.savetxt(tmp_path / f'mixture_{name}_{seed}.txt', np.tril(accuracy), '%.4f')
+    np.savetxt(tmp_path / 'mixture_ewc_0.txt', [[0.9, 0], [0, 0]], '%.4f')
+    return tmp_path
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Invented runs of three seeds, and a function that writes more of them."""
+    runs = Runs(tmp_path)
+    for seed in 0, 1, 2:
+        for name, accuracy in ('joint', JOINT), ('random', RANDOM), ('hat', JOINT - 0.01 * seed), ('sgd', JOINT / 2):
+            runs(name, seed, accuracy)
+    return runs
+
+
+@pytest.fixture
+def full(runs):
+    """The folder of these runs, and of sweeps of c and smax."""
+    for c, drop in (0.1, 0.2), (0.75, 0), (4, 0.4):
+        runs('hat', 0, JOINT - drop * 0.7, {'c': c}, name=f'mixture_hat_0_c={c:g}')
+    runs('hat', 0, JOINT / 3, {'c': 4}, name='mixture_hat_0_c=4.old-1')  # replaced since
+    for smax in 25, 400:
+        runs('hat', 0, JOINT, {'smax': smax}, name=f'mixture_hat_0_smax={smax}')
+    runs('hat', 0, JOINT, {'smax': 25, 'c': 1}, name='mixture_hat_0_c=1_smax=25')  # two values differ: in no panel
+    return runs.folder
 
 
 def same(a, b):

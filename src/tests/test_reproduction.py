@@ -7,8 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+from invented import JOINT, RANDOM, Runs, task
 from PIL import Image
-from test_plots import JOINT, RANDOM, Runs, task
 
 import plot_results
 from core.errors import exit_code
