@@ -91,10 +91,10 @@ def time_loading(folder):
     """Print the seconds to load the mixture, and its number of images."""
     import dataloaders
 
-    start = time.perf_counter()
-    tasks = dataloaders.load('mixture', Path(folder), 0)
-    seconds = time.perf_counter() - start
-    print(seconds, sum(len(task.train.y) + len(task.valid.y) + len(task.test.y) for task in tasks))
+    begun = time.perf_counter()
+    loaded = dataloaders.load('mixture', Path(folder), 0)
+    seconds = time.perf_counter() - begun
+    print(seconds, sum(len(task.train.y) + len(task.valid.y) + len(task.test.y) for task in loaded))
 
 
 def tasks(args, folder):
@@ -118,10 +118,10 @@ def processes(args, folder):
     rows, first = [], None
     for n in args.processes:
         (folder / str(n)).mkdir()
-        start = time.perf_counter()
+        begun = time.perf_counter()
         python('run_multi.py', '--experiments', 'demo', '--approaches', 'hat', '--seeds', f'0-{n - 1}', '--nproc', n,
                '--devices', args.device, '--res', folder / str(n))  # fmt: skip
-        an_hour = 3600 * n / (time.perf_counter() - start)
+        an_hour = 3600 * n / (time.perf_counter() - begun)
         first = first or an_hour
         rows.append([str(n), f'{an_hour:.0f}', f'{an_hour / first:.2f}'])
     return markdown(['processes', 'runs an hour', f'x those of {args.processes[0]}'], rows)
