@@ -123,7 +123,7 @@ def parse(argv):
         if getattr(args, name) is None:
             setattr(args, name, value)
     if args.data is None:  # dat/ may hold the sets of other experiments, which are not the user's own tasks
-        if hasattr(dataloaders.EXPERIMENTS[args.experiment], 'use'):
+        if options.is_own(args.experiment):
             raise UserError(f'--data: give the folder of your tasks: --experiment {args.experiment} has no default')
         args.data = ROOT / 'dat'
     if args.tensorboard:
@@ -318,7 +318,8 @@ def _defaults(name):
 
 
 def _parameter_help():
-    declared = (f'{name}: {show(approach.defaults())}' for name, approach in APPROACHES.items() if approach.parameters)
+    declared = (f'{name}: {show(approach.defaults()).replace(",", ", ")}' for name, approach in APPROACHES.items()
+                if approach.parameters)  # with spaces, at which argparse breaks lines  # fmt: skip
     return f'hyper-parameters, comma-separated, in their order or as name=value ({"; ".join(declared)})'
 
 

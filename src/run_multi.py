@@ -10,6 +10,7 @@ from core.arguments import Parser, few, names, seeds
 from core.errors import UserError, exit_code
 from core.hyperparameters import parse as parse_parameters
 from dataloaders import EXPERIMENTS
+from dataloaders.options import is_own
 
 EXAMPLES = """\
 Arguments after -- are passed to every run. Finished runs are skipped: repeat the command to complete a batch.
@@ -23,7 +24,7 @@ examples:
 
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
-    every = [name for name, module in EXPERIMENTS.items() if not hasattr(module, 'use')]  # not your own
+    every = [name for name in EXPERIMENTS if not is_own(name)]
     parser.add_argument('--experiments', required=True, type=names(EXPERIMENTS, every=every), metavar='A,B,...',
                         help=f'some of {", ".join(EXPERIMENTS)}, or all: {", ".join(every)}')  # fmt: skip
     parser.add_argument('--approaches', required=True, type=names(APPROACHES, canonical), metavar='A,B,...',

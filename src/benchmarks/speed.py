@@ -20,6 +20,7 @@ from core.device import describe, setup_device, versions
 from core.errors import UserError
 from core.files import ROOT, write
 from core.text_tables import markdown
+from dataloaders.options import is_own
 
 EXAMPLES = """\
 examples:
@@ -35,7 +36,7 @@ def parse(argv):
     parser = Parser(__doc__, EXAMPLES, prog='benchmark.py speed')
     parser.add_argument('--approaches', type=names(trained, canonical), default=['hat', 'sgd'], metavar='A,B,...',
                         help='or all (default hat,sgd)')  # fmt: skip
-    fixed = [name for name, module in dataloaders.EXPERIMENTS.items() if not hasattr(module, 'use')]
+    fixed = [name for name in dataloaders.EXPERIMENTS if not is_own(name)]
     parser.add_argument('--experiment', choices=fixed, default='demo', help='(default demo)')
     parser.add_argument('--data', type=Path, default=ROOT / 'dat', metavar='DIR', help='(default dat)')
     parser.add_argument('--ntrain', type=count, default=1500, metavar='N', help='images of an epoch, 15 %% of them for '

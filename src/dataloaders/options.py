@@ -12,11 +12,16 @@ def add(parser):
     own.add_argument('--skip-bad', action='store_const', const=True, help='leave out damaged pictures (default: stop)')
 
 
+def is_own(experiment):
+    """Are its tasks those of a folder of your own?"""
+    return hasattr(EXPERIMENTS[experiment], 'use')
+
+
 def apply(args):
     """Tell the experiment where its data are, and its options; remove those of others from args."""
     module = EXPERIMENTS[args.experiment]
     own = getattr(module, 'OPTIONS', ())
-    for name in {'size', 'skip_bad'} - set(own):
+    for name in {name for each in EXPERIMENTS.values() for name in getattr(each, 'OPTIONS', ())} - set(own):
         if vars(args).pop(name, None) is not None:
             raise UserError(f'--{name.replace("_", "-")}: --experiment {args.experiment} does not take it')
     if own:

@@ -14,6 +14,7 @@ from core.errors import UserError
 from core.hyperparameters import show
 from core.shapes import check, record_shape
 from dataloaders import EXPERIMENTS
+from dataloaders.options import is_own
 from runs.identity import of_task
 
 # Arguments in which runs must agree
@@ -103,7 +104,7 @@ def load(txt, experiment, approach, seed, may_differ=()):
 def task_names(experiment, n, txt):
     """The names from which a run may have learned n tasks; None: any names. Raises UserError."""
     module = EXPERIMENTS[experiment]
-    if hasattr(module, 'use'):
+    if is_own(experiment):
         return None
     if n <= len(module.NAMES):
         return module.NAMES

@@ -9,6 +9,7 @@ import dataloaders
 import networks
 from approaches import APPROACHES
 from core import comparison
+from dataloaders import options
 from networks import pretrained
 
 SRC = Path(__file__).resolve().parents[1]
@@ -68,7 +69,7 @@ class Identity:
     def other_tasks(self, record):
         """Has a folder of your own other tasks or classes now than in a record? A list of texts."""
         module, names = dataloaders.EXPERIMENTS[self.experiment], [task['name'] for task in record.get('tasks', [])]
-        if not hasattr(module, 'use') or not names or not self.folder.is_dir():
+        if not options.is_own(self.experiment) or not names or not self.folder.is_dir():
             return []
         now = dataloaders.ordered(self.experiment, *(self.arguments[name] for name in ('seed', 'tasks', 'ntasks')))
         if now != names:
