@@ -38,6 +38,13 @@ class Cached(NamedTuple):
     skipped: list  # paths, from the folder of all tasks, of pictures that are left out
 
 
+class Split(NamedTuple):
+    x: np.ndarray  # (n, side, side, 3) uint8
+    moments: np.ndarray  # (n, 2, 3), as in Cached
+    labels: list
+    colour: bool  # is any picture in colour?
+
+
 def ensure(name, source, side, skip_bad):
     """The path of the npz of a task, whose source is an npz, a csv or a folder. Raises UserError."""
     place = digest(os.fsencode(source), side, bool(skip_bad))
@@ -106,17 +113,19 @@ def read(name, source, side, skip_bad):
         x, moments, colour, failed = pictures.collect(name, items, read_one, skip_bad)
         skipped += [os.path.relpath(items[i], source.parent) for i in sorted(failed)]
         kept = [i for i in range(len(items)) if i not in failed]
-        found[split] = (x[kept], moments[kept]) if failed and kept else (x, moments), [labels[i] for i in kept], colour
-    classes = check_classes(source, {split: labels for split, (_, labels, _) in found.items()})
-    channels = 3 if any(colour for _, _, colour in found.values()) else 1
+        if failed and kept:
+            x, moments = x[kept], moments[kept]
+        found[split] = Split(x, moments, [labels[i] for i in kept], colour)
+    classes = check_classes(source, {split: each.labels for split, each in found.items()})
+    channels = 3 if any(each.colour for each in found.values()) else 1
     arrays = []
     for split in layouts.SPLITS:
-        if split in found:
-            (x, _), labels, _ = found[split]
-            arrays += [np.ascontiguousarray(x[..., :channels]), np.array([classes[c] for c in labels])]
+        if each := found.get(split):
+            arrays += [np.ascontiguousarray(each.x[..., :channels]), np.array([classes[c] for c in each.labels])]
         else:
             arrays += [arrays[0][:0], arrays[1][:0]]
-    return arrays, found['train'][0][1][..., :channels], {'classes': [str(c) for c in classes], 'skipped': skipped}
+    about = {'classes': [str(c) for c in classes], 'skipped': skipped}
+    return arrays, found['train'].moments[..., :channels], about
 
 
 def check_classes(source, splits):
