@@ -76,27 +76,29 @@ def make_parser():
         protocol.add_argument(
             f'--{name}', choices=values, help=f'(default {values[0]}; all others depart from the paper)'
         )
-    places = parser.add_argument_group('where')
-    places.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps (default auto: cuda '
-                        'if there is one, else cpu)')  # fmt: skip
-    places.add_argument('--threads', type=parallel, metavar='N', help="CPU threads (default: PyTorch's choice, demo 1) "
-                        'unless OMP_NUM_THREADS is set')  # fmt: skip
-    places.add_argument('--data', type=Path, metavar='DIR', help='folder of <task>.npz or of the archives (default '
-                        'dat), or of your own tasks (no default)')  # fmt: skip
-    places.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; the record goes to '
-                        'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
-    places.add_argument('--tmp', type=Path, metavar='DIR', help='for checkpoints (default $HAT_TMP, else tmp, or '
-                        'beside the output if that is read-only)')  # fmt: skip
-    places.add_argument('--save', action='store_true', help='also save the network, as FILE.pt (for predict.py and '
-                        'prune.py)')  # fmt: skip
-    places.add_argument('--verbose', action='store_true', help='print every epoch (default: one every 10 seconds)')
-    places.add_argument('--tensorboard', action='store_true', help='log the metrics of each epoch to tensorboard/ '
-                        'beside the checkpoint (needs: pip install tensorboard)')  # fmt: skip
-    places.add_argument('--fresh', action='store_true', help='start from scratch: ignore the checkpoint and the '
-                        'result of an earlier run')  # fmt: skip
-    places.add_argument('--stale', choices=('keep', 'redo'), help='results and checkpoints of other code: keep a '
-                        'result and resume from a checkpoint, or redo the run (default: keep a result, reject a '
-                        'checkpoint)')  # fmt: skip
+    where = parser.add_argument_group('where')
+    where.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N or mps (default auto: cuda '
+                       'if there is one, else cpu)')  # fmt: skip
+    where.add_argument('--threads', type=parallel, metavar='N', help="CPU threads (default: PyTorch's choice, demo 1) "
+                       'unless OMP_NUM_THREADS is set')  # fmt: skip
+    where.add_argument('--data', type=Path, metavar='DIR', help='folder of <task>.npz or of the archives (default '
+                       'dat), or of your own tasks (no default)')  # fmt: skip
+    where.add_argument('--tmp', type=Path, metavar='DIR', help='for checkpoints (default $HAT_TMP, else tmp, or '
+                       'beside the output if that is read-only)')  # fmt: skip
+    written = parser.add_argument_group('results')
+    written.add_argument('--output', type=Path, metavar='FILE.txt', help='the accuracy matrix; the record goes to '
+                         'FILE.json (default res/<experiment>_<approach>_<seed>.txt)')  # fmt: skip
+    written.add_argument('--save', action='store_true', help='also save the network, as FILE.pt (for predict.py and '
+                         'prune.py)')  # fmt: skip
+    written.add_argument('--fresh', action='store_true', help='start from scratch: ignore the checkpoint and the '
+                         'result of an earlier run')  # fmt: skip
+    written.add_argument('--stale', choices=('keep', 'redo'), help='results and checkpoints of other code: keep a '
+                         'result and resume from a checkpoint, or redo the run (default: keep a result, reject a '
+                         'checkpoint)')  # fmt: skip
+    shown = parser.add_argument_group('what is shown')
+    shown.add_argument('--verbose', action='store_true', help='print every epoch (default: one every 10 seconds)')
+    shown.add_argument('--tensorboard', action='store_true', help='log the metrics of each epoch to tensorboard/ '
+                       'beside the checkpoint (needs: pip install tensorboard)')  # fmt: skip
     return parser
 
 
