@@ -1,6 +1,7 @@
 """Tensors in nested values: inputs and outputs of networks may be tuples, dicts, dataclasses, and objects of
 libraries."""
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -29,7 +30,7 @@ def tensors_in(value: Any, seen: set[int] | None = None) -> list[Tensor]:
 
 
 def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """A copy of a value with function(tensor) in place of each tensor in its tuples, lists, dicts and dataclasses."""
+    """A copy of a value with function(tensor) in place of each tensor in it. Objects that cannot be copied stay."""
     if isinstance(value, Tensor):
         return function(value)
     if hasattr(value, '_fields'):  # a named tuple
@@ -45,6 +46,9 @@ def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
             for name, part in vars(value).items():
                 object.__setattr__(new, name, mapped(function, part))
         return new
+    if hasattr(value, '__dict__') and not (isinstance(value, (type, nn.Module)) or callable(value)):
+        with contextlib.suppress(Exception):  # such as that of a lock
+            return copy.deepcopy(value, {id(tensor): function(tensor) for tensor in tensors_in(value)})
     return value
 
 

@@ -382,6 +382,28 @@ def test_a_batch_in_a_dict_that_forward_takes_apart(normalizes):
     assert batch.keys() == {'labels'}
 
 
+class OfAnObject(Small):
+    """As graph networks that write to the batch."""
+
+    def forward(self, batch):
+        batch.x = batch.x - 0.5
+        batch.seen.append(batch.x)
+        return super().forward(batch.x)
+
+    def between(self, h, x):
+        return h + len(x)
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_batch_in_an_object_that_forward_changes_is_changed_once():
+    x = torch.randn(4, 6)
+    example, batch = (types.SimpleNamespace(x=x.clone(), seen=[]) for _ in range(2))
+    model = hat.convert(OfAnObject(), 2, example).train()
+    assert same(example.x, x) and not example.seen
+    model(batch, task=0, progress=1)
+    assert same(batch.x, x - 0.5) and len(batch.seen) == 1
+
+
 def test_a_batch_that_cannot_be_copied_trains_as_it_is():
     torch.manual_seed(0)
     x = torch.randn(4, 6)
