@@ -842,3 +842,29 @@ def test_weight_decay_is_for_weights_alone():
         gates = {id(e) for task in model.tasks for e in task.embeddings}
         assert all((id(p) in gates) == (g is groups[2]) for g in groups for p in g['params'])
         assert {id(p) for g in groups for p in g['params']} == {id(p) for p in one.parameters()}
+
+
+class Complex(nn.Module):
+    """Pairs of a parameter are complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 7), nn.Linear(7, 8), nn.Linear(8, 3)
+        self.pairs = nn.Parameter(torch.randn(8, 8, 2))
+
+    def forward(self, x):
+        return self.head((self.b(self.a(x).relu()).to(torch.cfloat) @ torch.view_as_complex(self.pairs)).real)
+
+
+@pytest.mark.filterwarnings('ignore:these parameters are used by every task', 'ignore:.*has not been trained')
+def test_a_parameter_of_complex_numbers_is_none_of_those_that_are_protected_together():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6)
+    model = hat.convert(Complex(), 2, x, heads=False)
+    model.end_task(0)
+    learned = model.eval()(x, task=0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for _ in range(2):
+        model.train()(x, task=1, progress=1).sum().backward()
+        optimizer.step()
+    assert torch.equal(model.eval()(x, task=0), learned)
