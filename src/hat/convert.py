@@ -61,7 +61,7 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         init, schedule, regularizer: initial embeddings, annealing and regularization: functions of hat.init,
             hat.schedules and hat.regularizers, or your own.
         check: number of training batches of each task in which the operations of forward() are compared with those for
-            example_input, at the cost of an evaluation each; True: all batches.
+            example_input, and the gates are tried, at the cost of three evaluations each; True: all batches.
         copy: False: convert `net` itself, without a second copy of its weights in memory: it belongs to the converted
             network then.
         generator: for initial values.

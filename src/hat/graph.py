@@ -109,22 +109,39 @@ def operations_on(network: 'Network', task: int, inputs: tuple, named: dict[str,
     return recorder.operations()
 
 
-@torch.no_grad()
 def example_outputs(network: 'Network', task: int) -> list[Tensor]:
     """The outputs of a task for the example inputs, in evaluation and without autocast; none, if the network fails on
     them."""
     masks = network.masks(task)
-    tensors = {name: tensor.detach() for name, tensor in network.tensors(task, masks).items()}
+    return evaluated(network, task, masks, network.tensors(task, masks), network.plan.inputs)
+
+
+@torch.no_grad()
+def evaluated(network: 'Network', task: int, masks: list[Tensor], tensors: dict[str, Tensor],
+              inputs: Inputs) -> list[Tensor]:  # fmt: skip
+    """As example_outputs(), with any masks, tensors in place of the network's, and inputs."""
+    tensors = {name: tensor.detach() for name, tensor in tensors.items()}
     buffers = {name for name, _ in network.net.named_buffers()} & tensors.keys()
     tensors |= {name: tensors[name].clone() for name in buffers}  # forward() may change them
     hooks = weights.output_masks(network, masks, network.hard and network.done[task])
     replica, like = Replica(network.net, tensors, hooks, training=False), first_wide(network.net)
-    args, kwargs = as_it_runs(network.plan.inputs, like)
     devices, kind = [like.device] if like.is_cuda else [], like.device.type
     with (torch.random.fork_rng(devices), no_attention_fast_path(), torch.autocast(kind, enabled=False),
           contextlib.suppress(Exception)):  # fmt: skip
+        args, kwargs = as_it_runs(inputs, like)
         return tensors_in(replica.network(*args, **kwargs))
     return []
+
+
+@torch.no_grad()
+def with_kept_alone(network: 'Network', task: int, inputs: Inputs) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs of a task in which a random half of the gates is open, and the same with zeros in place of all that
+    would not be kept if it were learned."""
+    cpu = torch.Generator().manual_seed(0)
+    masks = [(torch.randperm(len(a), generator=cpu, device='cpu') % 2 == 0).to(a) for a in network.masks(task)]
+    tensors, is_open = network.tensors(task, masks), network.plan.units.attention(masks) > 0.5
+    kept = {name: torch.where(network.between(name, is_open), tensors[name], 0) for name in network.plan.shared}
+    return evaluated(network, task, masks, tensors, inputs), evaluated(network, task, masks, tensors | kept, inputs)
 
 
 def with_other_noise(network: 'Network', task: int) -> list[Tensor]:

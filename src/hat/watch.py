@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hat.errors import warn
 from hat.functional import HALF
-from hat.graph import example_outputs, operations, with_other_noise
+from hat.graph import example_outputs, operations, with_kept_alone, with_other_noise
 from hat.kept import bits_type
 from hat.names import get_tensor
 from hat.nested import distance
@@ -39,7 +39,7 @@ class Watch:
         warned: a task of whose closed layers the caller has warned; end_task() does not repeat it.
         answer: the task that was learned last, and its outputs for the example inputs then; None: they are not known.
         frozen: checksums of the frozen parameters since a task was learned; None: none was, or they are not known.
-        check: number of training batches in which the operations are compared with those for example_input.
+        check: number of training batches in which operations and gates are compared with those for example_input.
         names: of the tasks, for warnings; None: they are 'task 0', 'task 1' ...
     """
 
@@ -113,6 +113,10 @@ class Watch:
                 )
         if self.batches <= self.check and operations(network, task, inputs, named) != network.plan.operations:
             warn('forward() runs other operations for this batch than for example_input: the gates may not fit them')
+            self.check = 0
+        elif self.batches <= self.check and network.hard and far(*with_kept_alone(network, task, (inputs, named))):
+            warn('the gates do not fit this batch, whose outputs would change in end_task(): is example_input too '
+                 'small for all of forward() to count, as a sequence that is shorter than a shift?')  # fmt: skip
             self.check = 0
 
     @torch.no_grad()

@@ -404,6 +404,29 @@ def test_a_batch_in_an_object_that_forward_changes_is_changed_once():
     assert same(batch.x, x - 0.5) and len(batch.seen) == 1
 
 
+class Shifted(nn.Module):
+    """A path in which a sequence moves on by four steps: in a shorter one nothing of it is left."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        moved = F.pad(self.b(x).relu(), (0, 0, 4, -4))
+        return self.head(self.c(self.a(x).relu() + moved).relu())
+
+
+@pytest.mark.parametrize(('steps', 'said'), [(4, ['the gates do not fit this batch']), (5, [])])
+def test_an_example_that_does_not_show_all_of_forward_is_warned_of_in_the_first_batch(steps, said):
+    torch.manual_seed(0)
+    model = hat.convert(Shifted(), 2, torch.randn(2, steps, 6), init=hat.init.dense)
+    for length in steps, 9:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            model.train()(torch.randn(2, length, 6), task=0, progress=0)
+        assert [str(warning.message)[:31] for warning in caught] == (said if length == 9 else [])
+
+
 def test_a_batch_that_cannot_be_copied_trains_as_it_is():
     torch.manual_seed(0)
     x = torch.randn(4, 6)
