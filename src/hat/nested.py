@@ -3,7 +3,6 @@ libraries."""
 
 import contextlib
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ def tensors_in(value: Any, seen: set[int] | None = None) -> list[Tensor]:
     seen = set() if seen is None else seen
     if isinstance(value, Tensor):
         return [value]
-    if id(value) in seen or isinstance(value, (str, bytes, type, nn.Module)) or callable(value):
+    if id(value) in seen or is_opaque(value):
         return []
     seen.add(id(value))
     if isinstance(value, Mapping):
@@ -25,7 +24,7 @@ def tensors_in(value: Any, seen: set[int] | None = None) -> list[Tensor]:
     elif isinstance(value, (list, tuple)):
         parts = list(value)
     else:
-        parts = list(getattr(value, '__dict__', {}).values())
+        parts = list(attributes(value).values())
     return [tensor for part in parts for tensor in tensors_in(part, seen)]
 
 
@@ -37,19 +36,26 @@ def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
         return value._replace(**{name: mapped(function, getattr(value, name)) for name in value._fields})
     if isinstance(value, (list, tuple)):
         return type(value)(mapped(function, part) for part in value)
-    if isinstance(value, Mapping) or dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, Mapping):
         new: Any = copy.copy(value)
-        if isinstance(value, Mapping):
-            for key, part in value.items():
-                new[key] = mapped(function, part)
-        else:
-            for name, part in vars(value).items():
-                object.__setattr__(new, name, mapped(function, part))
+        for key, part in value.items():
+            new[key] = mapped(function, part)
         return new
-    if hasattr(value, '__dict__') and not (isinstance(value, (type, nn.Module)) or callable(value)):
+    if attributes(value) and not is_opaque(value):
         with contextlib.suppress(Exception):  # such as that of a lock
             return copy.deepcopy(value, {id(tensor): function(tensor) for tensor in tensors_in(value)})
     return value
+
+
+def is_opaque(value: Any) -> bool:
+    """Whether nobody looks into a value for tensors."""
+    return isinstance(value, (str, bytes, type, nn.Module)) or callable(value)
+
+
+def attributes(value: Any) -> dict[str, Any]:
+    """The attributes of an object, also those of a class with __slots__, such as a dataclass may be."""
+    slots = [name for kind in type(value).__mro__ for name in vars(kind).get('__slots__', ())]
+    return {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, '__dict__', {})
 
 
 def distance(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

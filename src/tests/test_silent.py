@@ -1,5 +1,6 @@
 """What a network does that the library cannot follow is said or refused: none of it is silent."""
 
+import dataclasses
 import functools
 import threading
 import types
@@ -402,6 +403,33 @@ def test_a_batch_in_an_object_that_forward_changes_is_changed_once():
     assert same(example.x, x) and not example.seen
     model(batch, task=0, progress=1)
     assert same(batch.x, x - 0.5) and len(batch.seen) == 1
+
+
+@dataclasses.dataclass(slots=True)
+class Slots:
+    x: torch.Tensor
+
+
+class InSlots(nn.Module):
+    """What a norm reads is an output, too: the gate of the layer cannot be in the norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv1d(6, 8, 1), nn.BatchNorm1d(8), nn.Conv1d(8, 3, 1)
+
+    def forward(self, batch):
+        h = self.conv(batch.x)
+        return Slots(h), self.head(self.norm(h).relu())
+
+
+@pytest.mark.filterwarnings('ignore:.*has not been trained')
+def test_inputs_and_outputs_may_be_in_slots():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 4)
+    model = hat.convert(InSlots(), 2, Slots(x)).eval()
+    before = model(Slots(x), task=0)[0].x
+    model.end_task(0)
+    assert same(model(Slots(x), task=0)[0].x, before)
 
 
 class Shifted(nn.Module):
