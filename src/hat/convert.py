@@ -15,7 +15,6 @@ from hat import init as inits
 from hat import regularizers, schedules
 from hat.errors import CannotConvert, warn
 from hat.functional import GRADIENTS
-from hat.graph import fast_path_differs, outputs
 from hat.hidden import changed_in_training
 from hat.names import named_tensors
 from hat.nested import distance, mapped, tensors_in
@@ -23,6 +22,7 @@ from hat.network import Network
 from hat.plan import Inputs
 from hat.reader import Reader
 from hat.task import size_of_head
+from hat.trial import fast_path_differs, outputs
 from hat.view import View
 from hat.watch import listed
 

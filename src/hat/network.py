@@ -27,12 +27,13 @@ from hat.functional import (
     write_kept,
     write_protected,
 )
-from hat.graph import example_outputs, no_attention_fast_path
+from hat.graph import no_attention_fast_path
 from hat.kept import Kept
 from hat.names import as_buffer, get_tensor, named_tensors, set_tensor
 from hat.plan import Plan
 from hat.replica import Replica
 from hat.task import TaskParameters, size_of_head
+from hat.trial import example_outputs
 from hat.view import View
 from hat.watch import Watch, checked
 

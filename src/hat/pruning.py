@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from hat.errors import warn
-from hat.graph import as_it_runs
 from hat.names import first_wide, frozen_again, get_tensor, named_tensors, set_tensor
 from hat.nested import distance, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
 from hat.saving import sizes_of_heads
 from hat.structure import Structure
+from hat.trial import as_it_runs
 from hat.weights import OutputMask
 
 UNUSED = 1e-8  # attention up to this is lost to rounding in float32 beside a used unit

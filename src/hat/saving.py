@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from hat import init, regularizers, schedules
 from hat.errors import warn
 from hat.functional import HALF
-from hat.graph import example_outputs, with_other_noise
 from hat.names import first_wide, get_tensor, is_wide, named_tensors
 from hat.nested import distance, mapped
 from hat.plan import Inputs
+from hat.trial import example_outputs, with_other_noise
 
 if TYPE_CHECKING:
     from hat.network import Network

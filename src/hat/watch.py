@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hat.errors import warn
 from hat.functional import HALF
-from hat.graph import example_outputs, operations, with_kept_alone, with_other_noise
 from hat.kept import bits_type
 from hat.names import get_tensor
 from hat.nested import distance
+from hat.trial import example_outputs, operations, with_kept_alone, with_other_noise
 
 if TYPE_CHECKING:
     from hat.network import Network
