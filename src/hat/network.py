@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, distributed, nn
 
-from hat import bundles, parallel, saving, weights
+from hat import bundles, parallel, states, weights
 from hat.errors import warn
 from hat.functional import (
     E_MAX,
@@ -95,8 +95,8 @@ class Network(parallel.Whole, nn.Module):
             zeros = torch.zeros(len(classes), dtype=torch.int64, device=device)
             module.register_buffer('fingerprints', zeros, persistent=module is self)
         self.register_state_dict_pre_hook(Network.restore)
-        self.register_load_state_dict_pre_hook(saving.before_loading)
-        self.register_load_state_dict_post_hook(saving.after_loading)
+        self.register_load_state_dict_pre_hook(states.before_loading)
+        self.register_load_state_dict_post_hook(states.after_loading)
         net.register_load_state_dict_post_hook(self.start_from)
         self.plan.to(device)
         self.refresh()
@@ -289,14 +289,14 @@ class Network(parallel.Whole, nn.Module):
             module.fingerprints = torch.cat([module.fingerprints, module.fingerprints.new_zeros(1)])
         self.refresh()
         task = len(self.tasks) - 1
-        if n_classes not in (None, *saving.sizes_of_heads(self, self.net)) and example_outputs(self, 0):
+        if n_classes not in (None, *states.sizes_of_heads(self, self.net)) and example_outputs(self, 0):
             self.try_head(task)
         return task
 
     def try_head(self, task: int) -> None:
         """Warn if the network fails with the head of a task, where this is of another size than its own."""
         n = self.tasks[task].n_classes
-        if n is None or n in saving.sizes_of_heads(self, self.net) or example_outputs(self, task):
+        if n is None or n in states.sizes_of_heads(self, self.net) or example_outputs(self, task):
             return
         warn(f'with an output layer of {n} units, as of task {task}, the network fails on example_input: does an '
              'operation after this layer need its size?')  # fmt: skip
@@ -518,7 +518,7 @@ class Network(parallel.Whole, nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Settings that must be equal where the state is loaded, as the bytes of a JSON text."""
-        return torch.tensor(list(saving.settings(self)), dtype=torch.uint8)
+        return torch.tensor(list(states.settings(self)), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to do: before_loading() has compared the settings."""

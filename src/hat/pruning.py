@@ -15,7 +15,7 @@ from hat.names import first_wide, frozen_again, get_tensor, named_tensors, set_t
 from hat.nested import distance, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
-from hat.saving import sizes_of_heads
+from hat.states import sizes_of_heads
 from hat.structure import Structure
 from hat.trial import as_it_runs
 from hat.weights import OutputMask

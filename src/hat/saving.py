@@ -1,7 +1,6 @@
-"""Saving and loading: a state has the settings of a network beside its weights."""
+"""Networks in files."""
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -10,21 +9,21 @@ import tempfile
 import textwrap
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hat import init, regularizers, schedules
+from hat.convert import check_network, convert
 from hat.errors import warn
 from hat.functional import HALF
-from hat.names import first_wide, get_tensor, is_wide, named_tensors
+from hat.names import first_wide, is_wide, named_tensors
 from hat.nested import distance, mapped
+from hat.network import Network
 from hat.plan import Inputs
+from hat.states import name_of, settings
 from hat.trial import example_outputs, with_other_noise
-
-if TYPE_CHECKING:
-    from hat.network import Network
 
 FUNCTIONS = {'schedule': schedules, 'init': init, 'regularizer': regularizers}  # arguments of convert(): their modules
 
@@ -33,98 +32,7 @@ ELEMENTS = 64  # of an output, in a file, to compare
 File = str | os.PathLike[str] | IO[bytes]
 
 
-def settings(network: 'Network') -> bytes:
-    """Settings that must be equal where a state is loaded, as JSON."""
-    sizes = [sizes_of_heads(network, task.own)[0] if network.plan.heads else None for task in network.tasks]
-    names = {
-        's_max': network.s_max,
-        'hard': network.hard,
-        'gradient': network.gradient,
-        'schedule': name_of(network.schedule),
-    }
-    names |= {'ignore': [name for name, why in network.plan.fixed.items() if not why]}
-    return json.dumps(names | {'gates': network.plan.gates, 'classes': sizes}).encode()
-
-
-def sizes_of_heads(network: 'Network', own: nn.Module) -> list[int]:
-    """Number of units of each output layer. own: the task-specific parameters of a task, or the network."""
-    return [get_tensor(own, head.weight).shape[head.axis or 0] for head in network.plan.heads]
-
-
-def name_of(function: Callable) -> str:
-    """The name of a function; with its arguments for functools.partial."""
-    if isinstance(function, functools.partial):
-        bound = [*map(repr, function.args), *(f'{key}={value!r}' for key, value in function.keywords.items())]
-        return f'{name_of(function.func)}({", ".join(bound)})'
-    return getattr(function, '__name__', type(function).__name__)
-
-
-def before_loading(network: 'Network', state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Hook: compare settings and match the number of tasks. A state with more tasks adds them; one with fewer does not
-    change the others. Raises ValueError."""
-    for t, task in enumerate(network.tasks):  # a state may be of these tensors; loading `net` writes to them
-        for key in (f'{prefix}tasks.{t}.own.{name}' for name, _ in named_tensors(task.own)):
-            if key in state and not network.done[t]:
-                state[key] = state[key].clone()
-    if f'{prefix}_extra_state' not in state:
-        if f'{prefix}fingerprints' in state:
-            raise ValueError('the state is incomplete: it has fingerprints of tasks, but no settings (_extra_state)')
-        return
-    if f'{prefix}fingerprints' not in state:
-        raise ValueError('the state is incomplete: it has settings (_extra_state), but no fingerprints of tasks')
-    here, there = json.loads(settings(network)), json.loads(bytes(state[f'{prefix}_extra_state'].tolist()))
-    classes, fingerprints = there.pop('classes'), state[f'{prefix}fingerprints']
-    here |= {f'classes of task {t}': n for t, n in enumerate(here.pop('classes'))}
-    there |= {f'classes of task {t}': n for t, n in enumerate(classes[: len(network.tasks)])}
-    for name, value in there.items():
-        if value != here[name]:
-            raise ValueError(f'the state was made with {name} {value!r}; here it is {here[name]!r}')
-    if surplus := [t for t in range(len(classes), len(network.tasks)) if network.done[t]]:
-        t, n = surplus[0], len(classes)
-        raise ValueError(f'task {t} is learned here, but not in the state, which has {n} tasks (hat.forget first)')
-    for n in classes[len(network.tasks) :]:
-        network.add_task(n if len(network.plan.heads) == 1 else None)
-    for t in range(len(classes), len(network.tasks)):
-        for part in network.tasks[t].kept:
-            for name, tensor in named_tensors(getattr(network.tasks[t], part)):
-                state[f'{prefix}tasks.{t}.{part}.{name}'] = tensor.detach()
-    state[f'{prefix}fingerprints'] = torch.cat(
-        [fingerprints, network.fingerprints[len(fingerprints) :].to(fingerprints)]
-    )
-    state[f'{prefix}_extra_state'] = network.get_extra_state()
-    if fingerprints.any() and (missing := [name for name in network.state_dict() if f'{prefix}{name}' not in state]):
-        raise ValueError(f'the state is incomplete: tasks are learned in it, but it has no {missing[0]}')
-    if lost := [t for t, done in enumerate(network.done) if done and not state[f'{prefix}fingerprints'][t]]:
-        names = ', '.join(map(str, lost))
-        warn(f'task {names} is learned here, but not in the state: it is not learned any more, and not protected')
-    stay = [t for t in range(len(classes)) if network.done[t] and fingerprints[t] == network.fingerprints[t]]
-    if stay and not same(network, stay, state, prefix):
-        names = ', '.join(map(str, stay))
-        warn(f'task {names} is already learned and is not overwritten by the state (hat.forget first)')
-
-
-def same(network: 'Network', tasks: list[int], state: dict[str, Tensor], prefix: str) -> bool:
-    """Whether a state has the kept values of some learned tasks; parameters that modules rename are not compared."""
-    pairs = [(state[f'{prefix}tasks.{t}.{part}.{name}'], kept.value(name))
-             for t in tasks for part, kept in network.tasks[t].kept.items() for name in kept.keys]  # fmt: skip
-    if network.hard:
-        is_open = network.open_units(tasks)
-        for name in network.plan.shared:
-            kept = network.kept.value(name)
-            used = network.between(name, is_open).expand(kept.shape)
-            if (tensor := state.get(f'{prefix}net.{name}')) is not None:
-                pairs.append((tensor.to(kept.device)[used], kept[used]))
-    return all(torch.equal(a.to(b.device), b) for a, b in pairs)
-
-
-def after_loading(network: 'Network', keys: Any) -> None:
-    """Hook: keep the values of tasks that are learned in the state."""
-    network.refresh()
-    network.watch.check_learned(network)
-    network.watch.follow(network)
-
-
-def save(network: 'Network', file: File) -> None:
+def save(network: Network, file: File) -> None:
     """Write a converted network to a file: weights, learned tasks, settings. load() reads it.
 
     Args:
@@ -132,8 +40,6 @@ def save(network: 'Network', file: File) -> None:
         file: a path, or a binary file open for writing. A file that is at the path stays until the new one is whole,
             if its folder can be written to.
     """
-    from hat.network import Network
-
     network = getattr(network, '_orig_mod', network)  # what torch.compile() has made has other names of tensors
     if not isinstance(network, Network):
         raise TypeError(f'save() takes a converted network (of a view: view.network), not {type(network).__name__}')
@@ -157,14 +63,14 @@ def save(network: 'Network', file: File) -> None:
 
 
 @torch.no_grad()
-def answer(network: 'Network', task: int, outputs_of: Callable = example_outputs) -> list[list[float]]:
+def answer(network: Network, task: int, outputs_of: Callable = example_outputs) -> list[list[float]]:
     """The first elements of a task's outputs for the example inputs. load() compares them: a network with another
     activation has the same parameters."""
     outputs = [x for x in outputs_of(network, task) if x.is_floating_point() and x.layout == torch.strided]
     return [x.flatten()[:ELEMENTS].tolist() for x in outputs]
 
 
-def compare(network: 'Network', task: int, expected: list[list[float]], is_half: bool, file: File) -> None:
+def compare(network: Network, task: int, expected: list[list[float]], is_half: bool, file: File) -> None:
     """Warn if a task has other outputs for the example inputs than as it was saved. is_half: then in half precision."""
     like = first_wide(network.net)
     far, answers = 0.1 if is_half or like.dtype in HALF else 0.01, [expected, answer(network, task)]
@@ -187,7 +93,7 @@ def is_safe(inputs: Inputs) -> bool:
 
 @torch.inference_mode(False)
 def load(file: File, net: nn.Module, schedule: Callable | None = None, example_input: Any = None,
-         **functions: Any) -> 'Network':  # fmt: skip
+         **functions: Any) -> Network:  # fmt: skip
     """Read a network that save() wrote.
 
     Args:
@@ -211,8 +117,6 @@ def load(file: File, net: nn.Module, schedule: Callable | None = None, example_i
         hat.save(model, 'model.pt')
         model = hat.load('model.pt', torchvision.models.resnet18(num_classes=10))
     """
-    from hat.convert import check_network, convert
-
     if unknown := sorted(set(functions) - {'init', 'regularizer'}):
         raise TypeError(f'load() got an unexpected argument {unknown[0]!r}')
     check_network(net)
