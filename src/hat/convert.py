@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from hat.hidden import changed_in_training
 from hat.names import named_tensors
 from hat.nested import distance, mapped, tensors_in
 from hat.network import Network
-from hat.plan import Inputs
+from hat.plan import Inputs, Plan
 from hat.reader import Reader
 from hat.task import size_of_head
 from hat.trial import fast_path_differs, outputs
@@ -78,23 +78,8 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         model = hat.convert(torchvision.models.resnet18(), n_tasks=5, example_input=torch.zeros(2, 3, 32, 32))
     """
     check_network(net)
-    if not isinstance(n_tasks, Integral) or not isinstance(s_max, (Real, torch.Tensor)) or not 0 < s_max < math.inf:
-        raise ValueError(f'n_tasks must be a whole number and s_max above 0 and finite, not {n_tasks!r} and {s_max!r}')
-    several = isinstance(n_classes, Iterable) and not isinstance(n_classes, (str, Mapping)) and (
-        getattr(n_classes, 'ndim', 1) > 0)  # fmt: skip
-    classes = [*map(size_of_head, n_classes)] if several else [size_of_head(n_classes)] * n_tasks
-    if not isinstance(check, Real):
-        raise ValueError(f'check must be a number of batches, True or False, not {check!r}')
-    if gradient not in GRADIENTS:
-        raise ValueError(f'gradient must be one of {", ".join(GRADIENTS)}, not {gradient!r}')
-    for name, function in ('init', init), ('schedule', schedule), ('regularizer', regularizer):
-        if not callable(function):
-            raise ValueError(f'{name} must be a function, such as those of hat.{HOMES[name]}, not {function!r}')
-    if n_tasks < 1 or any(n is not None and n < 1 for n in classes):
-        raise ValueError(f'n_tasks and n_classes must be at least 1, not {n_tasks} and {n_classes}')
-    if len(classes) != n_tasks:
-        raise ValueError(f'n_classes: {len(classes)} numbers for {n_tasks} tasks')
-    chosen, left_alone = names('gates', gates), names('ignore', ignore)
+    check_settings(n_tasks, s_max, check, gradient, {'init': init, 'schedule': schedule, 'regularizer': regularizer})
+    classes, chosen, left_alone = sizes(n_tasks, n_classes), names('gates', gates), names('ignore', ignore)
 
     def gated(layer: str, last: bool, n_units: int) -> bool:
         if chosen is None:
@@ -109,6 +94,71 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         return any(left_alone(name) if callable(left_alone) else name in left_alone for name in prefixes)
 
     net, inputs = copied(net) if copy else net, example(example_input)
+    found = look(net, inputs, heads, gated, ignored)
+    plan = found.plan
+    if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
+        raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
+    known = dict(net.named_modules()).keys() | dict(net.named_parameters()).keys()
+    if isinstance(left_alone, list) and (unknown := [name for name in left_alone if name not in known]):
+        raise ValueError(f'ignore: {unknown[0]!r} is neither a module nor a parameter of the network')
+    warn_of(found, net, inputs)
+    if not plan.gates:
+        raise CannotConvert(
+            'the network has no layer that could have a gate: it needs one before the last, and gates= to allow it'
+        )
+    if n_classes is not None and len(plan.heads) != 1:
+        raise ValueError(f'n_classes requires exactly one output layer; this network has {len(plan.heads)}')
+    check = int(1e18 if check is True else check)
+    model = Network(net, plan, classes, s_max, hard, gradient, init, schedule, regularizer, check, generator)
+    for task in {n: t for t, n in enumerate(classes)}.values() if found.runs else ():
+        model.try_head(task)
+    return model
+
+
+def check_settings(n_tasks: int, s_max: float, check: Any, gradient: Any, functions: dict[str, Any]) -> None:
+    """Raises ValueError. functions: init, schedule and regularizer, by these names."""
+    if not isinstance(n_tasks, Integral) or not isinstance(s_max, (Real, torch.Tensor)) or not 0 < s_max < math.inf:
+        raise ValueError(f'n_tasks must be a whole number and s_max above 0 and finite, not {n_tasks!r} and {s_max!r}')
+    if not isinstance(check, Real):
+        raise ValueError(f'check must be a number of batches, True or False, not {check!r}')
+    if gradient not in GRADIENTS:
+        raise ValueError(f'gradient must be one of {", ".join(GRADIENTS)}, not {gradient!r}')
+    for name, function in functions.items():
+        if not callable(function):
+            raise ValueError(f'{name} must be a function, such as those of hat.{HOMES[name]}, not {function!r}')
+
+
+def sizes(n_tasks: int, n_classes: Any) -> list[int] | list[None]:
+    """The size of each task's head, or None. Raises ValueError."""
+    several = isinstance(n_classes, Iterable) and not isinstance(n_classes, (str, Mapping)) and (
+        getattr(n_classes, 'ndim', 1) > 0)  # fmt: skip
+    classes: Any = [*map(size_of_head, n_classes)] if several else [size_of_head(n_classes)] * n_tasks
+    if n_tasks < 1 or any(n is not None and n < 1 for n in classes):
+        raise ValueError(f'n_tasks and n_classes must be at least 1, not {n_tasks} and {n_classes}')
+    if len(classes) != n_tasks:
+        raise ValueError(f'n_classes: {len(classes)} numbers for {n_tasks} tasks')
+    return classes
+
+
+class Look(NamedTuple):
+    """What is known of a network once it has run on the example inputs.
+
+    plan: made from its graph.
+    runs: whether it gives outputs in evaluation.
+    changed: names of attributes that forward() changes.
+    caching: names of functions in functools.lru_cache that it calls.
+    remembers: whether a batch changes its outputs in evaluation.
+    """
+
+    plan: Plan
+    runs: bool
+    changed: list[str]
+    caching: list[str]
+    remembers: bool
+
+
+def look(net: nn.Module, inputs: Inputs, heads: bool, gated: Callable, ignored: Callable) -> Look:
+    """Read a network. heads, gated, ignored: of Reader."""
     with torch.device('cpu'), torch.autocast('cpu', enabled=False):  # whatever the caller has chosen
         plan = Reader(net, inputs, heads, gated, ignored).plan
         before = outputs(net, inputs, bool(plan.written))
@@ -121,12 +171,13 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         after = outputs(net, inputs, bool(plan.written))
         caching = [name for name, n in cache_misses(net).items() if n > misses[name]]  # for known inputs
         remembers = not noisy and distance(after, before) > REMEMBERED
-    if isinstance(chosen, list) and (unknown := [name for name in chosen if name not in plan.layers]):
-        raise ValueError(f'gates: {unknown[0]!r} is none of the layers that tasks share: {", ".join(plan.layers)}')
-    known: dict[str, Any] = dict(net.named_modules()) | dict(net.named_parameters())
-    if isinstance(left_alone, list) and (unknown := [name for name in left_alone if name not in known]):
-        raise ValueError(f'ignore: {unknown[0]!r} is neither a module nor a parameter of the network')
-    if by_itself := {name: why for name, why in plan.fixed.items() if why and known[name].requires_grad}:
+    return Look(plan, bool(before), changed, caching, remembers)
+
+
+def warn_of(found: Look, net: nn.Module, inputs: Inputs) -> None:
+    """Warn of what costs capacity, and of what learned tasks could change with."""
+    plan, trained = found.plan, {name for name, p in net.named_parameters() if p.requires_grad}
+    if by_itself := {name: why for name, why in plan.fixed.items() if why and name in trained}:
         warn('these parameters are used by every task, and the first task that is learned fixes them (ignore= silences '
              f'this): {"; ".join(f"{name}: {why}" for name, why in by_itself.items())}')  # fmt: skip
     if plan.ungated:
@@ -139,32 +190,21 @@ def convert(net: nn.Module, n_tasks: int, example_input: Any, n_classes: int | l
         )
     if any(isinstance(module, nn.TransformerEncoder) for module in net.modules()) and fast_path_differs(net, inputs):
         warn('nn.TransformerEncoder sets padded positions to zero in evaluation, but not after conversion: ignore them')
-    if changed:
-        warn(f'forward() changes attributes that are not buffers: {", ".join(changed)}; the changes are dropped after '
-             'each batch (use register_buffer in __init__(), with a tensor)')  # fmt: skip
+    if found.changed:
+        warn(f'forward() changes attributes that are not buffers: {", ".join(found.changed)}; the changes are dropped '
+             'after each batch (use register_buffer in __init__(), with a tensor)')  # fmt: skip
     if own := [name for name in ('task', 'progress') if name in {*keywords(net.forward), *inputs[1]}]:
         warn(f'forward() has an argument {" and ".join(own)} of its own: model(..., {own[0]}=) is that of the '
              'converted network, and does not reach it; pass it by position, or call a view')  # fmt: skip
-    if caching:
-        warn(f'{", ".join(caching)}: a cache of functools holds on to the copy of the modules that each batch has, so '
-             'that memory grows; compute it in __init__(), or without a cache')  # fmt: skip
-    if remembers:
+    if found.caching:
+        warn(f'{", ".join(found.caching)}: a cache of functools holds on to the copy of the modules that each batch '
+             'has, so that memory grows; compute it in __init__(), or without a cache')  # fmt: skip
+    if found.remembers:
         warn('outputs in evaluation change after a batch, and those of learned tasks will: forward() has a state that '
              'is neither parameter nor buffer, as in an object or a global (use register_buffer, with a tensor), or '
              "random numbers that are not of PyTorch's default generator")  # fmt: skip
     if plan.branches:
         warn(f'forward() branches on values of its input {plan.branches[0]}: gates follow the branch of example_input')
-    if not plan.gates:
-        raise CannotConvert(
-            'the network has no layer that could have a gate: it needs one before the last, and gates= to allow it'
-        )
-    if n_classes is not None and len(plan.heads) != 1:
-        raise ValueError(f'n_classes requires exactly one output layer; this network has {len(plan.heads)}')
-    check = int(1e18 if check is True else check)
-    model = Network(net, plan, classes, s_max, hard, gradient, init, schedule, regularizer, check, generator)
-    for task in {n: t for t, n in enumerate(classes)}.values() if before else ():
-        model.try_head(task)
-    return model
 
 
 def keywords(function: Callable) -> tuple[str, ...]:
