@@ -249,7 +249,17 @@ def learn(args, device, output, checkpoint, identity):
 
 
 def check_batches(approach):
-    """Raises UserError if a batch norm would have to train on a single image."""
+    """Raises UserError if images are larger than the input of the network, or if a batch norm would have to train on a
+    single image."""
+    for task in approach.tasks:
+        channels, height, width = task.shape
+        for images in task.train, task.test:
+            size = tuple(images.x.shape[1:])
+            if size[0] > height or size[1] > width or size[2] > channels:
+                shown, wanted = ('x'.join(map(str, each)) for each in (size, (height, width, channels)))
+                raise UserError(
+                    f'--data: the images of {task.name} are {shown}, and the input of the network is {wanted}'
+                )
     if any(isinstance(module, _BatchNorm) for module in approach.net.modules()):
         size = approach.protocol.batch_size
         for t, task in enumerate(approach.tasks):

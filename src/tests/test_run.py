@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import record, without
+from conftest import pictures, record, without
 
 import run
 from core.files import ROOT
@@ -131,6 +131,7 @@ BAD = {
     'no validation images': (['--ntrain', '3'], 'leave none for validation'),
     'no such folder': (['--output', '/dev/null/x.txt'], 'cannot write in /dev/null'),
     'output is a folder': (['--output', '{tmp}'], 'is a folder'),
+    'no value': (['--network=--'], '--network: expected a value, not --'),
     'unknown argument': (['--speed', '9'], 'unrecognized arguments: --speed 9'),
 }
 
@@ -145,6 +146,23 @@ def test_bad_input_is_one_line_and_exit_code_2(small_data, tmp_path, capsys, arg
     assert out == ''
     assert err.startswith('run.py: error: ') and err.count('\n') == 1 and message in err
     assert sorted(small_data.iterdir()) == data and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('experiment', ['mnist2', 'pmnist'])
+@pytest.mark.parametrize('split', ['train', 'test'])
+@pytest.mark.parametrize('shape', [(32, 32, 1), (32, 32, 3)])
+def test_images_larger_than_the_input_of_the_network_are_not_cut(experiment, split, shape, tmp_path, capsys):
+    """The file of a set may be that of the mixture, which is 32x32."""
+    shapes = {'train': (28, 28, 1), 'test': (28, 28, 1)} | {split: shape}
+    arrays = [pictures(60, 10, shapes[name], seed=0) for name in ('train', 'test')]
+    npz.write(tmp_path / 'mnist.npz', [*arrays[0], *arrays[1]])
+    arguments = ['--approach', 'sgd', '--experiment', experiment, '--ntasks', '1', *SMALL[2:]]
+    assert run.cli([*arguments, '--data', str(tmp_path), '--output', str(tmp_path / 'out.txt')]) == 2
+    found = 'x'.join(map(str, shape))
+    what = f'the images of {"mnist-0-4" if experiment == "mnist2" else "pmnist-"}'
+    err = capsys.readouterr().err
+    assert what in err and f'are {found}, and the input of the network is 28x28x1' in err and err.count('\n') == 1
+    assert not list(tmp_path.glob('out.*'))
 
 
 @pytest.mark.slow
