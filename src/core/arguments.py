@@ -30,6 +30,8 @@ class Store(argparse.Action):
     given = False
 
     def __call__(self, parser, namespace, values, option_string=None):
+        if values == []:  # of --name=--, in Python 3.11
+            parser.error(f'{option_string}: expected a value, not --')
         if self.given and ',' in (self.metavar or ''):
             parser.error(f'{option_string} is given twice; give one list {self.metavar}')
         self.given = True
