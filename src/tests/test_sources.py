@@ -307,6 +307,30 @@ def test_one_message_names_every_set_that_cannot_be_had(state, offer, server, tm
     refusal(mixture.NAMES, tmp_path, *words, reason, '--experiment demo')
 
 
+def test_a_read_only_folder_without_a_set_is_told_which_file_to_put_there(offer, server, tmp_path, monkeypatch):
+    for name in 'mnist', 'svhn', 'notmnist':
+        offer(name)
+    sources.load(['mnist'], tmp_path)
+    requests = list(server.requests)
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    refusal(
+        ['mnist', 'svhn', 'notmnist'], tmp_path, tmp_path / 'svhn.npz', tmp_path / 'notmnist.npz', '--experiment demo'
+    )
+    assert list(sources.load(['mnist'], tmp_path)) == ['mnist'] and server.requests == requests
+
+
+def test_an_npz_is_to_be_deleted_only_if_it_is_damaged(offer, tmp_path, monkeypatch):
+    """It may be the only copy, and memory or a permission may be what is missing."""
+    offer('mnist')
+    sources.load(['mnist'], tmp_path)
+
+    def without_memory(*_):
+        raise MemoryError('Unable to allocate 9 GiB')
+
+    monkeypatch.setattr(np, 'memmap', without_memory)
+    refusal(['mnist'], tmp_path, 'Unable to allocate 9 GiB; if it is damaged, delete it')
+
+
 def test_the_message_names_no_set_that_is_there(offer, server, tmp_path):
     for name in 'mnist', 'svhn':
         offer(name)

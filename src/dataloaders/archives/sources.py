@@ -5,6 +5,7 @@ are downloaded.
 """
 
 import hashlib
+import os
 import urllib.request
 import zipfile
 from http.client import HTTPException
@@ -96,6 +97,9 @@ def load(names, folder):
     for name in names:
         if (folder / f'{name}.npz').exists():
             continue
+        if not os.access(folder, os.W_OK):
+            missing.append(f'{name} (nothing can be written in {folder}; put there by hand: {folder / name}.npz)')
+            continue
         with lock(folder / f'.{name}.lock'):  # one of several runs makes it, the others wait
             for path in f'{name}.npz', *(file.path for file in SOURCES[name].files):
                 remove_partial_files(folder / path)
@@ -103,7 +107,7 @@ def load(names, folder):
                 missing += prepare(name, folder)
     if missing:
         raise UserError(f'no data for {", ".join(missing)}; --experiment demo needs no files')
-    again = '; delete it to have it made again'
+    again = '; if it is damaged, delete it to have it made again'
     return {name: npz.read(folder / f'{name}.npz', SOURCES[name].n_classes, again) for name in names}
 
 
@@ -172,7 +176,7 @@ def convert(name, folder):
         arrays = [_as(np.uint8, train_x), _as(np.int64, train_y), _as(np.uint8, test_x), _as(np.int64, test_y)]
     except Exception as error:  # a damaged or malicious archive may raise anything
         unchecked = any(file.md5 is None for file in source.files)  # the others are intact: the cause is elsewhere
-        advice = '; delete it to have it downloaded again' if unchecked else ''
+        advice = '; if it is damaged, delete it to have it downloaded again' if unchecked else ''
         raise UserError(f'{name}: cannot read {where}: {one_line(error)}{advice}') from error
     npz.check(arrays, source.n_classes, where)
     if (len(arrays[0]), len(arrays[2])) != (source.n_train, source.n_test):
