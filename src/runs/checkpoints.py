@@ -70,6 +70,7 @@ class Checkpoint:
         start = time.perf_counter()
         check_plain(state)
         content = serialize({'identity': json.dumps(identity | {'format': FORMAT}), 'state': state})
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # whoever has removed it, such as a cleaner of /tmp
         with atomic(self.path) as part, open(part, 'wb') as file:
             file.write(digest(content))
             file.write(content)

@@ -5,6 +5,7 @@ import functools
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,21 @@ def test_what_a_checkpoint_could_not_be_read_with_is_refused_when_it_is_saved(tm
     assert (str(state), code) == (str({'approach': {'kept': kept}}), 'x')
     with pytest.raises(UserError, match=r'a checkpoint cannot hold approach: kept: scale.*, of the type \w+'):
         checkpoint.save({'code': 'x'}, {'approach': {'kept': kept | {'scale': value}}})
+
+
+def test_a_run_goes_on_when_the_folder_of_its_checkpoint_is_removed(command, tmp_path, monkeypatch):
+    assert run.cli(command('sgd', 'a.txt')) == 0
+    epoch = Approach.train_epoch
+
+    def train_epoch(self, *args):
+        shutil.rmtree(tmp_path / 'deep')
+        return epoch(self, *args)
+
+    monkeypatch.setattr(Approach, 'train_epoch', train_epoch)
+    monkeypatch.setattr(Checkpoint, 'due', lambda self: True)
+    (tmp_path / 'deep').mkdir()
+    assert run.cli(command('sgd', 'b.txt', '--tmp', str(tmp_path / 'deep' / 'tmp'))) == 0
+    assert_equal(tmp_path, 'a', 'b')
 
 
 @pytest.mark.slow
