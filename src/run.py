@@ -257,9 +257,8 @@ def check_batches(approach):
             size = tuple(images.x.shape[1:])
             if size[0] > height or size[1] > width or size[2] > channels:
                 shown, wanted = ('x'.join(map(str, each)) for each in (size, (height, width, channels)))
-                raise UserError(
-                    f'--data: the images of {task.name} are {shown}, and the input of the network is {wanted}'
-                )
+                what = f'the images of {task.name} are {shown}, and the input of the network is {wanted}'
+                raise UserError(f'--data: {what}')
     if any(isinstance(module, _BatchNorm) for module in approach.net.modules()):
         size = approach.protocol.batch_size
         for t, task in enumerate(approach.tasks):
