@@ -408,12 +408,17 @@ class Network(parallel.Whole, nn.Module):
         if fingerprints != kept_fingerprints:
             self.finite = set()  # other threads, which may compute with kept values now, expect NaN
             self.keep(fingerprints, kept_fingerprints)
-        before, self.done = self.done, [f != 0 for f in fingerprints]
-        self.state, self.cumulative, self.factors = state, None, {}
+        before, self.done, self.state = self.done, [f != 0 for f in fingerprints], state
         for task, learned, was in itertools.zip_longest(self.tasks, self.done, before):
             for name, p in task.named_parameters() if learned or was else ():  # else they are as the caller wants them
                 p.requires_grad_(not learned and name.removeprefix('own.') not in self.frozen)
                 p.grad = None if learned else p.grad
+        self.protect()
+
+    def protect(self) -> None:
+        """Find what the learned tasks protect: their cumulative attention, the factors of gradients that follow from it
+        (hard=False), and where kept values are."""
+        self.cumulative, self.factors = None, {}
         if any(self.done):
             self.cumulative = self.cumulated([t for t, learned in enumerate(self.done) if learned])
         if self.cumulative and not self.hard:
