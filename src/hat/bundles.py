@@ -107,7 +107,8 @@ def pack(network: 'Network', kept_only: bool, factors: dict[str, Gating]) -> lis
     protected = [] if kept_only else list(network.marks)
     given = {name: get_tensor(network.net, name) for name in (*factors, *protected)}
     masked = {name for name, (_, units) in factors.items() if units.numel() == given[name].numel()}
-    apart = {name for name in protected if given[name].shape[-1:] == (2,)}  # view_as_complex() needs an even offset
+    apart = {name for name in protected if given[name].shape[-1:] == (2,)  # complex views need an even offset
+             or name in network.plan.fixed and given[name].ndim and given[name].shape[-1] % 2 == 0}  # fmt: skip
     small = {name for name in protected if name in masked or given[name].numel() <= SMALL and name not in apart}
     types: dict[torch.dtype, list[str]] = {}
     for part in (masked - small, masked & small, small - masked):

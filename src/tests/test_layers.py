@@ -847,20 +847,21 @@ def test_weight_decay_is_for_weights_alone():
 class Complex(nn.Module):
     """Pairs of a parameter are complex numbers."""
 
-    def __init__(self):
+    def __init__(self, viewed):
         super().__init__()
+        self.viewed = viewed
         self.a, self.b, self.head = nn.Linear(6, 7), nn.Linear(7, 8), nn.Linear(8, 3)
         self.pairs = nn.Parameter(torch.randn(8, 8, 2))
 
     def forward(self, x):
-        return self.head((self.b(self.a(x).relu()).to(torch.cfloat) @ torch.view_as_complex(self.pairs)).real)
+        return self.head((self.b(self.a(x).relu()).to(torch.cfloat) @ self.viewed(self.pairs)).real)
 
 
 @pytest.mark.filterwarnings('ignore:these parameters are used by every task', 'ignore:.*has not been trained')
 def test_a_parameter_of_complex_numbers_is_none_of_those_that_are_protected_together():
     torch.manual_seed(0)
     x = torch.randn(2, 6)
-    model = hat.convert(Complex(), 2, x, heads=False)
+    model = hat.convert(Complex(torch.view_as_complex), 2, x, heads=False)
     model.end_task(0)
     learned = model.eval()(x, task=0)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
@@ -868,3 +869,20 @@ def test_a_parameter_of_complex_numbers_is_none_of_those_that_are_protected_toge
         model.train()(x, task=1, progress=1).sum().backward()
         optimizer.step()
     assert torch.equal(model.eval()(x, task=0), learned)
+
+
+class ComplexRows(Complex):
+    """The last dimension of a parameter is twice that of its complex numbers."""
+
+    def __init__(self):
+        super().__init__(lambda p: p.view(torch.cfloat))
+        self.pairs = nn.Parameter(torch.randn(8, 16))
+
+
+@pytest.mark.filterwarnings('ignore:these parameters are used by every task', 'ignore:.*has not been trained')
+def test_complex_rows_train_after_a_task():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6)
+    model = hat.convert(ComplexRows(), 2, x)
+    model.end_task(0)
+    model.train()(x, task=1, progress=1).sum().backward()
