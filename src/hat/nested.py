@@ -3,6 +3,7 @@ libraries."""
 
 import contextlib
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,7 +30,8 @@ def tensors_in(value: Any, seen: set[int] | None = None) -> list[Tensor]:
 
 
 def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """A copy of a value with function(tensor) in place of each tensor in it. Objects that cannot be copied stay."""
+    """A copy of a value with function(tensor) in place of each tensor in it. Objects that cannot be copied stay, but
+    for dataclasses, of which each field is copied, or stays."""
     if isinstance(value, Tensor):
         return function(value)
     if hasattr(value, '_fields'):  # a named tuple
@@ -44,6 +46,11 @@ def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if attributes(value) and not is_opaque(value):
         with contextlib.suppress(Exception):  # such as that of a lock
             return copy.deepcopy(value, {id(tensor): function(tensor) for tensor in tensors_in(value)})
+        if dataclasses.is_dataclass(value):
+            new = copy.copy(value)
+            for name, part in attributes(value).items():
+                object.__setattr__(new, name, mapped(function, part))
+            return new
     return value
 
 
@@ -54,8 +61,8 @@ def is_opaque(value: Any) -> bool:
 
 def attributes(value: Any) -> dict[str, Any]:
     """The attributes of an object, also those of a class with __slots__, such as a dataclass may be."""
-    slots = [name for kind in type(value).__mro__ for name in vars(kind).get('__slots__', ())]
-    return {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, '__dict__', {})
+    state: Any = object.__getstate__(value)  # with slots a pair
+    return (state[0] or {}) | state[1] if isinstance(state, tuple) else state or {}
 
 
 def distance(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

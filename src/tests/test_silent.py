@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import hat
+from hat.nested import tensors_in
 
 
 class Small(nn.Module):
@@ -420,6 +421,51 @@ class InSlots(nn.Module):
     def forward(self, batch):
         h = self.conv(batch.x)
         return Slots(h), self.head(self.norm(h).relu())
+
+
+@dataclasses.dataclass
+class Locked:
+    x: torch.Tensor
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+
+class InPlace(Small):
+    def forward(self, batch):
+        batch.x.sub_(0.5)
+        return super().forward(batch.x)
+
+    def between(self, h, x):
+        return h
+
+
+def test_a_batch_in_a_dataclass_with_a_field_that_cannot_be_copied_is_changed_once():
+    x = torch.randn(4, 6)
+    example, batch = Locked(x.clone()), Locked(x.clone())
+    model = hat.convert(InPlace(), 2, example).train()
+    assert same(example.x, x)
+    model(batch, task=0, progress=1)
+    assert same(batch.x, x - 0.5)
+
+
+class OneSlot:
+    __slots__ = 'tensor'
+
+
+class PrivateSlot:
+    __slots__ = ('__tensor',)
+
+    def __init__(self, tensor):
+        self.__tensor = tensor
+
+
+class SlotAndMore:
+    __slots__ = ('x', '__dict__')
+
+
+def test_tensors_are_found_once_in_any_slots():
+    one, more = OneSlot(), SlotAndMore()
+    one.tensor, more.x, more.y = torch.zeros(1), torch.ones(1), torch.ones(2)
+    assert [len(tensors_in(value)) for value in (one, PrivateSlot(torch.zeros(1)), more)] == [1, 1, 2]
 
 
 @pytest.mark.filterwarnings('ignore:.*has not been trained')
