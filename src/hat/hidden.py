@@ -1,5 +1,6 @@
 """Hidden state of a network: what forward() changes besides its outputs and its buffers."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from hat.graph import ParameterChanged, Recorder, addresses, copied
+from hat.names import named_tensors
 from hat.nested import distance, mapped
 from hat.plan import Inputs
 from hat.replica import CONTAINERS, STANDARD, Replica, is_simple
@@ -17,7 +19,8 @@ ROUNDING = 1e-5  # difference of tensors, in units of the largest value, up to w
 def changed_in_training(net: nn.Module, inputs: Inputs) -> tuple[list[str], list[str]]:
     """Names of the parameters that forward() writes to or replaces in training, and of other module attributes that it
     changes: tensors, numbers, lists, dicts and sets of both, and buffers that are None before. Of those that it makes,
-    the ones whose values depend on the batch before."""
+    of private ones, which nobody else reads, and of lists, dicts and sets that it replaces, those whose values depend
+    on the batch before."""
     try:
         return run_in_training(net, inputs, copies=False)
     except ParameterChanged:
@@ -47,15 +50,28 @@ def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[
                if id(tensors[name]) in replaced or addresses([tensors[name]]) & guard.written]  # fmt: skip
     after, new = attributes(replica.network), buffers_of(replica.network)
     others = [name for name, old in before.items() if changed(old, after.get(name))]
+    judged = {name for name in others if name.rpartition('.')[2].startswith('_')}  # by their values
+    judged |= {name for name, old in before.items() if isinstance(old, CONTAINERS) and after.get(name) is not old}
+    others = [name for name in others if name not in judged]
     others += [name for name, old in buffers.items() if old is None and new.get(name) is not None]
-    known = {name for name, value in (before | buffers).items() if value is not None} | {*others}
+    known = {name for name, value in (before | buffers).items() if value is not None} - judged | {*others}
     if any(value is not None and name not in known for name, value in (after | new).items()):
-        fresh, _, _ = copied(net, inputs, training=True, copies=copies)
+        state = tensors | {name: x for name, x in named_tensors(replica.network) if name in tensors}
+
+        def starting() -> Replica:
+            """A replica that has seen nothing but what is in parameters and buffers now."""
+            return Replica(net, {name: x if addresses([x]) & {*guard.read_only} else x.detach().clone()
+                                 for name, x in state.items()}, training=True)  # fmt: skip
+
+        fresh, twin = starting(), starting()
         runs += [run(one, other(batch), guard) for one in (replica, fresh)]
         if len(set(runs)) == 1:  # all of them to the end, or none
             second, first = (attributes(one.network) | buffers_of(one.network) for one in (replica, fresh))
             names = [name for name in second | first if name not in known]
-            others += [name for name in names if differ(second.get(name), first.get(name))]
+            if names := [name for name in names if differ(second.get(name), first.get(name))]:
+                run(twin, other(batch), guard)
+                same = attributes(twin.network) | buffers_of(twin.network)  # but for times, and other random numbers
+                others += [name for name in names if not differ(same.get(name), first.get(name))]
     return written, others
 
 
@@ -68,6 +84,8 @@ def run(replica: Replica, inputs: Inputs, guard: Recorder) -> bool:
         raise
     except Exception:
         return False
+    finally:
+        guard.known.clear()  # the activations
     return True
 
 
@@ -113,10 +131,15 @@ def version(tensor: Tensor) -> int:
 
 
 def differ(a: Any, b: Any) -> bool:
-    """Whether two values differ in their tensors and numbers by more than rounding."""
-    return distance(numbers(a), numbers(b)) > ROUNDING
+    """Whether two values differ in their tensors and numbers by more than rounding, as far as these can be compared."""
+    with contextlib.suppress(Exception):  # such as of quantized tensors, or of a list that contains itself
+        return distance(numbers(a), numbers(b)) > ROUNDING
+    return False
 
 
 def numbers(value: Any) -> list[Tensor]:
     """The tensors and numbers in a value."""
-    return [torch.as_tensor(part).double() for part in tree_leaves(value) if isinstance(part, (Tensor, int, float))]
+    parts = [part for part in tree_leaves(value) if isinstance(part, (Tensor, int, float))]
+    tensors = [part.detach() if isinstance(part, Tensor) else torch.tensor(float(part), dtype=torch.float64)
+               for part in parts]  # fmt: skip
+    return [(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).double() for x in tensors if not x.is_meta]

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import random
 import threading
+import time
 import types
 import warnings
 
@@ -315,6 +317,103 @@ def test_a_statistic_that_forward_makes_is_said_to_be_dropped(kept):
 @pytest.mark.parametrize('mask', [None, torch.ones(8)])
 def test_what_forward_makes_of_each_batch_or_once_is_no_statistic(mask):
     hat.convert(Remembering(keeps=None, mask=mask), 2, torch.randn(4, 6))
+
+
+def quantized(h):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # deprecated
+        return torch.quantize_per_tensor(h, 0.1, 0, torch.qint8)
+
+
+def of_itself(h):
+    values = [h]
+    values.append(values)
+    return values
+
+
+def with_gradients(h):
+    with torch.enable_grad():
+        return 2 * h.detach().requires_grad_()
+
+
+class Keeping(Small):
+    """A value of each batch in an attribute that forward() makes."""
+
+    def between(self, h, x):
+        self.kept = self.value(h)
+        return h
+
+
+VALUES = {
+    'a seed': lambda h: 2**64 - 1,
+    'no values': lambda h: torch.empty(2, device='meta'),
+    'quantized': quantized,
+    'itself': of_itself,
+    'complex': torch.fft.fft,
+    'gradients': with_gradients,
+    'a time': lambda h: time.perf_counter() % 1e-4,
+    'other random numbers': lambda h: random.random(),
+}
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('value', VALUES.values(), ids=VALUES)
+def test_what_forward_keeps_of_each_batch_may_be_of_any_kind(value):
+    hat.convert(Keeping(value=value), 2, torch.randn(4, 6))
+
+
+class Averaging(Small):
+    """What it keeps of each batch depends on the one before by a buffer, or a parameter, that it changes."""
+
+    def __init__(self, of):
+        super().__init__()
+        if of == 'buffer':
+            self.register_buffer('mean', torch.zeros(8))
+        else:
+            self.mean = nn.Parameter(torch.zeros(8), requires_grad=False)
+
+    def between(self, h, x):
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(h.mean(0), 0.5)
+        self.centred = (h - self.mean).detach()
+        return self.centred + 0 * h
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('of', ['buffer', 'parameter'])
+def test_what_forward_keeps_of_each_batch_may_depend_on_a_buffer(of):
+    hat.convert(Averaging(of), 2, torch.randn(4, 6))
+
+
+class Tables(Small):
+    """Private attributes of a rotary embedding, a table by shape, and a note that is given once."""
+
+    def between(self, h, x):
+        if len(x) > self._size:
+            self._size, self._angles, self._said = len(x), torch.arange(len(x)).cos(), True
+        if h.shape not in self._masks:
+            self._masks[h.shape] = torch.ones(h.shape)
+        return h * self._angles[:, None] * self._masks[h.shape]
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_private_cache_is_no_statistic():
+    hat.convert(Tables(_size=0, _angles=None, _masks={}, _said=False), 2, torch.randn(4, 6))
+
+
+class Counting(Small):
+    """A number, or one in a list, which is a new list for each batch."""
+
+    def between(self, h, x):
+        self._n, self.parts = self._n + 1, [self.parts[0] + self.step]
+        return h
+
+
+def test_a_private_number_and_one_in_a_new_list_are_said_to_be_dropped():
+    for step, names in (0, '_n'), (1, '_n, parts'):
+        with pytest.warns(UserWarning, match=f'changes attributes that are not buffers: {names}; the changes'):
+            hat.convert(Counting(_n=0, parts=[0], step=step), 2, torch.randn(4, 6))
 
 
 class Deleting(Small):
