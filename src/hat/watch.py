@@ -14,6 +14,7 @@ from hat.functional import HALF
 from hat.kept import bits_type
 from hat.names import get_tensor
 from hat.nested import distance
+from hat.plan import Inputs
 from hat.trial import example_outputs, operations, with_kept_alone, with_other_noise
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Watch:
         if self.batches <= self.check and operations(network, task, inputs, named) != network.plan.operations:
             warn('forward() runs other operations for this batch than for example_input: the gates may not fit them')
             self.check = 0
-        elif self.batches <= self.check and network.hard and far(*with_kept_alone(network, task, (inputs, named))):
+        elif self.batches <= self.check and network.hard and unfit(network, task, (inputs, named)):
             warn('the gates do not fit this batch, whose outputs would change in end_task(): is example_input too '
                  'small for all of forward() to count, as a sequence that is shorter than a shift?')  # fmt: skip
             self.check = 0
@@ -202,6 +203,15 @@ class Watch:
                 all(p.grad is None for p in (*shared, *own))):  # fmt: skip
             return 'nothing else, and no weight has a gradient: is the loss that of a detached output?'
         return ''
+
+
+def unfit(network: 'Network', task: int, batch: Inputs) -> bool:
+    """Whether the gates do not fit a batch: see with_kept_alone()."""
+    outputs, alone = with_kept_alone(network, task, batch)
+    if not far(outputs, alone):
+        return False
+    again, _ = with_kept_alone(network, task, batch)  # differs for random numbers that are not PyTorch's
+    return not far(again, outputs)
 
 
 @torch.no_grad()

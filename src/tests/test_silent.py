@@ -600,6 +600,21 @@ def test_an_example_that_does_not_show_all_of_forward_is_warned_of_in_the_first_
         assert [str(warning.message)[:31] for warning in caught] == (said if length == 9 else [])
 
 
+class Noisy(Small):
+    """Random numbers that are not PyTorch's, in evaluation, too."""
+
+    def between(self, h, x):
+        return h * (1 + random.random())
+
+
+@pytest.mark.filterwarnings('ignore:outputs in evaluation change')
+def test_random_numbers_of_another_library_do_not_say_that_gates_do_not_fit():
+    model = hat.convert(Noisy(), 2, torch.randn(4, 6)).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model(torch.randn(4, 6), task=0, progress=0)
+
+
 def test_a_batch_that_cannot_be_copied_trains_as_it_is():
     torch.manual_seed(0)
     x = torch.randn(4, 6)
