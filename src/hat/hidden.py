@@ -43,36 +43,43 @@ def run_in_training(net: nn.Module, inputs: Inputs, copies: bool) -> tuple[list[
             return content(old) != contents[id(old)]
         return type(old) in (int, float, bool) and (type(new) is not type(old) or new != old)
 
-    runs = [run(replica, batch, guard)]
+    finished = run(replica, batch, guard)
     replaced = {id(old) for module in replica.copies.values() for key, old in parameters[id(module)].items()
                 if module._parameters.get(key) is not old}  # fmt: skip
     written = [name for name, _ in net.named_parameters()
                if id(tensors[name]) in replaced or addresses([tensors[name]]) & guard.written]  # fmt: skip
     after, new = attributes(replica.network), buffers_of(replica.network)
-    others = [name for name, old in before.items() if changed(old, after.get(name))]
-    judged = {name for name in others if name.rpartition('.')[2].startswith('_')}  # by their values
-    judged |= {name for name, old in before.items() if isinstance(old, CONTAINERS) and after.get(name) is not old}
-    others = [name for name in others if name not in judged]
+    different = [name for name, old in before.items() if changed(old, after.get(name))]
+    by_value = {name for name in different if name.rpartition('.')[2].startswith('_')}
+    by_value |= {name for name, old in before.items() if isinstance(old, CONTAINERS) and after.get(name) is not old}
+    others = [name for name in different if name not in by_value]
     others += [name for name, old in buffers.items() if old is None and new.get(name) is not None]
-    known = {name for name, value in (before | buffers).items() if value is not None} - judged | {*others}
+    known = {name for name, value in (before | buffers).items() if value is not None} - by_value | {*others}
     if any(value is not None and name not in known for name, value in (after | new).items()):
-        state = tensors | {name: x for name, x in named_tensors(replica.network) if name in tensors}
-
-        def starting() -> Replica:
-            """A replica that has seen nothing but what is in parameters and buffers now."""
-            return Replica(net, {name: x if addresses([x]) & {*guard.read_only} else x.detach().clone()
-                                 for name, x in state.items()}, training=True)  # fmt: skip
-
-        fresh, twin = starting(), starting()
-        runs += [run(one, other(batch), guard) for one in (replica, fresh)]
-        if len(set(runs)) == 1:  # all of them to the end, or none
-            second, first = (attributes(one.network) | buffers_of(one.network) for one in (replica, fresh))
-            names = [name for name in second | first if name not in known]
-            if names := [name for name in names if differ(second.get(name), first.get(name))]:
-                run(twin, other(batch), guard)
-                same = attributes(twin.network) | buffers_of(twin.network)  # but for times, and other random numbers
-                others += [name for name in names if not differ(same.get(name), first.get(name))]
+        others += [name for name in remembered(net, replica, tensors, batch, guard, finished) if name not in known]
     return written, others
+
+
+def remembered(net: nn.Module, replica: Replica, tensors: dict[str, Tensor], batch: Inputs, guard: Recorder,
+               finished: bool) -> list[str]:  # fmt: skip
+    """Names of the attributes and buffers of a replica, which has run a batch, whose values depend on that batch.
+
+    After another batch they differ from those of a new replica, which starts with the same parameters and buffers. What
+    differs between two of these is a time, or a random number that is not PyTorch's.
+
+    tensors: what the replica had in place of parameters and buffers at first. finished: whether it came to its end.
+    """
+    state = tensors | {name: x for name, x in named_tensors(replica.network) if name in tensors}
+    first, second = (Replica(net, {name: x if addresses([x]) & {*guard.read_only} else x.detach().clone()
+                                   for name, x in state.items()}, training=True) for _ in range(2))  # fmt: skip
+    if not run(replica, other(batch), guard) == run(first, other(batch), guard) == finished:
+        return []
+    values, expected = (attributes(one.network) | buffers_of(one.network) for one in (replica, first))
+    names = [name for name in values | expected if differ(values.get(name), expected.get(name))]
+    if names:
+        run(second, other(batch), guard)
+        values = attributes(second.network) | buffers_of(second.network)
+    return [name for name in names if not differ(values.get(name), expected.get(name))]
 
 
 def run(replica: Replica, inputs: Inputs, guard: Recorder) -> bool:
