@@ -58,8 +58,8 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     text = ' '.join((setups.FOLDER / 'README.md').read_text().split())
     runs = {setup.name: setup.collection for setup in setups.load_all()}
 
-    def ratio(setup, name):
-        return runs[setup].ratios(runs[setup].get(name, 0), 0)
+    def ratio(setup, name, seed=0):
+        return runs[setup].ratios(runs[setup].get(name, seed), seed)
 
     def percent(setup, name, learned=False):
         result = runs[setup].get(name, 0)
@@ -143,7 +143,11 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         ),
         'instead of {} % (-0.13; `git show'.format(number(100 * ten('hat'), 1)),
         'before PathNet by {:.1f}, {:.1f} and {:.1f} points'.format(*leads('pathnet')),
-        'before IMM-mode by {:.1f}, {:.1f} and {:.1f}.'.format(*leads('imm-mode')),
+        'before IMM-mode by {:.1f}, {:.1f} and {:.1f}, and'.format(*leads('imm-mode')),
+        'before EWC by {:.1f}, {:.1f} and {:.1f}.'.format(*leads('ewc')),
+        'with IMM-mode: {:.2f} and {:.2f}, before EWC ({:.2f}) and PathNet ({:.2f}). Seed 2'.format(
+            *(ratio('cifar', name, 1)[-1] for name in ('hat', 'imm-mode', 'ewc', 'pathnet'))
+        ),
         f'nothing either, is {100 * (ten("packnet") - ten("hat")):.1f} points better',
         '{} % on average, replay of 500 stored images (`er`) to {}, SI to {}, and HAT to {};'.format(*learned),
         f'it learns {steps["facescrub"]} % of the first set, but ends at {few[1]:.1f} %',
