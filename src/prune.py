@@ -72,7 +72,8 @@ def main(argv=None):
 
 
 def prune_all(path, device, args):
-    """Yield the reports of the tasks of one run, whose record `path` is."""
+    """Yield the reports of the tasks of one run, whose record `path` is. Raises UserError, after the last one, if some
+    could not be pruned."""
     record = saved.read(path, 'hat')
     approach = saved.with_data(path, record, args.data, device)
     origin = {'run': record['arguments'], 'model': record['model']}
@@ -85,11 +86,17 @@ def prune_all(path, device, args):
         raise UserError(f'--tasks: {unknown[0]!r} is none of {", ".join(names)}')
     folder = results.pruned_folder(path)
     results.make_folder(folder)
+    failed = []
     for name in chosen:
         for suffix in SUFFIXES:
             (folder / f'{name}.{suffix}').unlink(missing_ok=True)
         t = names.index(name)
-        yield prune(approach, t, record['accuracy'][-1][t], folder / name, origin, args)
+        try:
+            yield prune(approach, t, record['accuracy'][-1][t], folder / name, origin, args)
+        except UserError as error:
+            failed.append(str(error))
+    if failed:
+        raise UserError('; '.join(failed))
 
 
 @torch.no_grad()

@@ -467,15 +467,17 @@ def test_a_network_with_another_accuracy_than_its_run_is_not_written(saved, caps
 
 
 @pytest.mark.slow
-def test_a_task_that_fails_does_not_take_those_before_it_out_of_the_table(saved, monkeypatch, capsys):
+@pytest.mark.parametrize(('failing', 'pruned'), [(0, 'svhn'), (1, 'mnist')])
+def test_a_task_that_fails_takes_no_other_out_of_the_table(failing, pruned, saved, monkeypatch, capsys):
     right = gated.Gated.pruned
 
     def wrong(self, t):
         small = right(self, t)
-        small[-1].bias.data[0] += t  # of the second task
+        small[-1].bias.data[0] += t == failing
         return small
 
     monkeypatch.setattr(gated.Gated, 'pruned', wrong)
     assert prune_cli(saved) == 2
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1].startswith('mixture_hat_0  mnist ') and 'svhn: outputs of the pruned network' in err
+    assert out.splitlines()[-1].startswith(f'mixture_hat_0  {pruned} ') and err.count('\n') == 1
+    assert f'{["mnist", "svhn"][failing]}: outputs of the pruned network' in err and f'{pruned}: ' not in err
