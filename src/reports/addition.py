@@ -32,6 +32,9 @@ def add(folder, setup, commit):
         if record['arguments'].get('experiment') != experiment:
             print(f'left out: {path}: not a run of {experiment}')
             continue
+        if not path.with_suffix('.txt').exists():
+            print(f'left out: {path}: its accuracy matrix, {path.stem}.txt, is missing')
+            continue
         finished.append((path, record))
     if not finished:
         raise UserError(f'--add: no finished run of {experiment} in {folder}')

@@ -204,8 +204,15 @@ def test_a_folder_without_runs_of_the_experiment_adds_nothing_and_that_is_said(f
     other = folder / 'other' / 'cifar_hat_0.json'
     other.parent.mkdir()
     other.write_text(json.dumps(record))
+    alone = folder / 'alone' / 'mixture_hat_0.json'
+    alone.parent.mkdir()
+    alone.write_bytes((folder / 'runs' / alone.name).read_bytes())
     before = {path: path.read_bytes() for path in folder.rglob('*.*')}
-    for source, out in (other.parent, f'left out: {other}: not a run of mixture\n'), (folder / 'none', ''):
+    for source, out in (
+        (other.parent, f'left out: {other}: not a run of mixture\n'),
+        (alone.parent, f'left out: {alone}: its accuracy matrix, mixture_hat_0.txt, is missing\n'),
+        (folder / 'none', ''),
+    ):
         assert reproduce('--add', source, '--setup', 'small', '--commit', 'abc') == 2
         error = f'plot_results.py: error: --add: no finished run of mixture in {source}\n'
         assert capsys.readouterr() == (out, error)
