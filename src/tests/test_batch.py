@@ -185,7 +185,7 @@ def test_all_experiments_are_all_but_that_of_own_tasks(capsys):
     assert found == ['mixture', 'cifar', 'pmnist', 'mnist2', 'demo']
 
 
-def test_the_process_that_starts_the_runs_does_not_touch_cuda(arguments, capsys, monkeypatch):
+def test_the_process_that_starts_the_runs_does_not_touch_cuda(tmp_path, arguments, capsys, monkeypatch):
     """It only parses --devices: no CUDA context, no setting of PyTorch."""
 
     def refuse(*args):
@@ -196,7 +196,8 @@ def test_the_process_that_starts_the_runs_does_not_touch_cuda(arguments, capsys,
         monkeypatch.setattr(torch.cuda, name, refuse)
     monkeypatch.setattr(torch, 'set_deterministic_debug_mode', refuse)
     assert batches.parse_devices('auto') == batches.parse_devices('cuda,cuda:1') == ['cuda:0', 'cuda:1']
-    command = ['--dry-run', '--devices', 'cuda:1', '--experiments', 'mixture', '--approaches', 'sgd', '--seeds', '0,1']
+    command = ['--dry-run', '--devices', 'cuda:1', '--experiments', 'mixture', '--approaches', 'sgd', '--seeds', '0,1',
+               '--res', str(tmp_path)]  # fmt: skip
     assert exit_code('run_multi.py', run_multi.main, command) == 0
     assert all(line.endswith(' --device cuda:1') for line in capsys.readouterr().out.splitlines())
     with pytest.raises(UserError, match='cuda:2 is not available: 2 CUDA devices found'):
@@ -238,9 +239,10 @@ def test_bad_input_of_a_batch_is_one_line_and_no_run_is_started(tmp_path, capsys
 
 
 @pytest.mark.parametrize('text, device', [('cpu', 'cpu'), ('cuda:0,cuda:1', 'cuda'), ('gpu', None), ('cpu,cuda', None)])
-def test_a_device_that_a_cluster_does_not_have_is_not_taken_for_the_cpu(text, device, capsys, monkeypatch):
+def test_a_device_that_a_cluster_does_not_have_is_not_taken_for_the_cpu(text, device, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(batches, 'require', lambda *_: None)
-    command = ['--experiments', 'demo', '--approaches', 'hat', '--engine', 'ray', '--devices', text, '--dry-run']
+    command = ['--experiments', 'demo', '--approaches', 'hat', '--engine', 'ray', '--devices', text, '--dry-run',
+               '--res', str(tmp_path)]  # fmt: skip
     assert exit_code('run_multi.py', run_multi.main, command) == (0 if device else 2)
     out, err = capsys.readouterr()
     assert out.endswith(f' --device {device}\n') if device else f'--devices: {text!r} is none of auto, cpu, cuda' in err
