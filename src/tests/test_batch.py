@@ -199,7 +199,8 @@ def test_the_process_that_starts_the_runs_does_not_touch_cuda(tmp_path, argument
     command = ['--dry-run', '--devices', 'cuda:1', '--experiments', 'mixture', '--approaches', 'sgd', '--seeds', '0,1',
                '--res', str(tmp_path)]  # fmt: skip
     assert exit_code('run_multi.py', run_multi.main, command) == 0
-    assert all(line.endswith(' --device cuda:1') for line in capsys.readouterr().out.splitlines())
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 2 and all(line.endswith(' --device cuda:1') for line in shown)
     with pytest.raises(UserError, match='cuda:2 is not available: 2 CUDA devices found'):
         batches.parse_devices('cuda:0,cuda:2')
 

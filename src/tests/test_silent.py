@@ -402,7 +402,7 @@ def test_a_private_cache_is_no_statistic():
     hat.convert(Tables(_size=0, _angles=None, _masks={}, _said=False), 2, torch.randn(4, 6))
 
 
-class Counting(Small):
+class Tallying(Small):
     """A number, or one in a list, which is a new list for each batch."""
 
     def between(self, h, x):
@@ -413,7 +413,7 @@ class Counting(Small):
 def test_a_private_number_and_one_in_a_new_list_are_said_to_be_dropped():
     for step, names in (0, '_n'), (1, '_n, parts'):
         with pytest.warns(UserWarning, match=f'changes attributes that are not buffers: {names}; the changes'):
-            hat.convert(Counting(_n=0, parts=[0], step=step), 2, torch.randn(4, 6))
+            hat.convert(Tallying(_n=0, parts=[0], step=step), 2, torch.randn(4, 6))
 
 
 class Deleting(Small):
