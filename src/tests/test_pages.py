@@ -163,9 +163,7 @@ def test_the_table_of_experiments_is_that_of_the_code():
         assert row['input'] == f'{height}x{width}x{channels}'
 
 
-def test_the_example_of_an_approach_is_its_file():
-    _, code = blocks('approaches')  # after that of a network
-    assert code == (SRC / 'approaches' / 'si.py').read_text(encoding='utf-8')
+def test_the_lines_that_register_the_example_of_an_approach_are_there():
     registered = (SRC / 'approaches' / '__init__.py').read_text(encoding='utf-8')
     for line in 'from approaches.si import SI\n', "    'si': SI,\n":
         assert line in page('approaches') and line in registered
