@@ -5,7 +5,7 @@ Runs that are missing, damaged, or differ from the others (in tasks, data, proto
 hyper-parameters) are listed and left out.
 
 --run shows a single run; its page has test pictures, too, if the run is saved (run.py --save) and its data are there.
---reproduction updates the tables of README.md, src/README.md and .results/README.md from the files in .results/.
+--reproduction updates the tables of README.md and .results/README.md from the files in .results/.
 --fig2 draws Fig. 2, which needs no results.
 """
 

@@ -14,7 +14,7 @@ from reports import setups
 from reports.paper import KEPT
 from reports.tables import pruned
 
-PAGES = ROOT / 'README.md', ROOT / 'src' / 'README.md', ROOT / '.results' / 'README.md'
+PAGES = ROOT / 'README.md', ROOT / '.results' / 'README.md'
 BEGIN, NAMED, END = '<!-- reproduction: ', ' -->\n', '<!-- end -->'  # the name of a table is between the first two
 
 
