@@ -824,7 +824,7 @@ def recurrent_by_hand(m, x):
 @network([sequence], lambda: dict(into=nn.Linear(16, 16), step=nn.Linear(8, 8), decay=parameter(8),
                                   out=nn.Linear(8, 8), fc=nn.Linear(8, N)))  # fmt: skip
 def state_space(m, x):
-    """A diagonal state that is scanned over time, with steps that hang on the input, and a gate."""
+    """A diagonal state that is scanned over time, with steps that depend on the input, and a gate."""
     x, gate = m.into(x).chunk(2, -1)
     delta, h, outputs = F.softplus(m.step(x)), 0.0, []
     for t in range(x.shape[1]):

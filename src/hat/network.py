@@ -488,7 +488,7 @@ class Network(parallel.Whole, nn.Module):
     @torch.no_grad()
     def agree(self) -> None:
         """All processes of DistributedDataParallel take over the values of the first."""
-        if self.group is not None and not distributed.is_initialized():  # any more: this process goes on by itself
+        if self.group is not None and not distributed.is_initialized():  # any more: this process continues alone
             self.group = None
         if self.group is not None and self.group.size() > 1:
             for tensor in (*self.parameters(), *self.buffers()):

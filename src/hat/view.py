@@ -110,7 +110,7 @@ class View(Whole, nn.Module):
         state.setdefault(f'{prefix}_extra_state', self.get_extra_state())
 
     def get_extra_state(self) -> Tensor:
-        """The number of batches: a trainer that resumes in the middle of an epoch goes on annealing there."""
+        """The number of batches: a trainer that resumes in the middle of an epoch anneals from there."""
         return torch.tensor(self.batches)
 
     def set_extra_state(self, state: Tensor) -> None:

@@ -5,7 +5,7 @@ narrow network, the same to CLOSE, and in the first epoch of single precision, b
 ROUNDED: such code differs in rounding only.
 
 The run has the arguments of the results, but few images and epochs, and three tasks: the third one shows what a method
-accumulates over the tasks, such as EWC's Fisher information. A second run, of one task in a narrow network, goes on
+accumulates over the tasks, such as EWC's Fisher information. A second run, of one task in a narrow network, continues
 until training stops, for up to 200 epochs: it shows when the learning rate falls and when training stops. If rounding
 differs, it must have the same learning rates in double precision.
 """

@@ -70,7 +70,7 @@ class Checkpoint:
         start = time.perf_counter()
         check_plain(state)
         content = serialize({'identity': json.dumps(identity | {'format': FORMAT}), 'state': state})
-        self.path.parent.mkdir(parents=True, exist_ok=True)  # whoever has removed it, such as a cleaner of /tmp
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # if a cleaner of /tmp, or a person, has removed it
         with atomic(self.path) as part, open(part, 'wb') as file:
             file.write(digest(content))
             file.write(content)
