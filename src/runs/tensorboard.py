@@ -3,18 +3,14 @@
 import math
 import shutil
 
-from core.errors import UserError
-
 
 class TensorBoardLogger:
     """Starts with an empty folder: the epochs of a resumed run are written again."""
 
     def __init__(self, checkpoint, tasks):
         """checkpoint: of the run; tasks: their names."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError('--tensorboard needs TensorBoard: pip install tensorboard') from None
+        from torch.utils.tensorboard import SummaryWriter  # here, because it needs TensorBoard
+
         folder = checkpoint.path.parent / 'tensorboard' / checkpoint.path.stem
         shutil.rmtree(folder, ignore_errors=True)
         self.writer, self.tasks, self.n_epochs, self.n_tests = SummaryWriter(folder), tasks, 0, 0  # written so far

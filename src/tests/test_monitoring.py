@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -162,10 +161,3 @@ def test_tensorboard_gets_a_finished_run_that_has_diverged(tmp_path):
     written = EventAccumulator(str(tmp_path / 'tensorboard' / 'run')).Reload()
     assert [s.value for s in written.Scalars('valid_accuracy')] == [0.25]
     assert [math.isnan(s.value) for s in written.Scalars('train_loss')] == [True]
-
-
-def test_without_tensorboard_one_line_says_what_to_install(small_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
-    command = [*SMALL, '--data', str(small_data), '--output', str(tmp_path / 'out.txt'), '--tensorboard']
-    assert run.cli(command) == 2
-    assert capsys.readouterr().err == 'run.py: error: --tensorboard needs TensorBoard: pip install tensorboard\n'
