@@ -27,6 +27,8 @@ from hat.view import View
 from hat.watch import listed
 
 Names = Callable[[str], bool] | Iterable[str]
+REMEMBERED = 1e-5  # change of outputs, in units of the largest, from which it is not rounding
+HOMES = {'init': 'init', 'schedule': 'schedules', 'regularizer': 'regularizers'}  # modules of these arguments
 
 
 @torch.inference_mode(False)
@@ -264,10 +266,6 @@ def check_network(net: Any) -> None:
     for name, tensor in named_tensors(net):
         if tensor.layout is not torch.strided:
             raise CannotConvert(f'{name} is sparse: make it dense, or an input of the network')
-
-
-REMEMBERED = 1e-5  # change of outputs, in units of the largest, from which it is not rounding
-HOMES = {'init': 'init', 'schedule': 'schedules', 'regularizer': 'regularizers'}
 
 
 def example(value: Any) -> Inputs:
