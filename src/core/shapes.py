@@ -45,9 +45,8 @@ VALIDATION = {  # for work.py
     'monitor?': {'closed?': [TEXTS]},
     'closed?': [TEXTS],
 }
-INPUTS = {
-    ...: {'image': [POSITIVE_WHOLE, 3], 'shape': [POSITIVE_WHOLE, 3], 'mean': [NUMBER], 'std': [POSITIVE]}
-}  # by task
+# By task
+INPUTS = {...: {'image': [POSITIVE_WHOLE, 3], 'shape': [POSITIVE_WHOLE, 3], 'mean': [NUMBER], 'std': [POSITIVE]}}
 PRUNING_REPORT = {  # of prune.py
     'run': ARGUMENTS, 'model?': TEXT, 'task': TEXT, 'accuracy': SHARE, 'weights': [POSITIVE, 2], 'bytes': [POSITIVE, 2],
     'milliseconds': {'1': [POSITIVE, 2], '256': [POSITIVE, 2], ...: Kind('absent', lambda v: False)},

@@ -148,9 +148,8 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.graph, self.names, self.written = torch.fx.Graph(), names, set[int]()
         self.path: list[tuple[str, nn.Module | None]] = [('', None)]  # the modules that are running
-        self.known: dict[
-            int, tuple[Tensor, Node]
-        ] = {}  # by id of the tensor, which is stored so that its id stays unique
+        # By id of the tensor, which is stored so that its id stays unique
+        self.known: dict[int, tuple[Tensor, Node]] = {}
         self.outputs: list[Node] = []  # nodes of the network's outputs
         for i, x in enumerate(inputs):
             self.note(x, self.graph.placeholder(f'input_{i}'))

@@ -21,9 +21,7 @@ class Paths(nn.Module):
     def __init__(self, shape, classes, width=1):
         super().__init__()
         planned = list(plan(self.layers, shape, self.factor * width))
-        self.module_layers = nn.ModuleList(
-            nn.ModuleList(block(*layer) for _ in range(MODULES)) for layer in planned
-        )  # fmt: skip
+        self.module_layers = nn.ModuleList(nn.ModuleList(block(*layer) for _ in range(MODULES)) for layer in planned)
         self.heads = nn.ModuleList(nn.Linear(planned[-1][2], n) for n in classes)
 
     def forward(self, x, t, path):

@@ -25,11 +25,11 @@ MAX_LABELS = 30  # with more tasks, not each has a label and numbers
 MAX_LAYERS = 12  # with more, not each is in the legend
 MIN_ROWS = 4  # of a heat map, for the label of its colours
 LINES = '-', '--', '-.', ':'
-LEARNING = {
+LEARNING = {  # of learning()
     'valid_accuracy': 'validation accuracy, %',
     'train_loss': 'training',
     'valid_loss': 'validation',
-}  # learning()
+}
 RATIO = 'forgetting ratio ρ≤{}\n(0: joint training, -1: chance)'
 
 

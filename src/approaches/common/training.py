@@ -63,9 +63,10 @@ class Training:
 
     def not_learned(self, accuracy, chance):
         """Why the task is not learned, or None. accuracy: of the model that is kept, in validation; chance: that of the
-        most frequent class alone.
+        most frequent class alone. Above that it is learned, but if it is near (below twice that, and less than half-way
+        from it to 1) only if the validation loss has fallen.
 
-        The loss does not tell: a penalty may keep it high, and that of HAT falls with the regularization alone.
+        The loss alone does not tell: a penalty may keep it high, and that of HAT falls with the regularization alone.
         """
         stuck = self.best_loss >= self.start_loss and accuracy < min(2 * chance, (1 + chance) / 2)
         if self.diverged() or not (stuck or accuracy <= chance < 1):
