@@ -15,7 +15,7 @@ from hat import init as inits
 from hat import regularizers, schedules
 from hat.errors import CannotConvert, warn
 from hat.functional import GRADIENTS
-from hat.hidden import changed_in_training
+from hat.hidden import ROUNDING, changed_in_training
 from hat.names import named_tensors
 from hat.nested import distance, mapped, tensors_in
 from hat.network import Network
@@ -27,7 +27,6 @@ from hat.view import View
 from hat.watch import listed
 
 Names = Callable[[str], bool] | Iterable[str]
-REMEMBERED = 1e-5  # change of outputs, in units of the largest, from which it is not rounding
 HOMES = {'init': 'init', 'schedule': 'schedules', 'regularizer': 'regularizers'}  # modules of these arguments
 
 
@@ -172,7 +171,7 @@ def look(net: nn.Module, inputs: Inputs, heads: bool, gated: Callable, ignored: 
             plan.give_each_task(written)
         after = outputs(net, inputs, bool(plan.written))
         caching = [name for name, n in cache_misses(net).items() if n > misses[name]]  # for known inputs
-        remembers = not noisy and distance(after, before) > REMEMBERED
+        remembers = not noisy and distance(after, before) > ROUNDING
     return Look(plan, bool(before), changed, caching, remembers)
 
 
