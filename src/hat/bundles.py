@@ -13,7 +13,7 @@ from hat.plan import Gating
 from hat.unitsets import add_at, pick
 
 if TYPE_CHECKING:
-    from hat.network import Network
+    from hat.protection import Protection
 
 SMALL = 2**14  # elements; larger parameters are protected one by one
 
@@ -96,7 +96,7 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([x if x.ndim == 1 else x.reshape(-1) for x in tensors])
 
 
-def pack(network: 'Network', kept_only: bool, factors: dict[str, Gating]) -> list[Bundle]:
+def pack(network: 'Protection', kept_only: bool, factors: dict[str, Gating]) -> list[Bundle]:
     """Bundles of the parameters that have a mask for each element, or are small and protected; one for each type.
 
     Args:
