@@ -18,7 +18,8 @@ from dataloaders.options import is_own
 from runs.identity import of_task
 
 # Arguments in which runs must agree
-PROTOCOL = 'nepochs', 'lr', 'batch_size', *DEPARTURES, 'network', 'width', 'size', 'ntrain', 'tasks', 'ntasks'
+CHOICE = 'tasks', 'ntasks'
+PROTOCOL = 'nepochs', 'lr', 'batch_size', *DEPARTURES, 'network', 'width', 'size', 'ntrain', *CHOICE
 TASK = 'n_classes', 'train', 'valid', 'test', 'data'  # entries of a task in a record
 ROUNDING = 0.51e-4  # the largest difference between a .txt and its .json
 
@@ -70,8 +71,8 @@ class Result:
         of_seed = f' of seed {arguments.get("seed")}' if arguments.get('ntasks') and not arguments.get('tasks') else ''
         facts[f'set of tasks{of_seed}'] = sorted(self.tasks)
         facts |= {of_task(task['name']): {key: task.get(key) for key in TASK} for task in self.record.get('tasks', [])}
-        if self.approach == 'random':  # depends on the data only
-            return facts
+        if self.approach == 'random':  # depends on the data only, and on which tasks these are
+            return facts | {key: arguments.get(key) for key in CHOICE}
         protocol = {key: arguments.get(key) for key in PROTOCOL}
         facts |= protocol | {key: self.record.get(key) for key in ('weights', 'versions')}
         return {name: fact for name, fact in facts.items() if name not in self.may_differ}

@@ -280,10 +280,18 @@ def test_references_are_of_the_same_data_and_protocol(runs, capsys):
     assert plot(runs, '--approaches', 'hat') == 0
     notes, table, _ = printed(capsys)
     assert notes == ['left out: mixture_random_1.txt: task svhn: test is 9, not 40']
-    assert table['hat'][:3] == ['3', '0.00', '[n=1]']
-    runs('joint', 0, JOINT, nepochs=9)
-    assert plot(runs, '--approaches', 'hat', '--mixed') == 0
-    assert printed(capsys)[1]['hat'][:2] == ['3', '-']
+
+
+def test_random_is_of_the_tasks_that_the_others_have_learned(runs, capsys):
+    runs('random', 0, RANDOM, tasks=[task('notmnist'), task('cifar10')])
+    for path in runs.folder.glob('*_0.json'):
+        record = json.loads(path.read_text())
+        chosen = {'tasks': ['notmnist', 'cifar10']} if 'random' in path.name else {'ntasks': 2}
+        path.write_text(json.dumps(record | {'arguments': record['arguments'] | chosen}))
+    assert plot(runs, '--approaches', 'hat,random', '--seeds', '0') == 0
+    notes, table, _ = printed(capsys)
+    assert 'left out: mixture_random_0.txt: tasks is notmnist,cifar10, not none; ntasks is none, not 2' in notes
+    assert 'random' not in table
 
 
 def test_tasks_that_depend_on_the_seed_are_compared_where_they_are_the_same(tmp_path, capsys):
