@@ -98,7 +98,8 @@ def sweep(panels, n_tasks):
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (name, (values, ratios)) in zip(grid, panels.items(), strict=True):
         axes.plot(values, ratios, 'o-', color=shades(2)[0])
-        axes.set(xscale='log', xlabel=name)
+        axes.set(xlabel=name)
+        axes.set_xscale('symlog', linthresh=min(value for value in values if value > 0))  # log, with a place for 0
         axes.set_xticks(values, [f'{value:g}' for value in values], rotation=60, fontsize='small')
         axes.minorticks_off()
         axes.grid(alpha=0.3)

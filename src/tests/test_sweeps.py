@@ -123,3 +123,16 @@ def test_figure_4_has_the_marks_of_all_its_runs(runs):
     runs('hat', 0, JOINT, diverged=diverged)
     (_, (caption, _)), *_ = sweeps(Collection('mixture', runs.folder, ['hat'], [0]))
     assert caption.startswith('Hyper-parameters of hat! (Fig. 4)')
+
+
+def test_figure_4_shows_a_value_of_zero(runs):
+    """HAT without its regularization. On an axis of logarithms 0 is infinitely far, and the others are one point."""
+    for c in 0.1, 1:
+        runs('hat', 0, JOINT, {'c': c}, f'mixture_hat_0_c={c}')
+    runs('hat', 0, JOINT, {'c': 0})
+    (_, (_, figure)), *_ = sweeps(Collection('mixture', runs.folder, ['hat'], [0]))
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    places = axes.transAxes.inverted().transform(axes.transData.transform(axes.lines[0].get_xydata()))[:, 0]
+    assert axes.lines[0].get_xdata().tolist() == [0, 0.1, 1]
+    assert (np.diff(places) > 0.2).all()
