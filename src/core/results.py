@@ -174,8 +174,9 @@ def command(record):
         arguments = arguments | {'width': None}
     for name, value in (arguments | places).items():
         value = show(value) if name == 'parameter' else ','.join(value) if isinstance(value, list) else value
-        option = f'--{name.replace("_", "-")}'
-        words += [] if value in (None, '') else [option] if value is True else [f'{option} {shlex.quote(str(value))}']
+        between = '=' if str(value).startswith('-') else ' '  # argparse takes -birds for an option
+        option = f'--{name.replace("_", "-")}' + ('' if value is True else between)
+        words += [] if value in (None, '') else [option] if value is True else [f'{option}{shlex.quote(str(value))}']
     return ' '.join(words)
 
 

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -490,6 +491,13 @@ def test_hidden_files_and_files_of_other_kinds_are_ignored(file, data, kept):
         if not (file.endswith('.txt') and place == ''):
             put(data / place / file, b'x')
     assert [task.fingerprint for task in load(data)] == before
+
+
+def test_the_command_of_a_run_is_one_that_runs():
+    arguments = {'approach': 'sgd', 'experiment': 'folder', 'tasks': ['-birds', 'my fish'], 'skip_bad': True}
+    words = shlex.split(results.command({'arguments': arguments, 'folder': '-data'}))
+    args = run.parse(words[2:])
+    assert (args.tasks, args.skip_bad, args.data) == (arguments['tasks'], True, Path('-data'))
 
 
 def test_skip_bad_leaves_out_damaged_pictures_and_says_and_records_which(start, data, kept, tmp_path):
