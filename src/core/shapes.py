@@ -31,10 +31,14 @@ VALUE = Kind('a text or a number', lambda v: TEXT.accepts(v) or NUMBER.accepts(v
 TEXTS = Kind('a list of texts', lambda v: isinstance(v, list) and all(map(TEXT.accepts, v)))
 PLAIN = Kind('a plain value', lambda v: v is None or isinstance(v, bool) or VALUE.accepts(v) or TEXTS.accepts(v))
 
-ARGUMENTS = {'parameter?': {...: VALUE}, ...: PLAIN}  # of run.py
+ARGUMENTS = {  # of run.py
+    'approach?': TEXT, 'experiment?': TEXT, 'network?': TEXT.or_null(), 'seed?': WHOLE, 'parameter?': {...: VALUE},
+    ...: PLAIN,
+}  # fmt: skip
 IDENTITY = {  # what identifies a run, and what run.py prints of it
     'arguments?': ARGUMENTS,
     'tasks?': [{'name': TEXT, ...: PLAIN}],
+    'classes?': {...: TEXTS},
     'accuracy?': [[SHARE]],
     'times?': {'total': AMOUNT},
 }
@@ -74,8 +78,8 @@ def record_shape(record, n, names, parameters):
     }
     epoch = {'valid_accuracy': SHARE.or_null()} | ({'active': counts, 'capacity': counts} if monitor else {})
     return {
-        'arguments': {'parameter?': declared | {...: VALUE}, ...: PLAIN},
-        'tasks?': [{'name': name, ...: PLAIN}, n],
+        'arguments': ARGUMENTS | {'parameter?': declared | {...: VALUE}},
+        'tasks?': [{'name': name, 'n_classes?': POSITIVE_WHOLE, ...: PLAIN}, n],
         'n_parameters?': PLAIN,
         'code?': PLAIN,
         'verified?': TEXTS,

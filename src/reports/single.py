@@ -19,9 +19,10 @@ def load(path):
     if path.suffix != '.json':
         raise UserError(f'--run: {path}: give the record, RESULT.json')
     arguments = saved.read(path)['arguments']
-    if arguments['approach'] not in APPROACHES or arguments.get('experiment') not in EXPERIMENTS:
+    approach, experiment, seed = (arguments.get(name) for name in ('approach', 'experiment', 'seed'))
+    if approach not in APPROACHES or experiment not in EXPERIMENTS or seed is None:
         raise UserError(f'--run: {path}: not the record of a run of this version')
-    return records.load(path.with_suffix('.txt'), arguments['experiment'], arguments['approach'], arguments.get('seed'))
+    return records.load(path.with_suffix('.txt'), experiment, approach, seed)
 
 
 def title(result):

@@ -75,7 +75,7 @@ class Identity:
         if now != names:
             return [f'the tasks are {",".join(names)}, not {",".join(now)}']
         classes = module.notes(names)['classes']
-        renamed = [name for name in names if record.get('classes', classes)[name] != classes[name]]
+        renamed = [name for name in names if record.get('classes', classes).get(name) != classes[name]]
         return [f'the names of the classes of {renamed[0]} were others'] if renamed else []
 
 

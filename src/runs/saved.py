@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 import dataloaders
-from approaches import build
+from approaches import APPROACHES, build
 from approaches.common.training import DEPARTURES, Protocol
 from core import results
 from core.errors import UserError, one_line, out_of_memory
 from core.files import ROOT, digest
-from core.shapes import IDENTITY, INPUTS, check
+from core.shapes import IDENTITY, check, record_shape
 from dataloaders import options
 from dataloaders.task import Images, Task
 from runs.identity import differences
@@ -35,6 +35,8 @@ def read(path, approach=None):
     n = len(record.get('tasks', []))
     if not n or [len(row) for row in record.get('accuracy', [])] != [n] * n:
         raise UserError(f'{path}: not the record of a run of this version: its accuracy matrix is missing')
+    parameters = APPROACHES[name].parameters if name in APPROACHES else {}
+    check(record, record_shape(record, n, None, parameters), path)
     return record
 
 
@@ -61,7 +63,6 @@ def without_data(path, record, device):
     if 'inputs' not in record:
         advice = 'repeat the run: run.py --save --fresh'
         raise UserError(f'{path}: does not say how its pictures were normalized, as earlier versions did not; {advice}')
-    check(record['inputs'], INPUTS, f'{path}: inputs')
     with of_this_version(path):
         module = dataloaders.EXPERIMENTS[record['arguments']['experiment']]
         permutation = getattr(module, 'pixels', lambda name: None)

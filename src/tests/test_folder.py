@@ -763,6 +763,17 @@ def test_other_tasks_or_classes_in_the_folder_are_another_run(start, data):
     assert 'the result of another run: the tasks are' in start()[1]
 
 
+@pytest.mark.parametrize('classes', [{}, [], {'drawn': None}])
+def test_a_record_whose_names_of_classes_are_damaged_is_of_no_finished_run(start, data, tmp_path, classes):
+    removed('*')(data)
+    put_classes(data / 'more', 7)
+    assert start()[0] == 0 and 'already finished' in start()[1]
+    record = json.loads((tmp_path / 'out.json').read_text())
+    (tmp_path / 'out.json').write_text(json.dumps(record | {'classes': classes}))
+    code, out, _ = start()
+    assert code == 0 and 'already finished' not in out
+
+
 def test_a_checkpoint_does_not_resume_where_a_new_task_in_the_folder_has_changed_the_order(
     start, data, tmp_path, monkeypatch
 ):

@@ -213,6 +213,14 @@ def test_bad_input_is_one_line(learned, data, tmp_path, cli):
             'not the record of a run of this version',
         ),
         ([changed(epochs=[[], []]), good], 'trains no network'),
+        ([changed(classes=[]), good], 'classes is a list of 0, not an object'),
+        ([changed(classes={'pets': None}), good], 'classes: pets is null, not a list of texts'),
+        ([changed(arguments=record['arguments'] | {'network': []}), good], 'network is a list of 0, not a text'),
+        (
+            [changed(arguments=record['arguments'] | {'parameter': {'c': 'x'}}), good],
+            'parameter: c is "x", not a number',
+        ),
+        ([changed(tasks=[task | {'n_classes': -1} for task in record['tasks']]), good], 'n_classes is -1, not a whole'),
     ):
         code, out, err = cli(*words)
         assert (code, out, err.count('\n')) == (2, '', 1), err
