@@ -16,7 +16,7 @@ import numpy as np
 from core import results
 from core.arguments import Parser, few
 from core.device import setup_device
-from core.errors import UserError, complain, escape, exit_code
+from core.errors import UserError, complain, exit_code
 from core.text_tables import text
 from dataloaders.own import pictures
 from runs import identity, saved
@@ -106,7 +106,7 @@ def show(paths, tasks, answers, as_json):
             continue
         for t, (task, classes) in enumerate(zip(tasks, each, strict=True)):
             shown = ', '.join(f'{name} {100 * p:.1f} %' for name, p in classes)
-            lines.append([escape(path) if t == 0 else '', task, shown, 'guess' if len(tasks) > 1 and t == best else ''])
+            lines.append([path if t == 0 else '', task, shown, 'guess' if len(tasks) > 1 and t == best else ''])
     if lines:
         print(text(['picture', 'task', 'class', ''], lines))
         if len(tasks) > 1:

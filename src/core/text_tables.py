@@ -1,6 +1,9 @@
-"""A table, a header and lines of cells, as text, Markdown or LaTeX."""
+"""A table, a header and lines of cells, as text, Markdown or LaTeX. The name of a task may hold a line break: a row is
+one line all the same."""
 
 import re
+
+from core.errors import escape
 
 SPECIAL = str.maketrans({  # of LaTeX, in a task's name
     **{c: f'\\{c}' for c in '&_#$%{}'},
@@ -12,6 +15,7 @@ def text(header, lines, justify=str.ljust):
     """Columns two spaces apart; justify: of all columns but the first, str.ljust or str.rjust."""
     columns = []
     for k, column in enumerate(zip(header, *lines, strict=True)):
+        column = list(map(escape, column))
         width = max(map(len, column))
         columns.append([(justify if k else str.ljust)(cell, width) for cell in column])
     return '\n'.join('  '.join(line).rstrip() for line in zip(*columns, strict=True))
@@ -25,12 +29,12 @@ def accuracy_matrix(names, accuracy):
 
 
 def markdown(header, lines):
-    lines = [[cell.replace('|', r'\|') for cell in line] for line in [header, ['---'] * len(header), *lines]]
+    lines = [[escape(cell).replace('|', r'\|') for cell in line] for line in [header, ['---'] * len(header), *lines]]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def latex(header, lines):
-    body = [' & '.join(cell.translate(SPECIAL) for cell in line) + r' \\' for line in [header, *lines]]
+    body = [' & '.join(escape(cell).translate(SPECIAL) for cell in line) + r' \\' for line in [header, *lines]]
     body = [re.sub(r'(rho|A)<=(\d+)', r'$\\\1^{\\leq \2}$', line).replace(r'$\A', '$A') for line in body]
     body = [line.replace('±', r'$\pm$').replace('→', r'$\to$') for line in body]
     begin, end = rf'\begin{{tabular}}{{l{"r" * (len(header) - 1)}}}', r'\end{tabular}'

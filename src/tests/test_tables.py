@@ -114,6 +114,10 @@ def test_tables_hold_any_name_of_a_task():
     begin, head, _, first, second, end = text_tables.latex(header, lines).splitlines()
     assert head == r'task & $A^{\leq 2}$, \% \\' and first == r'a|b \& c & 50.0 $\pm$1.0 \\'
     assert second == r'x\textasciicircum{}2\$\_\{3\}\textasciitilde{}\textbackslash{}\%\# & 1 $\to$ 2 \\'
+    lines = [['a\nb', '50.0']]
+    assert text_tables.markdown(header, lines).splitlines()[2:] == [r'| a\nb | 50.0 |']
+    assert text_tables.text(header, lines).splitlines()[1:] == [r'a\nb  50.0']
+    assert r'a\textbackslash{}nb & 50.0 \\' in text_tables.latex(header, lines).splitlines()
 
 
 def test_a_list_given_twice_is_an_error(res, capsys):
