@@ -103,6 +103,10 @@ def report(runs, n_missing=0, output=None):
         print(f'  {text}  {show(record["arguments"]["parameter"])}{mark}')
     if any(map(records.flagged, swept)):
         print('! a task diverged (not finite), was not learned, or closed all gates of a layer')
+    others = [record for record in swept if record.get('versions') != swept[-1].get('versions')]
+    if others:
+        names = '; '.join(show(record['arguments']['parameter']) for record in others)
+        print(f'by other versions of packages than the best, and so not comparable with it: {names}')
     if n_missing:
         print(f'not finished: {n_missing} of {n_missing + len(runs)} values; repeat the command to complete the sweep')
     if swept and records.validation(swept[-1]) >= 0:

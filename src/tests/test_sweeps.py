@@ -58,6 +58,17 @@ def test_of_equal_values_that_with_most_defaults_is_chosen_and_diverged_runs_are
     assert best['c'] == 0.75
 
 
+def test_a_sweep_says_which_values_other_versions_of_packages_have_computed(runs, capsys):
+    for c in 1, 4:
+        more = {'versions': {'torch': '1.0'}} if c == 1 else {}
+        runs('hat', 0, JOINT, {'c': c}, f'mixture_hat_0_c={c}', valid_accuracy=[[c / 4, 0], [c / 4] * 2], **more)
+    work.report([finished(runs.folder / f'mixture_hat_0_c={c}.txt') for c in (1, 4)])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if 'versions of packages' in line]
+    assert ': c=1,' in line and 'c=4' not in line
+    work.report([finished(runs.folder / 'mixture_hat_0_c=4.txt')])
+    assert 'versions' not in capsys.readouterr().out
+
+
 def test_a_sweep_says_why_equal_values_lose(runs, capsys):
     """The default value does not count where it has diverged."""
     diverged = [{'task': 'svhn', 'epoch': 1, 'what': 'no progress'}]
