@@ -263,9 +263,11 @@ class Collection:
 
     def tuned(self):
         """Yield (approach, hyper-parameters, its runs with them: seed -> Result) for each sweep that validates better
-        than the row of the approach; test images are not used. The first seed with a sweep chooses."""
+        than the row of the approach; test images are not used. The first seed with a sweep chooses, of those all of
+        whose runs say how they validate."""
         for name in self.sweep_runs:
-            runs = {seed: [r for r in self.sweep(name, seed) if 'valid_accuracy' in r.record] for seed in self.seeds}
+            runs = {seed: self.sweep(name, seed) for seed in self.seeds}
+            runs = {seed: found for seed, found in runs.items() if all('valid_accuracy' in r.record for r in found)}
             if first := next(filter(None, runs.values()), None):
                 default = APPROACHES[name].defaults()
                 best = max(first, key=lambda r: preference(r.parameter, r.record, default)).parameter

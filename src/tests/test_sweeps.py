@@ -58,6 +58,13 @@ def test_of_equal_values_that_with_most_defaults_is_chosen_and_diverged_runs_are
     assert best['c'] == 0.75
 
 
+def test_nothing_is_preferred_to_a_row_that_does_not_say_how_it_validates(runs):
+    runs('hat', 0, JOINT / 3, {'c': 4}, 'mixture_hat_0_c=4', valid_accuracy=[[0.1, 0], [0.1, 0.1]])
+    for valid, preferred in (None, []), ([[0.05, 0], [0.05, 0.05]], [4]):
+        runs('hat', 0, JOINT, valid_accuracy=valid)
+        assert [best['c'] for _, best, _ in Collection('mixture', runs.folder, ['hat'], [0]).tuned()] == preferred
+
+
 def test_a_sweep_says_which_values_other_versions_of_packages_have_computed(runs, capsys):
     for c in 1, 4:
         more = {'versions': {'torch': '1.0'}} if c == 1 else {}
