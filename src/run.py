@@ -317,7 +317,7 @@ def summary(output):
     accuracy = np.array(record['accuracy'])
     return (f'{accuracy_matrix([task["name"] for task in record["tasks"]], accuracy)}\n\n'
             f'average accuracy   {100 * metrics.average_accuracies(accuracy)[-1]:6.2f} %\n'
-            f'average forgetting {100 * metrics.average_forgetting(accuracy):6.2f} points\n'
+            f'average forgetting {100 * metrics.average_forgetting(accuracy):z6.2f} points\n'
             f'time               {record["times"]["total"]:6.0f} s\n'
             f'results            {output.txt}, {output.json.name}')  # fmt: skip
 

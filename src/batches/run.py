@@ -36,7 +36,8 @@ class Run:
         argv += ['--stale', batch.stale] if batch.stale else []
         argv += ['--parameter', parameter] if parameter else []
         args = run.parse(argv)
-        argv += ['--data', os.path.abspath(args.data)]
+        for option, place in (('--data', args.data), ('--pretrained', args.pretrained)):  # workers run elsewhere
+            argv += [option, os.path.abspath(place)] if place else []
         output = Output(txt, args.save)
         return cls(argv, output, Checkpoint(output, args.tmp), Identity(args), args.stale, args.threads)
 

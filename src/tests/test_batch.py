@@ -65,6 +65,15 @@ def compare_with_undisturbed(arguments, folder):
     assert not left_behind(folder.parent)
 
 
+def test_runs_get_places_that_do_not_depend_on_where_a_worker_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'weights.pt').write_bytes(b'')
+    more = ['--', '--data', 'data', '--network', 'resnet18', '--pretrained', 'weights.pt']
+    options, rest = batches.split_arguments(['--experiments', 'cifar', '--approaches', 'sgd', *more])
+    (one,) = run_multi.create_runs(run_multi.parse(options), rest)
+    assert one.argv[-4:] == ['--data', str(tmp_path / 'data'), '--pretrained', str(tmp_path / 'weights.pt')]
+
+
 @pytest.mark.slow
 def test_a_batch_killed_at_random_moments_ends_as_if_undisturbed(arguments, tmp_path):
     """SIGKILL, at seeded random moments, to one of the runs, or to all processes of the batch at once (every sixth)."""

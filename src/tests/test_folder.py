@@ -346,6 +346,12 @@ def test_the_default_size_is_the_most_common_longer_side_from_32_to_64(tmp_path,
     assert f'pictures are made {side}x{side} (--size)' in capsys.readouterr().out
 
 
+def test_for_the_default_size_arrays_count_as_many_pictures_as_they_hold(tmp_path, kept):
+    put_classes(tmp_path / 'data' / 'many', 20, (40, 40, 3))
+    np.savez(tmp_path / 'data' / 'few.npz', **all_arrays(12, (60, 60, 3)))
+    assert load(tmp_path / 'data')[0].shape == (3, 40, 40)
+
+
 @pytest.mark.parametrize('side', [20, 37])
 @pytest.mark.parametrize('variant', networks.NETWORKS['alexnet'])
 def test_every_network_takes_every_size(variant, side):
@@ -455,6 +461,7 @@ FAULTS = {  # what happens to the folder; words of the one line
     'another column': (written('taken.csv', b'file,label\na.png,b\n'), 'taken.csv: no column path'),
     'another split': (written('taken.csv', b'path,label, Split\na.png,b,test\n'), "taken.csv: column ' Split': write"),
     'an unknown split': (written('taken.csv', ROWS + b'a.png,b,val\n'), 'taken.csv, line 2: a path, a label and'),
+    'a long row': (written('taken.csv', b'path,label\na.png,dog, black\n'), 'taken.csv, line 2: more cells than'),
     'a short row': (written('taken.csv', ROWS + b'a.png\n'), 'taken.csv, line 2: a path, a label and'),
     'a picture twice': (
         written('taken.csv', ROWS + b'a,b,test\na,c,train\n'),

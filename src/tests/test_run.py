@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import pictures, record, without
+from invented import Runs
 
 import run
+from core import results
 from core.files import ROOT
 from dataloaders import npz
 
@@ -77,6 +79,11 @@ def test_average_forgetting_is_the_mean_drop_since_a_task_was_learned():
     assert metrics.average_forgetting(accuracy) == pytest.approx((0.3 - 0.1) / 2)
     assert metrics.average_accuracies(accuracy)[-1] == pytest.approx(2 / 3)
     assert metrics.average_forgetting(accuracy[:1, :1]) == 0
+
+
+def test_a_forgetting_that_rounds_to_zero_has_no_sign(tmp_path):
+    Runs(tmp_path)('sgd', 0, np.array([[0.5, 0], [0.50001, 0.5]]))
+    assert 'average forgetting   0.00 points' in run.summary(results.Output(tmp_path / 'mixture_sgd_0.txt', False))
 
 
 def test_a_finished_result_of_other_arguments_is_kept(start, tmp_path):

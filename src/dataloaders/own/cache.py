@@ -85,7 +85,8 @@ def common_side(sources):
     for source in sources:
         with suppress(Exception):  # whatever a damaged task may raise, it is reported when it is read
             if is_npz(source):
-                sides[max(npz.shape(source, 'train_x')[1:3])] += SAMPLE
+                n, *size = npz.shape(source, 'train_x')[:3]
+                sides[max(size)] += min(n, SAMPLE)
                 continue
             paths = [path for found in layouts.pictures(source).values() for path, _ in found]
             some = np.random.default_rng(0).permutation(len(paths))[:SAMPLE]

@@ -105,6 +105,10 @@ def rows(table):
             if misspelt and 'split' not in misspelt:
                 raise UserError(f'{table}: column {misspelt[0]!r}: write split, in small letters and without spaces')
             for row in reader:
+                if any(row.get(None, ())):
+                    raise UserError(
+                        f'{table}, line {reader.line_num}: more cells than columns; quote a label with a comma'
+                    )
                 path, label, split = (row.get(name, 'train') for name in ('path', 'label', 'split'))
                 if not (path and label and split in SPLITS):
                     found = ','.join(map(str, (path, label, split)))
