@@ -31,9 +31,6 @@ class HAT(Approach):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.protocol.optimizer == 'adamw' and not self.hard:
-            what = "AdamW's steps hardly depend on the size of a gradient: masks between 0 and 1 hold little"
-            warnings.warn(f'{what}; use --parameter hard=1', stacklevel=2)
         self.hidden = self.net.hidden
         self.hidden.s_max, self.hidden.hard, self.hidden.gradient = self.smax, bool(self.hard), self.gradient
         self.hidden.watch.names = [f'{task.name} (task {t})' for t, task in enumerate(self.tasks, 1)]
@@ -51,6 +48,9 @@ class HAT(Approach):
                 hat.init.INITS[self.init](task.embeddings[l], generator=generator, **ends)
 
     def before_task(self, t):
+        if t == 0 and self.protocol.optimizer == 'adamw' and not self.hard:
+            what = "AdamW's steps hardly depend on the size of a gradient: masks between 0 and 1 hold little"
+            warnings.warn(f'{what}; use --parameter hard=1', stacklevel=2)
         self.earlier = [capacity.active(self.hidden.masks(u)) for u in range(t)]
         self.hidden.begin_task(t)
 
