@@ -66,11 +66,17 @@ def attributes(value: Any) -> dict[str, Any]:
 
 
 def distance(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of floating-point tensors, in units of the largest value; infinite for other shapes.
-    Sparse tensors, and those without values, do not count."""
+    """The largest difference of floating-point and complex tensors, in units of the largest finite value; infinite for
+    other shapes. Infinities, and what is no number in both, are equal: they would hide all other values. Sparse
+    tensors, and those without values, do not count."""
     if [a.shape for a in outputs] != [b.shape for b in expected]:
         return math.inf
-    pairs = [(a, b) for a, b in zip(outputs, expected, strict=True)
-             if b.is_floating_point() and b.numel() and b.layout == torch.strided and not b.is_meta]  # fmt: skip
-    each = [float((a - b).abs().max()) / (float(b.abs().max()) or 1) for a, b in pairs]
+    pairs = [(a, b) for a, b in zip(outputs, expected, strict=True) if (b.is_floating_point() or b.is_complex())
+             and b.numel() and b.layout == torch.strided and not b.is_meta]  # fmt: skip
+    each = [float((a - b).abs().masked_fill((a == b) | (a != a) & (b != b), 0).max()) / largest(b) for a, b in pairs]
     return math.nan if any(map(math.isnan, each)) else max(each, default=0.0)
+
+
+def largest(x: Tensor) -> float:
+    """The largest finite absolute value; 1, if this is 0."""
+    return float(x.abs().nan_to_num(0, 0, 0).max()) or 1.0

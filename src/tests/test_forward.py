@@ -424,6 +424,45 @@ def test_an_attribute_that_reaches_a_learned_task_is_warned_of(change):
     )
 
 
+class Excluding(Ordered):
+    """A class is excluded."""
+
+    def forward(self, x):
+        return super().forward(x).masked_fill(torch.arange(4) == 1, -torch.inf)
+
+
+class Complex(Ordered):
+    def forward(self, x):
+        return torch.view_as_complex(super().forward(x).view(-1, 2, 2))
+
+
+@pytest.mark.parametrize('kind', [Excluding, Complex])
+def test_outputs_that_are_infinite_or_complex_are_compared_too(kind):
+    """One infinite value hid all others: nothing was warned of, and no task could be pruned."""
+    torch.manual_seed(0)
+    model = hat.convert(kind(), 2, torch.randn(4, 12))
+    with torch.no_grad():
+        for e in model.tasks[0].embeddings:
+            e.copy_(torch.linspace(-1, 1, len(e)))
+    model.begin_task(0)
+    with warnings.catch_warnings(action='error'):
+        model.end_task(0)
+        small = hat.prune(model, 0)
+    assert small.layer.out_features == 8  # an index couples its units, so they stay
+    x = torch.randn(4, 12)
+    torch.testing.assert_close(small(x), model.eval()(x, task=0))
+    file = io.BytesIO()
+    hat.save(model, file)
+    file.seek(0)
+    model.net.temperature = other = 2.0
+    with pytest.warns(UserWarning, match='task 0 is learned, but its outputs have changed, by up to 0.5 of the'):
+        model.begin_task(1)
+    net = kind()
+    net.temperature = other
+    with pytest.warns(UserWarning, match='task 0 has other outputs than as it was saved, by up to 0.5 of the largest'):
+        hat.load(file, net)
+
+
 class Teacher(nn.Module):
     """Parameters that forward() changes itself, in training: a momentum encoder, and two codebooks."""
 
