@@ -89,3 +89,9 @@ def set_tensor(net: nn.Module, name: str, tensor: Tensor) -> None:
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
     else:
         module._buffers[leaf] = tensor
+
+
+def fill(tensor: Tensor, value: Tensor) -> None:
+    """Give a parameter or buffer another value, which may be of another shape: it stays the same tensor for lists and
+    attributes that refer to it. A parameter does not require a gradient then."""
+    tensor.requires_grad_(False).data = value

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hat.errors import warn
-from hat.names import first_wide, frozen_again, get_tensor, named_tensors, set_tensor
+from hat.names import fill, first_wide, frozen_again, get_tensor, named_tensors
 from hat.nested import distance, tensors_in
 from hat.network import Network
 from hat.plan import Inputs
@@ -76,8 +76,8 @@ def plain(network: Network, task: int) -> nn.Module:
     names = {id(get_tensor(net, name)): name for name in tensors}
     for module in net.modules():
         frozen_again(vars(module))
-    for name, tensor in named_tensors(net, remove_duplicate=False):
-        set_tensor(net, name, tensors[names[id(tensor)]].clone())
+    for _, tensor in named_tensors(net):
+        fill(tensor, tensors[names[id(tensor)]].clone())
     for head, n in zip(network.plan.heads, sizes_of_heads(network, net), strict=True):
         set_sizes(net, head.weight, {'out_features': n, 'out_channels': n})
     for name, gate in network.plan.outputs.items():
@@ -105,12 +105,12 @@ def remove_zero_channels(net: nn.Module, inputs: Inputs) -> nn.Module:
     for name, (ins, outs, depthwise) in structure.layers.items():
         weight = get_tensor(net, name)[keep[outs]]
         weight = weight if depthwise else weight[:, keep[ins]]
-        set_tensor(net, name, weight)
+        fill(get_tensor(net, name), weight)
         n_out, n_in = len(weight), len(weight) if depthwise else weight.shape[1]
         sizes = {'out_channels': n_out, 'out_features': n_out, 'in_channels': n_in, 'in_features': n_in}
         set_sizes(net, name, sizes | ({'groups': n_out} if depthwise else {}))
     for name, units in structure.vectors.items():
-        set_tensor(net, name, get_tensor(net, name)[keep[units]])
+        fill(vector := get_tensor(net, name), vector[keep[units]])
         set_sizes(net, name, {'num_features': int(keep[units].sum())})
     return net
 

@@ -615,6 +615,35 @@ def test_hooks_of_a_network_stay_when_it_is_pruned():
     assert len(seen) == 2
 
 
+class Listed(nn.Module):
+    """Finds its parameters in a list, two of which are one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third, self.head = (nn.Linear(n, 8) for n in (6, 8, 8, 8))
+        self.third.weight = self.second.weight
+        self.every = [(layer.weight, layer.bias) for layer in self.children()]
+
+    def forward(self, x):
+        for weight, bias in self.every[:-1]:
+            x = F.relu(F.linear(x, weight, bias))
+        return F.linear(x, *self.every[-1])
+
+
+def test_the_network_of_a_task_may_find_its_parameters_in_a_list():
+    torch.manual_seed(0)
+    model, x = hat.convert(Listed(), 2, torch.randn(3, 6), n_classes=[4, 8]), torch.randn(5, 6)
+    for task in 0, 1:
+        model.begin_task(task)
+        model.end_task(task)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        for small in hat.plain(model, task), hat.prune(model, task):
+            torch.testing.assert_close(small(x), model.eval()(x, task=task))
+            assert small.second.weight is small.third.weight and not any(p.requires_grad for p in small.parameters())
+
+
 def test_what_the_output_does_not_hang_on_is_told():
     net = NETS['residual']()
     net.aside = nn.Linear(2, 2)
