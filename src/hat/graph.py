@@ -213,7 +213,7 @@ class Recorder(TorchDispatchMode):
         for changed in tree_leaves(written):
             memory = changed.untyped_storage().data_ptr()
             for tensor, before in list(self.known.values()):
-                if tensor.untyped_storage().data_ptr() == memory:
+                if tensor.layout is torch.strided and tensor.untyped_storage().data_ptr() == memory:
                     self.note(tensor, self.graph.call_function(overwritten, (node, before)))
 
     def watch(self, name: str, module: nn.Module) -> None:

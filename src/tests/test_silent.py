@@ -651,6 +651,19 @@ def test_a_sparse_tensor_may_be_an_attribute():
     torch.testing.assert_close(hat.convert(net, 2, x, init=hat.init.dense).eval()(x, task=0), net(x))
 
 
+class SparseInput(Small):
+    """An adjacency matrix as an input, and an operation that writes in place."""
+
+    def forward(self, x, edges):
+        return self.head(self.b((edges @ self.a(x)).relu_()))
+
+
+def test_a_sparse_tensor_may_be_an_input_where_operations_write_in_place():
+    net, batch = SparseInput(), (torch.randn(4, 6), torch.eye(4).roll(1, 0).to_sparse())
+    model = hat.convert(net, 2, batch, init=hat.init.dense)
+    torch.testing.assert_close(model.eval()(*batch, task=0), net(*batch))
+
+
 class Distributed(nn.parallel.DistributedDataParallel):
     """Without the processes that it needs."""
 
