@@ -66,5 +66,5 @@ def marked(value: Tensor, protected: Tensor) -> Tensor:
 
 
 def bits_type(dtype: torch.dtype) -> torch.dtype:
-    """The integer type of the same size; an integer type itself."""
-    return BITS[dtype.itemsize] if dtype.is_floating_point or dtype.is_complex else dtype
+    """The integer type of the same size; an integer type itself, and complex128, for which there is none."""
+    return BITS.get(dtype.itemsize, dtype) if dtype.is_floating_point or dtype.is_complex else dtype

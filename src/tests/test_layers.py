@@ -886,3 +886,29 @@ def test_complex_rows_train_after_a_task():
     model = hat.convert(ComplexRows(), 2, x)
     model.end_task(0)
     model.train()(x, task=1, progress=1).sum().backward()
+
+
+class Rotated(nn.Module):
+    """A buffer in the widest type, for which there are no integers of the same size."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.register_buffer('turn', torch.polar(torch.ones(8, dtype=torch.double), torch.arange(8.0).double()))
+
+    def forward(self, x):
+        return self.head((self.a(x).relu() * self.turn).real.float())
+
+
+@pytest.mark.filterwarnings('ignore:.*has not been trained')
+def test_a_buffer_of_complex128_is_the_tasks_own():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6)
+    model = hat.convert(Rotated(), 2, x).eval()
+    before = model(x, task=0)
+    model.end_task(0)
+    learned = model(x, task=0)
+    torch.testing.assert_close(learned, before)
+    model.tasks[0].own.turn.mul_(2)
+    assert torch.equal(model(x, task=0), learned)
+    assert torch.equal(copy.deepcopy(model).double().float()(x, task=0), learned)
