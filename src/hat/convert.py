@@ -229,12 +229,14 @@ def names(argument: str, value: Names | None) -> Callable[[str], bool] | list[st
 
 
 def copied(net: nn.Module) -> nn.Module:
-    """A copy of a network; of computed tensors in its attributes, which cannot be copied, the values."""
+    """A copy of a network; of computed tensors in its attributes, which cannot be copied, the values. What is trainable
+    stays so, for forward() may not read it."""
     values = [value for module in net.modules() for value in vars(module).values()]
-    values += [part for value in values if isinstance(value, (list, tuple)) for part in value]
+    values += [part for value in values if isinstance(value, (list, tuple, dict))
+               for part in (value.values() if isinstance(value, dict) else value)]  # fmt: skip
     tensors = [value for value in values if isinstance(value, torch.Tensor) and not value.is_leaf]
     try:
-        return deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in tensors})
+        return deepcopy(net, {id(x): x.detach().clone().requires_grad_(x.requires_grad) for x in tensors})
     except (TypeError, NotImplementedError) as error:  # such as that of a lock, or of a sparse tensor
         raise TypeError(f'the network cannot be copied: {error} (copy=False converts the network itself)') from error
 

@@ -108,9 +108,10 @@ class Finder:
         if node.target in self.parameters:
             return whole(str(node.target), node.meta['shape'])
         buffer = node.target in self.buffers
-        if node.meta['trainable'] and not buffer:
+        reading = [user for user in node.users if user.target is not layers.aten.detach.default]
+        if node.meta['trainable'] and not buffer and reading:
             why = 'it uses a trainable tensor that is not a parameter of the network: register it (nn.ModuleList)'
-            raise layers.refused(next(iter(node.users)), why)
+            raise layers.refused(reading[0], why)
         if not buffer and not node.meta['constant']:
             return None
         if buffer and node.meta['dtype'].is_floating_point:  # training may change it; integers are mostly indices

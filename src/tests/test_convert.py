@@ -292,13 +292,37 @@ class InAList(nn.Module):
         return self.others[0](self.one(x.flatten(1)))
 
 
+class Transposed(nn.Module):
+    """The weight of a layer, transposed once and for all; `held` says in what."""
+
+    def __init__(self, held, detached=False):
+        super().__init__()
+        self.one, self.two, self.detached = nn.Linear(192, 8), nn.Linear(192, 4), detached
+        self.back = held(self.one.weight.t())
+
+    def forward(self, x):
+        back = self.back
+        while not isinstance(back, torch.Tensor):
+            back = next(iter(back.values() if isinstance(back, dict) else back))
+        h = F.relu(self.one(x.flatten(1)))
+        return self.two(F.linear(h, back.detach() if self.detached else back))
+
+
 @pytest.mark.parametrize('net, message', [
     (InAList(), r'aten.linear.default in the top module \(test_convert.py:\d+\): it uses a trainable tensor'),
+    *((Transposed(held), 'it uses a trainable tensor that is not a parameter of the network')
+      for held in (lambda x: x, lambda x: [x], lambda x: {'back': x})),
     (nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), 'no layer that could have a gate'),
 ])  # fmt: skip
 def test_what_cannot_be_handled_is_refused_with_the_name_of_the_operation(net, message):
     with pytest.raises(hat.CannotConvert, match=message):
         hat.convert(net, 2, torch.randn(2, 3, 8, 8))
+
+
+def test_what_was_computed_before_is_a_constant_where_it_is_detached():
+    """As a state of the batch before, which is not trained through."""
+    net, x = Transposed(lambda x: x, detached=True), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(hat.convert(net, 1, x, init=hat.init.dense).eval()(x, task=0), net(x))
 
 
 def test_a_saved_network_comes_back_with_its_protection():
