@@ -86,7 +86,7 @@ class Replica:
         state['_modules'] = (
             {name: self.value(child, f'{prefix}{name}.') for name, child in children} if children else {}
         )
-        if self.training is not None:
+        if self.training is not None and not prefix.startswith(UNREGISTERED):  # nor does train() reach those
             state['training'] = self.training
         for name, tensor in state['_buffers'].items():
             self.buffers.append((state['_buffers'], name, tensor, prefix + name))
@@ -101,7 +101,7 @@ class Replica:
     def tensor(self, tensor: Tensor | None, prefix: str, name: str) -> Tensor | None:
         """The replacement of a tensor; one with several names is replaced by its first name."""
         if tensor is not None and id(tensor) not in self.tensors:
-            if prefix != UNREGISTERED and prefix + name not in self.missing:
+            if not prefix.startswith(UNREGISTERED) and prefix + name not in self.missing:
                 raise RuntimeError(f'the network has gained {prefix + name} since its conversion: {AGAIN}')
             self.missing.discard(prefix + name)
             self.tensors[id(tensor)] = self.replacements.get(prefix + name, tensor)

@@ -313,6 +313,34 @@ def test_what_forward_remembers_is_the_tasks_own_or_a_constant_and_that_is_said(
     assert same(model.eval()(x, task=0).detach(), learned)
 
 
+class Hiding(nn.Module):
+    """A frozen backbone that is no submodule, so that no state_dict() has it."""
+
+    def __init__(self):
+        super().__init__()
+        backbone = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+        self.backbone = [backbone.requires_grad_(False).eval()]
+        self.layer, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(F.relu(self.layer(self.backbone[0](x))))
+
+
+def test_a_network_may_hide_a_frozen_backbone_which_stays_in_its_mode():
+    torch.manual_seed(0)
+    net, x = Hiding(), torch.randn(5, 12)
+    with warnings.catch_warnings(action='error'):
+        opened = hat.convert(net, 2, x, init=hat.init.dense)
+        torch.testing.assert_close(opened.eval()(x, task=0), net(x))
+        model = hat.convert(net, 2, x)
+        learn_vectors(model, 0)
+        learned = model.eval()(x, task=0).detach()
+        learn_vectors(model, 1)
+    assert same(model.eval()(x, task=0).detach(), learned)
+    assert not model.net.backbone[0][1].running_mean.any()
+    torch.testing.assert_close(hat.prune(model, 0)(x), learned)
+
+
 class Recalling(nn.Module):
     """State that is neither parameter nor buffer, and that training changes, slowly."""
 
