@@ -8,7 +8,7 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hat.errors import warn
 from hat.names import fill, first_wide, frozen_again, get_tensor, named_tensors
@@ -49,17 +49,20 @@ def prune(network: Network, task: int) -> nn.Module:
 def difference(net: nn.Module, small: nn.Module, inputs: Inputs) -> str:
     """Why a smaller network does not replace a network, in words; '' if it does."""
     like = first_wide(net)
-    args, kwargs = as_it_runs(inputs, like)
-    again, named = as_it_runs(inputs, like)
-    net, small = copy.deepcopy(net), copy.deepcopy(small)  # forward() may change them
-    with torch.autocast(like.device.type, enabled=False):
-        expected = tensors_in(net(*args, **kwargs))
-        try:
-            outputs = tensors_in(small(*again, **named))
-        except Exception as error:
-            return f'{type(error).__name__}: {str(error).splitlines()[0]}'
+    batches = [as_it_runs(inputs, like) for _ in range(2)]  # forward() may change a batch, and the network
+    devices, kind = [like.device] if like.is_cuda else [], like.device.type
+
+    def outputs(net: nn.Module, batch: Inputs) -> list[Tensor]:  # always with the same random numbers
+        with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False):
+            return tensors_in(copy.deepcopy(net)(*batch[0], **batch[1]))
+
+    expected = outputs(net, batches[0])
+    try:
+        found = outputs(small, batches[1])
+    except Exception as error:
+        return f'{type(error).__name__}: {str(error).splitlines()[0]}'
     tolerance = 1e-5 if torch.finfo(like.dtype).bits > 16 else 1e-2
-    d = distance(outputs, expected)
+    d = distance(found, expected)
     if d == math.inf:
         return 'its outputs would have another shape'
     return '' if d <= tolerance else f'its outputs would differ by {d:.1g}'

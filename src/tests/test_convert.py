@@ -639,6 +639,29 @@ def test_hooks_of_a_network_stay_when_it_is_pruned():
     assert len(seen) == 2
 
 
+class Noisy(nn.Module):
+    """Draws random numbers in evaluation, too."""
+
+    def forward(self, h):
+        return h + torch.randn(len(h), 1)
+
+
+def test_a_network_with_random_numbers_is_pruned():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4), Noisy())
+    model, x = hat.convert(net, 1, torch.randn(3, 6)), torch.randn(5, 6)
+    model.begin_task(0)
+    with warnings.catch_warnings(action='error'):
+        model.end_task(0)
+        small = hat.prune(model, 0)
+    assert small[0].out_features < 16
+    outputs = []
+    for answer in small, lambda x: model.eval()(x, task=0):
+        torch.manual_seed(1)
+        outputs.append(answer(x))
+    torch.testing.assert_close(*outputs)
+
+
 class Listed(nn.Module):
     """Finds its parameters in a list, two of which are one."""
 
