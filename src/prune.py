@@ -25,7 +25,7 @@ from core.device import describe, setup_device, versions
 from core.errors import UserError, complain, exit_code, require
 from core.files import atomic, serialize, write
 from core.text_tables import text
-from hat.capacity import active, count_weights
+from hat.capacity import active, count_weights, whole
 from reports.tables import PRUNED, pruned_row
 from runs import saved
 
@@ -110,7 +110,7 @@ def prune(approach, t, run_accuracy, base, origin, args):
 
     masked = functools.partial(net, t=t, masks=masks)
     difference, accuracy = compare(task, masked, small)
-    kept = count_weights(net.hidden, active(masks))
+    kept = sum(count_weights(net.hidden, active(masks))) + sum(whole(net.hidden).values())
     plain = torch.nn.Sequential(hat.plain(net.hidden, t), net.heads[t]).eval()
     report = origin | {
         'task': task.name,
@@ -119,7 +119,7 @@ def prune(approach, t, run_accuracy, base, origin, args):
         'accuracy': accuracy,
         'images': len(task.test.y),
         'largest_difference': difference,
-        'weights': [sum(p.numel() for p in net.hidden.shared.values()), sum(kept)],
+        'weights': [sum(p.numel() for p in net.hidden.shared.values()), kept],
         'parameters': [sum(p.numel() for p in each.parameters()) for each in (plain, small)],
         'bytes': [len(serialize(each.state_dict())) for each in (plain, small)],
         'milliseconds': {n: milliseconds((plain, small), task, n, args.rounds) for n in BATCHES},

@@ -50,6 +50,12 @@ def count_weights(network: Network, units: Units) -> list[int]:
     return counts
 
 
+def whole(network: Network) -> dict[str, int]:
+    """Sizes, by name, of the shared parameters that belong to no layer, as those of an LSTM with projection, or that
+    are ignored: every task uses all of them."""
+    return {name: p.numel() for name, p in network.shared.items() if network.plan.shared[name].layer is None}
+
+
 def usage(network: Network, tasks: list[Units]) -> dict[str, list]:
     """Weight counts per task and layer.
 
@@ -74,7 +80,7 @@ def usage(network: Network, tasks: list[Units]) -> dict[str, list]:
 
 def used(network: Network) -> dict[int, dict[str, dict[str, int]]]:
     """Units and weights that each learned task uses: {task: {layer: {'units': n, 'of': N, 'weights': n}}}; for a layer
-    without a gate 'weights' alone. Frozen weights do not count."""
+    without a gate, and for a parameter that belongs to no layer, 'weights' alone. Frozen weights do not count."""
     report: dict[int, dict[str, dict[str, int]]] = {}
     for task, learned in enumerate(network.learned.tolist()):
         if learned:
@@ -84,5 +90,5 @@ def used(network: Network) -> dict[int, dict[str, dict[str, int]]]:
                 layer: ({'units': int(gates[layer].sum()), 'of': len(gates[layer])} if layer in gates else {})
                 | {'weights': n}
                 for layer, n in zip(network.plan.layers, count_weights(network, units), strict=True)
-            }
+            } | {name: {'weights': n} for name, n in whole(network).items()}
     return report

@@ -511,6 +511,21 @@ def test_modules_layers_and_parameters_can_be_ignored():
         hat.convert(net, 2, x, ignore='1')
 
 
+@pytest.mark.filterwarnings('ignore:these parameters are used by every task', 'ignore:.*has not been trained')
+@pytest.mark.parametrize('name, ignore', [('a projection', ()), ('mlp', ()), ('mlp', ['0']), ('mlp', ['2.bias'])])
+def test_the_weights_that_a_task_uses_are_those_that_are_protected(name, ignore):
+    """Those that belong to no layer were not counted."""
+    build, inputs = NETS.get(name) or (
+        lambda: nn.Sequential(linear(6, 8), nn.ReLU(), linear(8, 7), linear(7, 3)),
+        vectors,
+    )
+    torch.manual_seed(0)
+    model = hat.convert(build(), 2, inputs(), ignore=ignore)
+    model.end_task(0)
+    used = sum(layer['weights'] for layer in hat.used(model)[0].values())
+    assert used == sum(int(protected.sum()) for protected in model.protected().values())
+
+
 def test_a_projection_of_an_lstm_is_ignored_in_silence_where_that_is_said():
     build, inputs = NETS['a projection']
     with warnings.catch_warnings():
