@@ -49,16 +49,22 @@ def prune(network: Network, task: int) -> nn.Module:
 def difference(net: nn.Module, small: nn.Module, inputs: Inputs) -> str:
     """Why a smaller network does not replace a network, in words; '' if it does."""
     like = first_wide(net)
-    batches = [as_it_runs(inputs, like) for _ in range(2)]  # forward() may change a batch, and the network
     devices, kind = [like.device] if like.is_cuda else [], like.device.type
 
-    def outputs(net: nn.Module, batch: Inputs) -> list[Tensor]:  # always with the same random numbers
-        with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False):
-            return tensors_in(copy.deepcopy(net)(*batch[0], **batch[1]))
+    def outputs(net: nn.Module) -> list[Tensor]:  # always with the same random numbers
+        failed: list[Exception] = []
+        for cast in True, False:
+            args, kwargs = as_it_runs(inputs, like, cast)
+            with torch.random.fork_rng(devices), torch.autocast(kind, enabled=False):
+                try:
+                    return tensors_in(copy.deepcopy(net)(*args, **kwargs))  # forward() may change it
+                except Exception as error:
+                    failed.append(error)
+        raise failed[0]
 
-    expected = outputs(net, batches[0])
+    expected = outputs(net)
     try:
-        found = outputs(small, batches[1])
+        found = outputs(small)
     except Exception as error:
         return f'{type(error).__name__}: {str(error).splitlines()[0]}'
     tolerance = 1e-5 if torch.finfo(like.dtype).bits > 16 else 1e-2

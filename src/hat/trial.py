@@ -59,14 +59,15 @@ def evaluated(network: 'Network', task: int, masks: list[Tensor], tensors: dict[
     """As example_outputs(), with any masks, tensors in place of the network's, and inputs."""
     tensors = {name: tensor.detach() for name, tensor in tensors.items()}
     buffers = {name for name, _ in network.net.named_buffers()} & tensors.keys()
-    tensors |= {name: tensors[name].clone() for name in buffers}  # forward() may change them
-    hooks = weights.output_masks(network, masks, network.hard and network.done[task])
-    replica, like = Replica(network.net, tensors, hooks, training=False), first_wide(network.net)
+    hooks, like = weights.output_masks(network, masks, network.hard and network.done[task]), first_wide(network.net)
     devices, kind = [like.device] if like.is_cuda else [], like.device.type
-    with (torch.random.fork_rng(devices), no_attention_fast_path(), torch.autocast(kind, enabled=False),
-          contextlib.suppress(Exception)):  # fmt: skip
-        args, kwargs = as_it_runs(inputs, like)
-        return tensors_in(replica.network(*args, **kwargs))
+    for cast in True, False:
+        present = tensors | {name: tensors[name].clone() for name in buffers}  # forward() may change them
+        replica = Replica(network.net, present, hooks, training=False)
+        with (torch.random.fork_rng(devices), no_attention_fast_path(), torch.autocast(kind, enabled=False),
+              contextlib.suppress(Exception)):  # fmt: skip
+            args, kwargs = as_it_runs(inputs, like, cast)
+            return tensors_in(replica.network(*args, **kwargs))
     return []
 
 
@@ -123,6 +124,7 @@ def outputs(net: nn.Module, inputs: Inputs, copies: bool) -> list[Tensor]:
     return []
 
 
-def as_it_runs(inputs: Inputs, like: Tensor) -> Inputs:
-    """Copies of example inputs, which forward() may change, of the device and type of a tensor of the network."""
-    return mapped(lambda x: x.to(like if x.is_floating_point() else like.device).clone(), inputs)
+def as_it_runs(inputs: Inputs, like: Tensor, cast: bool) -> Inputs:
+    """Copies of example inputs, which forward() may change, of the device of a tensor of the network. cast: and of its
+    type; a network of several types may fail then."""
+    return mapped(lambda x: x.to(like if cast and x.is_floating_point() else like.device).clone(), inputs)

@@ -452,6 +452,29 @@ def test_an_attribute_that_reaches_a_learned_task_is_warned_of(change):
     )
 
 
+class Several(Ordered):
+    """The first parameter is of another type than the input and the layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+
+    def forward(self, x):
+        return self.head(F.relu(self.layer(x)) * self.scale) / self.temperature
+
+
+@pytest.mark.filterwarnings('ignore:.*has not been trained')
+def test_a_network_of_several_types_takes_the_example_as_it_is():
+    """In the type of the first parameter it fails: nothing was warned of, and prune() failed."""
+    torch.manual_seed(0)
+    model, x = hat.convert(Several(), 2, torch.randn(4, 12)), torch.randn(5, 12)
+    model.end_task(0)
+    torch.testing.assert_close(hat.prune(model, 0)(x), model.eval()(x, task=0))
+    model.net.temperature = 2.0
+    with pytest.warns(UserWarning, match='task 0 is learned, but its outputs have changed, by up to 0.5 of the'):
+        model.begin_task(1)
+
+
 class Excluding(Ordered):
     """A class is excluded."""
 
