@@ -48,6 +48,7 @@ class Replica:
         self.replacements, self.missing, self.training = tensors, set(tensors), training
         self.tensors: dict[int, Tensor] = {}
         self.copies: dict[int, nn.Module] = {}
+        self.unregistered = False  # whether there are modules that are not submodules
         self.buffers: list[tuple[dict[str, Tensor | None], str, Tensor | None, str]] = []
         self.references: list[tuple[dict[str, Any], str]] = []  # attributes that may refer to modules or tensors
         self.hooked: list[tuple[dict[str, Any], str]] = []  # hooks that may
@@ -60,6 +61,8 @@ class Replica:
             state[key] = self.value(state[key])
         for state, key in self.hooked:
             state[key] = OrderedDict((number, self.hook(hook)) for number, hook in state[key].items())
+        if training is not None and self.unregistered:
+            self.network.train(training)  # the network's own train() may reach them
         for name, hook in (hooks or {}).items():
             module = self.copies[id(net.get_submodule(name))]
             module._forward_hooks = OrderedDict([(-1, hook), *module._forward_hooks.items()])
@@ -86,7 +89,9 @@ class Replica:
         state['_modules'] = (
             {name: self.value(child, f'{prefix}{name}.') for name, child in children} if children else {}
         )
-        if self.training is not None and not prefix.startswith(UNREGISTERED):  # nor does train() reach those
+        if prefix.startswith(UNREGISTERED):
+            self.unregistered = True
+        elif self.training is not None:
             state['training'] = self.training
         for name, tensor in state['_buffers'].items():
             self.buffers.append((state['_buffers'], name, tensor, prefix + name))

@@ -341,6 +341,26 @@ def test_a_network_may_hide_a_frozen_backbone_which_stays_in_its_mode():
     torch.testing.assert_close(hat.prune(model, 0)(x), learned)
 
 
+class Reaching(Hiding):
+    """Its train() reaches the backbone, whose running statistics change in training."""
+
+    def train(self, mode=True):
+        self.backbone[0].train(mode)
+        return super().train(mode)
+
+
+def test_a_backbone_that_train_reaches_is_compared_in_evaluation_and_its_statistics_are_not_kept():
+    torch.manual_seed(0)
+    net, x = Reaching().train(), torch.randn(5, 12)
+    with pytest.warns(UserWarning, match='outputs in evaluation change after a batch'):
+        model = hat.convert(net, 2, x)
+    learn_vectors(model, 0)
+    learned = model.eval()(x, task=0).detach()
+    with pytest.warns(UserWarning, match='task 0 is learned, but its outputs have changed'):
+        learn_vectors(model, 1)
+    assert not same(model.eval()(x, task=0).detach(), learned)
+
+
 class Recalling(nn.Module):
     """State that is neither parameter nor buffer, and that training changes, slowly."""
 
