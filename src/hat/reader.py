@@ -24,6 +24,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hat import layers, recurrent, rules
+from hat.errors import CannotConvert
 from hat.finder import Finder, Group
 from hat.graph import SEEN, item, record
 from hat.names import is_wide
@@ -65,6 +66,9 @@ class Reader(Finder):
         self.plan = Plan(inputs, operations=recorder.operations())
         self.reads: dict[str, list[Tensor]] = {}  # of the weights of recurrent layers, as Group.reads
         self.outputs = set(recorder.outputs)
+        if any(node.op == 'get_attr' and not node.target and node.meta['constant'] and node.meta['trainable']
+               for node in self.outputs):  # fmt: skip
+            raise CannotConvert('an output is a trainable tensor that is not a parameter of the network: register it')
         self.find_heads(heads)
         self.choose_gates(gated)
         for node in self.nodes:

@@ -308,7 +308,19 @@ class Transposed(nn.Module):
         return self.two(F.linear(h, back.detach() if self.detached else back))
 
 
+class Returned(nn.Module):
+    """A scale that is trained and returned, and not registered."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.scale = nn.Linear(192, 8), nn.Linear(8, 4), torch.ones(4, requires_grad=True)
+
+    def forward(self, x):
+        return self.two(F.relu(self.one(x.flatten(1)))), self.scale
+
+
 @pytest.mark.parametrize('net, message', [
+    (Returned(), 'an output is a trainable tensor that is not a parameter of the network'),
     (InAList(), r'aten.linear.default in the top module \(test_convert.py:\d+\): it uses a trainable tensor'),
     *((Transposed(held), 'it uses a trainable tensor that is not a parameter of the network')
       for held in (lambda x: x, lambda x: [x], lambda x: {'back': x})),
