@@ -75,7 +75,7 @@ class OutputMask:
     def multiply(self, x: Tensor, a: Tensor) -> Tensor:
         if self.learned:  # a computed weight may be NaN where its rows are zero
             return x.masked_fill(a.to(x.device) == 0, 0)
-        return Gate.apply(x, a) if x.dtype in HALF else x * a
+        return Gate.apply(x, a) if x.dtype in HALF else x * a.to(x.dtype)
 
 
 def kept_weight(network: 'Network', name: str, is_open: Tensor) -> Tensor:

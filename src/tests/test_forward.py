@@ -495,6 +495,24 @@ def test_a_network_of_several_types_takes_the_example_as_it_is():
         model.begin_task(1)
 
 
+class DoubleFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.layer, self.head = nn.Linear(12, 8).double(), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(F.relu(self.layer(F.relu(self.first(x)).float())))
+
+
+def test_a_mask_of_another_type_than_a_layer_does_not_change_the_type_of_its_output():
+    torch.manual_seed(0)
+    net, x = DoubleFirst(), torch.randn(5, 12).double()
+    model = hat.convert(net, 1, x, init=hat.init.dense)
+    torch.testing.assert_close(model.eval()(x, task=0), net(x))
+    model.train()(x, task=0, progress=1.0).sum().backward()
+    assert all(e.grad.isfinite().all() for e in model.tasks[0].embeddings.parameters())
+
+
 class Excluding(Ordered):
     """A class is excluded."""
 
