@@ -431,6 +431,22 @@ def test_a_network_that_cannot_be_cut_stays_whole_with_a_warning(monkeypatch):
     assert net[0].weight.shape == (8, 6)
 
 
+class Constant(torch.nn.Module):
+    def __init__(self, *values):
+        super().__init__()
+        self.register_buffer('values', torch.tensor(values))
+
+    def forward(self, x):
+        return self.values * x
+
+
+@pytest.mark.parametrize('values, why', [((1.0, 2.0), ''), ((1.0, float('inf')), 'its outputs would differ by inf'),
+                                         ((1.0, 2.0, 3.0), 'its outputs would have another shape')])  # fmt: skip
+def test_why_a_smaller_network_does_not_replace_a_network_is_said(values, why):
+    x = torch.ones(1)
+    assert pruning.difference(Constant(1.0, 2.0), Constant(*values), ((x,), {})) == why
+
+
 @pytest.mark.parametrize('padded', [True, False])
 def test_padding_in_a_transformer_encoder_is_the_same_when_pruned(padded):
     """It is warned of, too, where the example has a mask and no padding, but later inputs may have some."""
