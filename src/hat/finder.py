@@ -110,8 +110,8 @@ class Finder:
         buffer = node.target in self.buffers
         reading = [user for user in node.users if user.target is not layers.aten.detach.default]
         if node.meta['trainable'] and not buffer and reading:
-            why = 'it uses a trainable tensor that is not a parameter of the network: register it (nn.ModuleList)'
-            raise layers.refused(reading[0], why)
+            why = 'it uses a trainable tensor that is not a parameter of the network'
+            raise layers.refused(reading[0], f'{why}: register it (nn.ModuleList), or detach it')
         if not buffer and not node.meta['constant']:
             return None
         if buffer and node.meta['dtype'].is_floating_point:  # training may change it; integers are mostly indices
