@@ -236,7 +236,7 @@ def copied(net: nn.Module) -> nn.Module:
                for part in (value.values() if isinstance(value, dict) else value)]  # fmt: skip
     tensors = [value for value in values if isinstance(value, torch.Tensor) and not value.is_leaf]
     try:
-        return deepcopy(net, {id(x): x.detach().clone().requires_grad_(x.requires_grad) for x in tensors})
+        return deepcopy(net, {id(x): x.detach().clone().requires_grad_() for x in tensors})
     except (TypeError, NotImplementedError) as error:  # such as that of a lock, or of a sparse tensor
         raise TypeError(f'the network cannot be copied: {error} (copy=False converts the network itself)') from error
 
