@@ -10,7 +10,7 @@ import torch
 
 import hat
 
-GUIDE = Path(hat.__file__).parent / 'README.md'
+GUIDE, NETWORKS = (Path(hat.__file__).parent / name for name in ('README.md', 'NETWORKS.md'))
 
 
 def blocks(path):
@@ -89,6 +89,21 @@ def test_what_the_guide_says_of_heads_pretrained_weights_and_copies_is_so(names)
     sizes = [sum(p.numel() for p in names[name].parameters()) for name in ('small', 'plain')]
     assert sizes[0] <= sizes[1] and not any(isinstance(m, hat.Network) for m in names['small'].modules())
     assert not names['model'].learned.any() and names['loaded'].learned.tolist() == [True, False]
+
+
+def test_the_example_of_how_a_network_is_read_is_so():
+    plan = run(NETWORKS)['plan']
+    uses = {name: [ids if ids is None else ids.tolist() for ids in use]
+            for name, (_, (use,)) in plan.shared.items()}  # fmt: skip
+    assert uses == {
+        'a.weight': [[[2], [3], [4]], [[0]]],
+        'a.bias': [[2, 3, 4], None],
+        'b.weight': [[[5], [6], [7]], [[2, 3, 4]]],
+        'b.bias': [[5, 6, 7], None],
+    }
+    ((combine, left, right),) = plan.units.combined  # ids 8, 9, 10
+    assert (combine, left.tolist(), right.tolist()) == (torch.maximum, [2, 3, 4], [5, 6, 7])
+    assert plan.units.count == 11 and [name for name, _ in plan.heads[0].tensors] == ['head.weight', 'head.bias']
 
 
 def test_the_guide_is_no_longer_than_a_guide():
