@@ -123,8 +123,8 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     assert np.array_equal(permuted[-1], permuted.diagonal()) and round(permuted[-1, -2] - permuted[-1, -1], 1) == 0
     gradients = [runs[setup].get('hat', 0).accuracy[-1] for setup in ('mixture-0.25-exact', 'mixture-0.25')]
     for claim in (
-        f'HAT ends at {permuted[-1].mean():.1f} % (paper: 98.6), and forgets nothing: it learns the first permutation to '
-        '{:.1f} %, the last two to {:.1f} %'.format(*permuted[-1, [0, -1]]),
+        f'HAT ends at {permuted[-1].mean():.1f} % (paper: 98.6), and forgets nothing: it learns',
+        'the first permutation to {:.1f} %, the last two to {:.1f} %'.format(*permuted[-1, [0, -1]]),
         f'a part of the {98.6 - permuted[-1].mean():.1f} points is that of the epochs',
         f'the {kept:,} weights of MNIST are {100 * kept / whole:.0f} % of {whole:,} here',
         '(Fig. 4) HAT ends between {} and {} %, on validation images between {} and {} %;'.format(*ranges),
