@@ -8,9 +8,17 @@ import torch
 
 import hat
 from approaches.hat import HAT
+from core.files import ROOT
 from hat.functional import CompensatedGate
 
 SIZES = (3, 5, 4)  # units of three layers
+
+
+def test_each_equation_is_the_docstring_of_one_function():
+    """So that a reader finds it, and a second function that says it is the same shows."""
+    sources = [path for path in (ROOT / 'src').rglob('*.py') if 'tests' not in path.parts]
+    for n in range(1, 6):
+        assert sum(path.read_text().count(f'"""Eq. {n}:') for path in sources) == 1
 
 
 def sigmoid(x):

@@ -284,6 +284,10 @@ def test_references_are_of_the_same_data_and_protocol(runs, capsys):
     assert plot(runs, '--approaches', 'hat') == 0
     notes, table, _ = printed(capsys)
     assert notes == ['left out: mixture_random_1.txt: task svhn: test is 9, not 40']
+    assert table['hat'][:3] == ['3', '0.00', '[n=1]']
+    runs('joint', 0, JOINT, nepochs=9)
+    assert plot(runs, '--approaches', 'hat', '--mixed') == 0
+    assert printed(capsys)[1]['hat'][:2] == ['3', '-']
 
 
 def test_random_is_of_the_tasks_that_the_others_have_learned(runs, capsys):
