@@ -119,12 +119,16 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     by_lamb = sorted(runs['mixture-0.25'].sweep('ewc', 0), key=lambda r: r.parameter['lamb'])
     validated, slow = [100 * records.validation(r.record) for r in by_lamb], by_lamb[-1].accuracy
     alone = {setup: number(100 * runs[setup].get('hat', 25).accuracy.item(), 1) for setup in runs if '-c1.5' in setup}
-    permuted, by_sgd = (100 * runs['pmnist-10-epochs'].get(name, 0).accuracy for name in ('hat', 'sgd'))
+    permuted, by_sgd, by_ewc = (100 * runs['pmnist-10-epochs'].get(name, 0).accuracy for name in ('hat', 'sgd', 'ewc'))
+    assert (np.diff(by_ewc.diagonal()) < 0).all()
     assert np.array_equal(permuted[-1], permuted.diagonal()) and round(permuted[-1, -2] - permuted[-1, -1], 1) == 0
     gradients = [runs[setup].get('hat', 0).accuracy[-1] for setup in ('mixture-0.25-exact', 'mixture-0.25')]
     for claim in (
         f'HAT ends at {permuted[-1].mean():.1f} % (paper: 98.6) and forgets nothing; SGD ends at',
         f'{by_sgd[-1].mean():.1f} % and forgets {(by_sgd.diagonal() - by_sgd[-1])[:-1].mean():.1f} points.',
+        f'forgets {(by_ewc.diagonal() - by_ewc[-1])[:-1].mean():.1f}, but learns each',
+        'from {:.1f} % down to {:.1f} %, and ends'.format(*by_ewc.diagonal()[[0, -1]]),
+        f'ends at {by_ewc[-1].mean():.1f} %; smaller',
         f'SGD learns each permutation to {by_sgd.diagonal().min():.1f} % or more, HAT the first one',
         'to {:.1f} % and the last two to {:.1f} %.'.format(*permuted[-1, [0, -1]]),
         f'How much of the {98.6 - permuted[-1].mean():.1f} points is due',
@@ -158,8 +162,8 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         'first again: {:.2f}, before EWC ({:.2f}), IMM-mode ({:.2f}) and PathNet ({:.2f}).'.format(
             *(ratio('cifar', name, 2)[-1] for name in ('hat', 'ewc', 'imm-mode', 'pathnet'))
         ),
-        'nothing either, is {:.1f} and {:.1f} points better'.format(
-            *(100 * (ten('packnet', seed) - ten('hat', seed)) for seed in range(2))
+        'nothing either, is {:.1f}, {:.1f} and {:.1f} points better'.format(
+            *(100 * (ten('packnet', seed) - ten('hat', seed)) for seed in range(3))
         ),
         '{} % on average, replay of 500 stored images (`er`) to {}, SI to {}, and HAT to {};'.format(*learned),
         f'it learns {steps["facescrub"]} % of the first set, but ends at {few[1]:.1f} %',
