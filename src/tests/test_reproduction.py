@@ -86,7 +86,7 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
     first = [100 * runs['mixture'].get(name, 0).accuracy[-1].mean() for name in ('hat', 'ewc')]
     many, usual, together = (percent(setup, name) for setup, name in (
         ('mixture-batch16', 'hat'), ('mixture', 'hat'), ('mixture', 'joint')))  # fmt: skip
-    lower = [f'{float(usual[name]) - float(many[name]):.1f}' for name in ('cifar10', 'cifar100')]
+    lower = [f'{float(usual[name]) - float(many[name]):.1f}' for name in ('cifar10', 'cifar100', 'svhn')]
     few = [100 * runs['mixture-0.25-batch16'].get(name, 0).accuracy[-1].mean() for name in ('packnet', 'hat')]
     packed = 100 * runs['mixture-0.25'].get('packnet', 0).accuracy[-1].mean()
     results = [runs['mixture-0.25'].get(name, 0).accuracy for name in ('sgd', 'er', 'si', 'hat')]
@@ -144,7 +144,7 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         f'of above, is {later("hat", "mixture-batch16", 0)} instead of {hat:.2f}: level with',
         f'the other seven tasks it is {later("hat", "mixture-batch16")} instead of {later("hat")}: CIFAR-10',
         f'PathNet, and {float(later("hat", "mixture-batch16", 0)) - hat:.2f} of the {others[1] - hat:.2f} between it',
-        'CIFAR-10 and CIFAR-100 end {} and {} points lower'.format(*lower),
+        'CIFAR-10 and CIFAR-100 end {} and {} points lower, SVHN {}.'.format(*lower),
         '`er` and `der`, forgets {:.0f} and {:.0f} points'.format(*forgotten),
         'its ratio is {}, that of PathNet {} and that of PackNet {}'.format(*map(later, ('hat', 'pathnet', 'packnet'))),
         f'is the fourth task, and HAT learns {100 * runs["mixture"].get("hat", 1).accuracy[3, 3]:.1f} % of it',
