@@ -48,7 +48,7 @@ BESIDE = Path()  # --html without a name: the page is beside the results
 def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument('--experiment', choices=EXPERIMENTS)
+    what.add_argument('--experiment', choices=EXPERIMENTS, help='its runs in --res')
     what.add_argument('--run', type=Path, metavar='RESULT.json', help='one run')
     what.add_argument('--reproduction', action='store_true', help='the tables of the pages, from .results/')
     what.add_argument('--fig2', action='store_true', help="Fig. 2: the gradient of HAT's embeddings")

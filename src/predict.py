@@ -32,7 +32,7 @@ def parse(argv):
     parser = Parser(__doc__, EXAMPLES)
     parser.add_argument('result', type=Path, metavar='RESULT.json')
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='files, not folders')
-    parser.add_argument('--task', metavar='NAME', help='what the pictures are of (default: every task answers)')
+    parser.add_argument('--task', metavar='NAME', help='the task of the pictures (default: every task answers)')
     parser.add_argument('--top', type=few, default=1, metavar='K', help='the K most probable classes (default 1)')
     parser.add_argument('--json', action='store_true', help='a line of JSON for each picture')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:N or mps (default cpu)')
