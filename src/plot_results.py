@@ -1,4 +1,4 @@
-"""Tables and figures from the files in res/: Table 1 and Figs. 3 to 7 of the paper, accuracy matrices, compression.
+"""Tables and figures from the files in res/: Table 1 and Figs. 3 to 7, accuracy matrices, times, pruned networks.
 
 Table 1, Fig. 3 and the matrices need no .json beside the .txt, so results of the original code work, too.
 Runs that are missing, damaged, or differ from the others (in tasks, data, protocol or versions; within a row, in

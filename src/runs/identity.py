@@ -15,7 +15,8 @@ from networks import pretrained
 SRC = Path(__file__).resolve().parents[1]
 # Read at import: later edits do not affect this process
 SOURCES = {path: path.read_bytes() for path in SRC.rglob('*.py') if not {'tests', 'benchmarks'} & set(path.parts)}
-NOT_PART_OF_IDENTITY = (  # arguments that change no more than the last bits of a result
+# Arguments that change no more than the last bits of a result; what is in --data and --pretrained has a fingerprint
+NOT_PART_OF_IDENTITY = (
     'data', 'pretrained', 'output', 'device', 'threads', 'tmp', 'save', 'verbose', 'tensorboard', 'fresh', 'stale',
 )  # fmt: skip
 REGISTRIES = 'approaches', 'networks', 'dataloaders'  # packages whose __init__ imports all modules: not followed

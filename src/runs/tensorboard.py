@@ -1,4 +1,4 @@
-"""A run for TensorBoard, an optional dependency: the metrics of its record, in tmp/tensorboard/<name of the run>."""
+"""A run for TensorBoard, an optional dependency: the metrics of its record, in tensorboard/ beside its checkpoint."""
 
 import math
 import shutil
