@@ -112,7 +112,7 @@ def check(value, shape, place):
         if missing := [key for key in shape if key in shapes and key is not ... and key not in value]:
             raise UserError(f'{place}: {missing[0]} is missing')
         for key, inner_value in value.items():
-            if inner := shapes.get(key, shapes.get(...)):
+            if (inner := shapes.get(key, shapes.get(...))) is not None:
                 check(inner_value, inner, f'{place}: {key}')
     elif isinstance(shape, list) and isinstance(value, list) and shape[1:] in ([], [len(value)]):
         for k, element in enumerate(value, 1):

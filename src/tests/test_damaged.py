@@ -43,6 +43,7 @@ BAD = {  # the content of a file of HAT's run with seed 1, or a change of its re
     'epoch': ('epochs', [[], [{'valid_accuracy': 0.5}]], 'epochs 2 1: active is missing'),
     'monitor': ('monitor', {'weights': [0, 1]}, 'monitor: active is missing'),
     'weights': ('monitor', {'weights': [0, 1], 'active': [[1, 1]] * 2, 'reuse': [[1, 1]] * 2}, 'weights 1 is 0, not a'),
+    'no monitor': ('monitor', None, 'monitor is null, not an object'),
     'devices': ('devices', {}, 'devices is an object, not a list of texts'),
     'times': ('times', {'total': -1, 'epochs': [[], []]}, 'times: total is -1, not a number of at least 0'),
     'diverged': ('diverged', [{'task': 'mnist'}], 'diverged 1: epoch is missing'),
