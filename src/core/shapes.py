@@ -76,7 +76,8 @@ def record_shape(record, n, names, parameters):
         'capacity?': [counts, n],
         'closed?': [TEXTS, n],
     }
-    epoch = {'valid_accuracy': SHARE.or_null()} | ({'active': counts, 'capacity': counts} if monitor else {})
+    epoch = {'valid_accuracy': SHARE.or_null(), 'train_loss?': NUMBER.or_null(), 'valid_loss?': NUMBER.or_null()}
+    epoch |= {'active': counts, 'capacity': counts} if monitor else {}
     return {
         'arguments': ARGUMENTS | {'parameter?': declared | {...: VALUE}},
         'tasks?': [{'name': name, 'n_classes?': POSITIVE_WHOLE, ...: PLAIN}, n],

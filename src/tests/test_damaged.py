@@ -12,6 +12,7 @@ from core.arguments import MAX_FEW
 from core.errors import exit_code
 
 DEEP = '[' * 100_000 + ']' * 100_000
+BAD_LOSS = {'train_loss': [], 'valid_accuracy': 0.5, 'active': [], 'capacity': []}
 BAD = {  # the content of a file of HAT's run with seed 1, or a change of its record; the message
     'text': ('.txt', b'0.1 much', 'cannot be read as an accuracy matrix'),
     'row': ('.txt', b'0.1 0.2', '1 rows of 2 are not an accuracy matrix'),
@@ -41,6 +42,7 @@ BAD = {  # the content of a file of HAT's run with seed 1, or a change of its re
     'before': ('before', [0.1, None], 'before 2 is null, not a number from 0 to 1'),
     'epochs': ('epochs', [[], [7]], 'epochs 2 1 is 7, not an object'),
     'epoch': ('epochs', [[], [{'valid_accuracy': 0.5}]], 'epochs 2 1: active is missing'),
+    'loss': ('epochs', [[], [BAD_LOSS]], 'epochs 2 1: train_loss is a list of 0, not a number or null'),
     'monitor': ('monitor', {'weights': [0, 1]}, 'monitor: active is missing'),
     'weights': ('monitor', {'weights': [0, 1], 'active': [[1, 1]] * 2, 'reuse': [[1, 1]] * 2}, 'weights 1 is 0, not a'),
     'no monitor': ('monitor', None, 'monitor is null, not an object'),
