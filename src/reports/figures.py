@@ -66,7 +66,10 @@ def published(setups):
         more = *sweeps(collection), *compression(collection)
         yield from ((f'{setup.name}-{name}', figure) for name, figure in more)
         for name, ratios in rho.items():
-            facts = next(iter(collection.selected[name].values())).facts.copy()
+            first = next(iter(collection.selected[name].values()))
+            if first.chosen != 'defaults':  # a setup of their own, beside which there may be one of the defaults
+                continue
+            facts = first.facts.copy()
             width, which = facts.pop('width'), (collection.experiment, collection.n_tasks)
             which += (json.dumps(facts, sort_keys=True),)
             points.setdefault(which, {}).setdefault(name, {})[width] = ratios[:, -1].mean()

@@ -501,6 +501,20 @@ def test_setups_that_differ_in_more_than_the_width_are_not_in_one_figure(folder)
     assert set(dict(published(setups.load_all()))) == {'small-fig3', 'other-fig3'}
 
 
+def test_a_setup_of_other_hyper_parameters_takes_no_point_of_the_defaults(folder):
+    reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc')
+    for setup, width, c in ('half', 0.5, 0.75), ('sparse', 1.0, 4.0):  # the last one has the tasks and width of small
+        other = folder / 'results' / setup
+        other.mkdir()
+        (other / 'about.json').write_text(json.dumps(ABOUT))
+        for name, accuracy in ('joint', JOINT), ('random', RANDOM), ('hat', JOINT / 2):
+            more = {'parameter': {'c': c}} if name == 'hat' else {}
+            Runs(other)(name, 0, accuracy, width=width, **more)
+    figures = dict(published(setups.load_all()))
+    lines = {line.get_label(): line.get_xydata() for line in figures['mixture-width'][1].axes[0].lines}
+    assert lines['hat'][0, 1] < lines['hat'][1, 1] and lines['hat'][1].round(3).tolist() == [1, -0.007]
+
+
 def test_the_figures_here_show_what_the_files_give():
     shown = set()
     for name, (_, figure) in published(setups.load_all()):
