@@ -463,6 +463,10 @@ FAULTS = {  # what happens to the folder; words of the one line
     'an unknown split': (written('taken.csv', ROWS + b'a.png,b,val\n'), 'taken.csv, line 2: a path, a label and'),
     'a long row': (written('taken.csv', b'path,label\na.png,dog, black\n'), 'taken.csv, line 2: more cells than'),
     'a short row': (written('taken.csv', ROWS + b'a.png\n'), 'taken.csv, line 2: a path, a label and'),
+    'a label and the same with a space': (
+        written('taken.csv', ROWS + b'shots/test0.png,b,train\nshots/test1.png,b ,train\n'),
+        "taken.csv, line 3: spaces around the label 'b '",
+    ),
     'a picture twice': (
         written('taken.csv', ROWS + b'a,b,test\na,c,train\n'),
         'taken.csv, line 3: a stands there twice',

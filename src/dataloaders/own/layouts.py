@@ -115,6 +115,8 @@ def rows(table):
                     raise UserError(
                         f'{table}, line {reader.line_num}: a path, a label and train or test are needed, not {found!r}'
                     )
+                if label != label.strip():
+                    raise UserError(f'{table}, line {reader.line_num}: spaces around the label {label!r}; remove them')
                 if '\0' in path:
                     raise ValueError('a path with a null byte')
                 if (where := place(table, path)) in taken:
