@@ -437,6 +437,10 @@ FAULTS = {  # what happens to the folder; words of the one line
     'a picture in a loop': (looped('wild/cat/7.png'), 'wild/cat/7.png: Too many levels of symbolic links'),
     'a picture that is a folder': (lambda data: (data / 'wild/cat/7.png').mkdir(), 'wild/cat/7.png: not a file'),
     'a pipe': (lambda data: os.mkfifo(data / 'wild/cat/7.png'), 'wild/cat/7.png: not a file'),
+    'levels from 0 to 255 in 16 bits': (
+        lambda data: [put(path, encoded(GREY.astype(np.uint16))) for path in data.glob('wild/*/*.png')],
+        'wild: all pictures for training are black (of pictures with 16 bits',
+    ),
     'an empty class': (removed('wild/cat/*'), 'wild/cat: a class without pictures'),
     'a class in test only': (removed('pets/train/cat'), 'pets: class cat is in test only'),
     'a class in train only': (removed('pets/test/cat'), 'pets: class cat is in train only'),

@@ -118,6 +118,9 @@ def read(name, source, side, skip_bad):
             x, moments = x[kept], moments[kept]
         found[split] = Split(x, moments, [labels[i] for i in kept], colour)
     classes = check_classes(source, {split: each.labels for split, each in found.items()})
+    if not found['train'].moments.any():
+        why = 'of pictures with 16 bits the upper 8 count, which are 0 up to the value 255'
+        raise UserError(f'{source}: all pictures for training are black ({why}); save them with 8 bits')
     channels = 3 if any(each.colour for each in found.values()) else 1
     arrays = []
     for split in layouts.SPLITS:
