@@ -22,6 +22,7 @@ from core.hyperparameters import show
 from core.shapes import IDENTITY, check
 
 MAX_SIZE = 2e9  # bytes of a record that is read
+ROUNDING = 0.51e-4  # the largest difference between a .txt and its .json
 MAX_MATRIX = 50e6  # bytes of an accuracy matrix: NumPy takes ten times the memory to find a damaged one
 
 
@@ -56,9 +57,16 @@ class Output:
         record = read_record(self.json)
         n = len(record.get('tasks', []))
         complete = n and 'times' in record and [len(row) for row in record.get('accuracy', [])] == [n] * n
-        whole = self.txt.exists() and (not self.model or self.has_model_of(record))
-        finished = complete and whole and not identity.differences(record)
+        whole = complete and self.has_matrix_of(record) and (not self.model or self.has_model_of(record))
+        finished = whole and not identity.differences(record)
         return bool(finished) and not (stale == 'redo' and self.stale(identity))
+
+    def has_matrix_of(self, record):
+        """Is the .txt the accuracy matrix of a record? Half of it, or that of another run, may have been copied."""
+        try:
+            return same_matrix(read_matrix(self.txt), record['accuracy'])
+        except UserError:
+            return False
 
     def has_model_of(self, record):
         """Is the saved network that of a record? One of another run may have stayed."""
@@ -208,3 +216,8 @@ def read_matrix(path):
     if not (valid := (accuracy >= 0) & (accuracy <= 1)).all():
         raise UserError(f'{path}: {accuracy[~valid][0]:g} is not an accuracy, a number from 0 to 1')
     return accuracy
+
+
+def same_matrix(accuracy, exact):
+    """Is the matrix of a .txt that of its record?"""
+    return accuracy.shape == np.shape(exact) and np.abs(accuracy - exact).max() <= ROUNDING

@@ -21,7 +21,6 @@ from runs.identity import of_task
 CHOICE = 'tasks', 'ntasks'
 PROTOCOL = 'nepochs', 'lr', 'batch_size', *DEPARTURES, 'network', 'width', 'size', 'ntrain', *CHOICE
 TASK = 'n_classes', 'train', 'valid', 'test', 'data'  # entries of a task in a record
-ROUNDING = 0.51e-4  # the largest difference between a .txt and its .json
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def load(txt, experiment, approach, seed, may_differ=()):
         if other := [f'{key} {arguments[key]}' for key in asked if arguments[key] != asked[key]]:
             raise UserError(f'{path}: the record of a run of {", ".join(other)}')
         exact = np.array(record.get('accuracy', accuracy))
-        if np.abs(accuracy - exact).max() > ROUNDING:
+        if not results.same_matrix(accuracy, exact):
             raise UserError(f'{txt}: not the accuracy matrix that is in {path.name}')
         accuracy = exact  # four digits may round to another table cell: 0.65354 is 65.4 %, 0.6535 is not
     return Result(approach, txt, accuracy, record, may_differ) if record or accuracy[-1].any() else None

@@ -524,6 +524,17 @@ def test_a_run_is_repeated_if_the_network_beside_it_is_another(command, trains, 
     assert not trains(command('random', 'out.txt', '--save'))
 
 
+@pytest.mark.parametrize('content', ['0.5 0\n0.5 0.5\n', '0.5\n', ''])
+def test_a_run_is_repeated_if_the_matrix_beside_its_record_is_another(content, command, trains, tmp_path):
+    """Such as that of another machine, or half of a copy: tables leave such a run out."""
+    assert trains(command('random'))
+    matrix = (tmp_path / 'out.txt').read_text()
+    (tmp_path / 'out.txt').write_text(content)
+    assert trains(command('random'))
+    assert (tmp_path / 'out.old-1.txt').read_text() == content and (tmp_path / 'out.txt').read_text() == matrix
+    assert not trains(command('random'))
+
+
 def test_a_width_of_1_is_that_of_the_paper(command, trains):
     assert run.cli(command('random', 'out.txt', '--width', '1')) == 0
     arguments = command('random')
