@@ -79,6 +79,8 @@ def parse(argv):
     for name, value in vars(args).items():
         if name not in (shown, *TAKES[shown]) and value != parser.get_default(name):
             raise UserError(f'--{name}: --{shown} does not take it')
+    if args.html and args.html.suffix in ('.txt', '.json', '.pt', '.log'):  # which it would overwrite
+        raise UserError(f'--html: {args.html}: the name of a result; give that of the page, FILE.html')
     if len({bool(each) for each in (args.add, args.setup, args.commit)}) > 1:
         raise UserError('--add, --setup and --commit go together')
     if args.check and (args.add or args.verify):

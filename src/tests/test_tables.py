@@ -370,6 +370,8 @@ def test_the_table_of_times_equals_a_computation_by_hand(runs, capsys, tmp_path)
     (['--run', 'a.json'], ['--seeds', '0'], '--seeds: --run does not take it'),
     (['--fig2'], ['--html'], '--html: --fig2 does not take it'),
     (['--reproduction'], ['--approaches', 'hat'], '--approaches: --reproduction does not take it'),
+    (['--experiment', 'mixture'], ['--html', 'a.json'],
+     '--html: a.json: the name of a result; give that of the page, FILE.html'),
     (['--experiment', 'mixture'], ['--check'], '--check: --experiment does not take it'),
     (['--reproduction'], ['--commit', 'abc'], '--add, --setup and --commit go together'),
     (['--reproduction'], ['--check', '--verify', '.'],
