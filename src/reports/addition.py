@@ -6,11 +6,12 @@ import os
 from core import results
 from core.errors import UserError
 from core.files import ROOT, write
-from core.shapes import IDENTITY, check
+from core.shapes import AMOUNT, IDENTITY, check
 from reports import setups
 from reports.records import closed
 
 DROPPED = 'folder', 'inputs'  # entries of a record that .results/ does not keep
+TIMES = {'times?': {'total': AMOUNT, 'epochs': [[AMOUNT]], 'testing': [AMOUNT]}}  # of a record
 LOGS = 'epochs', 'monitor'  # that it keeps of compression experiments only
 
 
@@ -24,6 +25,7 @@ def add(folder, setup, commit):
     for path in sorted(path for path in folder.glob('*.json') if '.old-' not in path.name):
         try:
             check(record := results.load_record(path), IDENTITY, path)
+            check(record, TIMES, path)
         except UserError as error:
             print(f'left out: {error}')
             continue

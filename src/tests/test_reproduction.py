@@ -568,6 +568,13 @@ def test_a_damaged_record_is_not_left_out_in_silence(folder, capsys):
     assert {path.stem for path in (folder / 'results' / 'small').glob('*hat*')} == {'mixture_hat_2'}
 
 
+def test_a_record_that_lacks_some_of_its_times_is_left_out(folder, capsys):
+    Runs(folder / 'runs')('ewc', 0, JOINT, times={'total': 90, 'epochs': [[1, 2], [3, 4]]})
+    assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
+    assert 'mixture_ewc_0.json: times: testing is missing\n' in capsys.readouterr().out
+    assert not list((folder / 'results' / 'small').glob('*ewc*'))
+
+
 def test_a_record_without_times_is_not_of_a_finished_run(folder):
     Runs(folder / 'runs')('ewc', 0, JOINT, times=None)
     assert reproduce('--add', folder / 'runs', '--setup', 'small', '--commit', 'abc') == 0
