@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from approaches import APPROACHES
+from core import results
 from core.errors import UserError
 from core.files import ROOT
 from core.text_tables import markdown
@@ -45,7 +46,7 @@ class Setup:
     """The runs of one folder of .results."""
 
     def __init__(self, folder):
-        self.name, self.about = folder.name, json.loads((folder / 'about.json').read_text(encoding='utf-8'))
+        self.name, self.about = folder.name, results.load_record(folder / 'about.json')
         if absent := [key for key in ABOUT if key not in self.about]:
             raise UserError(f'{folder.name}/about.json: {absent[0]} is missing')
         if self.about['experiment'] not in PAPER:

@@ -555,6 +555,14 @@ def test_verify_needs_a_checkout(tmp_path, capsys):
     assert f'--verify: {tmp_path} is not a checkout of this repository' in capsys.readouterr().err
 
 
+def test_an_about_that_cannot_be_read_is_one_line(folder, capsys):
+    (folder / 'results' / 'small' / 'about.json').write_text('{"experiment": "mixture",}')
+    for more in [], ['--add', folder / 'runs', '--setup', 'small', '--commit', 'abc']:
+        assert reproduce(*more) == 2
+        out, err = capsys.readouterr()
+        assert out == '' and err.count('\n') == 1 and 'small/about.json: cannot be read as JSON: ' in err
+
+
 def test_a_damaged_record_is_not_left_out_in_silence(folder, capsys):
     runs = folder / 'runs'
     (runs / 'mixture_hat_0.json').write_text('{"arguments": {')
