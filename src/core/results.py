@@ -55,11 +55,9 @@ class Output:
         Keeps the identity, for back_up_other() and save_record()."""
         self.identity = identity
         record = read_record(self.json)
-        n = len(record.get('tasks', []))
-        complete = n and 'times' in record and [len(row) for row in record.get('accuracy', [])] == [n] * n
-        whole = complete and self.has_matrix_of(record) and (not self.model or self.has_model_of(record))
+        whole = is_complete(record) and self.has_matrix_of(record) and (not self.model or self.has_model_of(record))
         finished = whole and not identity.differences(record)
-        return bool(finished) and not (stale == 'redo' and self.stale(identity))
+        return finished and not (stale == 'redo' and self.stale(identity))
 
     def has_matrix_of(self, record):
         """Is the .txt the accuracy matrix of a record? Half of it, or that of another run, may have been copied."""
@@ -81,6 +79,8 @@ class Output:
         record = read_record(self.json)
         if record and identity and (differing := identity.differences(record)):
             print(f'{self.json} is the result of another run: {"; ".join(differing)}', flush=True)
+        elif is_complete(record) and not self.has_matrix_of(record):
+            print(f'{self.txt} is missing, or not the accuracy matrix that is in {self.json.name}', flush=True)
         n, paths = 1, [self.txt.with_suffix(suffix) for suffix in ('.txt', '.pt', '.json')]
         while any(_backup(path, n).exists() for path in paths):
             n += 1
@@ -144,6 +144,12 @@ def read_record(path):
         return record
     except UserError:
         return {}
+
+
+def is_complete(record):
+    """Is it the record of a run that has learned all tasks?"""
+    n = len(record.get('tasks', []))
+    return n > 0 and 'times' in record and [len(row) for row in record.get('accuracy', [])] == [n] * n
 
 
 def load_record(path):

@@ -525,12 +525,13 @@ def test_a_run_is_repeated_if_the_network_beside_it_is_another(command, trains, 
 
 
 @pytest.mark.parametrize('content', ['0.5 0\n0.5 0.5\n', '0.5\n', ''])
-def test_a_run_is_repeated_if_the_matrix_beside_its_record_is_another(content, command, trains, tmp_path):
+def test_a_run_is_repeated_if_the_matrix_beside_its_record_is_another(content, command, trains, tmp_path, capsys):
     """Such as that of another machine, or half of a copy: tables leave such a run out."""
     assert trains(command('random'))
     matrix = (tmp_path / 'out.txt').read_text()
     (tmp_path / 'out.txt').write_text(content)
     assert trains(command('random'))
+    assert 'out.txt is missing, or not the accuracy matrix that is in out.json\n' in capsys.readouterr().out
     assert (tmp_path / 'out.old-1.txt').read_text() == content and (tmp_path / 'out.txt').read_text() == matrix
     assert not trains(command('random'))
 
