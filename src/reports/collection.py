@@ -185,10 +185,13 @@ class Collection:
         """Add notes on the marks that marks() gives."""
         if stale := [r.txt.name for r in self.all() if self.stale(r)]:
             self.notes.append(f"* computed by other code than today's: {', '.join(stale)}")
+        mixed = {}  # devices -> approaches
         for name, runs in self.runs.items():
             devices = sorted({device for r in runs.values() for device in r.record.get('devices', [])})
             if len(devices) > 1:
-                self.notes.append(f'{name}: on {"; ".join(devices)}, which differ in the last bits')
+                mixed.setdefault('; '.join(devices), []).append(name)
+        for devices, names in mixed.items():
+            self.notes.append(f'{", ".join(names)}: on {devices}, which differ in the last bits')
         found = {
             'diverged (a loss or gradient is not finite)': {},
             'not learned': {},
