@@ -17,6 +17,7 @@ from dataloaders.task import Dataset, stratified
 FAMILY = 'alexnet'
 DEFAULTS = {}
 OPTIONS = 'size', 'skip_bad'
+DARK = 32  # pictures without a pixel of this value or more may have lost most of their levels
 TEST_SHARE = 5  # where there is no test set, one picture in TEST_SHARE is for testing
 
 
@@ -85,6 +86,9 @@ def _made(name, path):
 def _dataset(name, cached, seed):
     train_x, train_y, test_x, test_y, fingerprint = cached.content
     moments = cached.moments
+    if (level := train_x.max()) < DARK:
+        why = 'of 16-bit pictures the upper 8 bits are used, of 12 bits in 16 just 4'
+        print(f'{name}: no pixel of a training picture is above {level} of 255 ({why})', flush=True)
     if cached.skipped:
         n = len(cached.skipped)
         print(f'{name}: {n} damaged picture{"s" if n > 1 else ""} left out, such as {cached.skipped[0]}', flush=True)

@@ -242,6 +242,14 @@ def test_test_pictures_that_are_training_pictures_are_said(data, kept, capsys):
     assert found == [('pets', '2', '8'), ('wild', '1', '4')]  # the latter's were drawn
 
 
+def test_pictures_that_are_nearly_black_are_said(data, kept, capsys):
+    for path in (data / 'wild').glob('*/*.png'):
+        put(path, encoded((noise(1, 12, 12)[0] * 16.0).astype(np.uint16)))  # 12 bits in 16
+    load(data, 'pets', 'wild')
+    found = re.findall('(.*): no pixel of a training picture is above (.*) of 255', capsys.readouterr().out)
+    assert found == [('wild', '15')]
+
+
 def test_order_of_tasks_as_in_other_experiments(data, kept):
     names = [task.name for task in load(data, seed=1)]
     assert names == dataloaders.task.choose(['drawn', 'pets', 'taken', 'wild'], 1)
@@ -445,6 +453,8 @@ FAULTS = {  # what happens to the folder; words of the one line
     'a class in test only': (removed('pets/train/cat'), 'pets: class cat is in test only'),
     'a class in train only': (removed('pets/test/cat'), 'pets: class cat is in train only'),
     'a folder within a class': (written('wild/cat/m/o/9.PNG', encoded(CORNERS)), 'wild/cat/m/o: pictures in a folder'),
+    'a picture beside classes': (written('wild/9.PNG', encoded(CORNERS)), 'wild/9.PNG: a picture beside folders'),
+    'a picture beside splits': (written('pets/9.jpg', encoded(CORNERS)), 'pets/9.jpg: a picture beside folders'),
     'one class': (removed('wild/[!c]*'), 'wild: a task needs two classes or more, not 1'),
     'one picture': (removed('wild/*/[!0].png'), 'wild: 3 training images leave none'),
     'no classes': (removed('wild/*'), 'wild: no classes'),

@@ -151,7 +151,12 @@ def visible(folder):
 
 
 def subfolders(folder):
-    return [name for name in visible(folder) if os.path.isdir(folder / name)]
+    """Names of the folders of splits or classes in a folder. Raises UserError, also for pictures beside them."""
+    names = visible(folder)
+    folders = [name for name in names if os.path.isdir(folder / name)]
+    if folders and (loose := sorted(name for name in set(names) - set(folders) if name.lower().endswith(SUFFIXES))):
+        raise UserError(f'{folder / loose[0]}: a picture beside folders; move it into the class that it is of, or away')
+    return folders
 
 
 def utf8(name, path):
