@@ -165,8 +165,8 @@ def test_the_numbers_between_the_tables_are_those_of_the_files():
         'nothing either, is {:.1f}, {:.1f} and {:.1f} points better'.format(
             *(100 * (ten('packnet', seed) - ten('hat', seed)) for seed in range(3))
         ),
-        'ends {:.1f}, {:.1f} and {:.1f} points higher than HAT'.format(
-            *(100 * (ten('er', seed) - ten('hat', seed)) for seed in range(3))
+        'ends {:.1f}, {:.1f} and {:.1f} points higher than HAT, `der` {:.1f}, {:.1f} and {:.1f}.'.format(
+            *(100 * (ten(name, seed) - ten('hat', seed)) for name in ('er', 'der') for seed in range(3))
         ),
         '{} % on average, replay of 500 stored images (`er`) to {}, SI to {}, and HAT to {};'.format(*learned),
         f'it learns {steps["facescrub"]} % of the first set, but ends at {few[1]:.1f} %',
