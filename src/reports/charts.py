@@ -25,11 +25,6 @@ MAX_LABELS = 30  # with more tasks, not each has a label and numbers
 MAX_LAYERS = 12  # with more, not each is in the legend
 MIN_ROWS = 4  # of a heat map, for the label of its colours
 LINES = '-', '--', '-.', ':'
-LEARNING = {  # of learning()
-    'valid_accuracy': 'validation accuracy, %',
-    'train_loss': 'training',
-    'valid_loss': 'validation',
-}
 RATIO = 'forgetting ratio ρ≤{}\n(0: joint training, -1: chance)'
 
 
@@ -150,16 +145,17 @@ def learning(names, epochs):
     figure = Figure((8, 6), layout='constrained')
     above, below = figure.subplots(2, 1, sharex=True)
     whole = [epoch for task in epochs for epoch in task]
-    colours, cuts = shades(2), np.cumsum([len(task) for task in epochs])[:-1]  # a line ends where its task does
+    cuts = np.cumsum([len(task) for task in epochs])[:-1]  # a line ends where its task does
     x = np.insert(np.arange(1.0, len(whole) + 1), cuts, np.nan)
-    values = {key: np.array([epoch.get(key) for epoch in whole], float) for key in LEARNING}  # None is nan
-    values = {key: np.insert(curve, cuts, np.nan) for key, curve in values.items()}
-    above.plot(x, 100 * values['valid_accuracy'], '.-', color='black', lw=1.2, ms=4)
-    for key, line, colour in ('train_loss', '-', colours[0]), ('valid_loss', '--', colours[1]):
-        below.plot(x, values[key], line, color=colour, lw=1.5, label=LEARNING[key])
-    above.set(ylabel=LEARNING['valid_accuracy'], ylim=(0, 102))
+    values = [[epoch.get(key) for epoch in whole] for key in ('valid_accuracy', 'train_loss', 'valid_loss')]
+    accuracy, training, validation = np.insert(np.array(values, float), cuts, np.nan, axis=1)  # None is nan
+    dark, light = shades(2)
+    above.plot(x, 100 * accuracy, '.-', color='black', lw=1.2, ms=4)
+    below.plot(x, training, '-', color=dark, lw=1.5, label='training')
+    below.plot(x, validation, '--', color=light, lw=1.5, label='validation')
+    above.set(ylabel='validation accuracy, %', ylim=(0, 102))
     below.set(xlabel='epoch', ylabel='loss', yscale='log')
-    if not any((values[key] > 0).any() for key in ('train_loss', 'valid_loss')):  # all epochs have diverged
+    if not ((training > 0) | (validation > 0)).any():  # all epochs have diverged
         below.set_ylim(0.1, 10)  # Matplotlib finds none
 
     def label(tick, _):
