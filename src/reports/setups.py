@@ -130,7 +130,8 @@ class Setup:
         for name in collection.sweep_runs:
             for seed in collection.seeds:
                 each = {json.dumps(r.parameter): r for r in collection.sweep(name, seed)}  # two may have the defaults
-                for r in sorted(each.values(), key=lambda r: list(map(sortable, r.parameter.values()))):
+                # Numbers before texts, with which they cannot be compared
+                for r in sorted(each.values(), key=lambda r: [(isinstance(v, str), v) for v in r.parameter.values()]):
                     rho = collection.ratios(r, seed)
                     lines.append([
                         f'{name}{collection.marks([r])}', r.chosen, str(seed),
@@ -177,11 +178,6 @@ class Setup:
         paper, ours = paper_cell(self.main, 'hat'), ' '.join([our_cell(values, self.main, len(values)), *unit]) + marks
         paper = ' '.join([f'{name} = {paper}', *unit]) if paper else f'{name}: no value'
         return [self.about['title'], paper, ours, str(len(values)), self.about['differs']]
-
-
-def sortable(value):
-    """A key that sorts numbers and texts."""
-    return isinstance(value, str), value
 
 
 def column(metric, measured):
