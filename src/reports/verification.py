@@ -61,7 +61,7 @@ def verify(checkout, data):
     for setup in setups.load_all():
         for result in setup.collection.all():
             if setup.collection.stale(result):
-                arguments = short_arguments(result)
+                arguments = result.record['arguments'] | SHORT | {'ntasks': min(SHORT['ntasks'], len(result.tasks))}
                 stale.setdefault(json.dumps(arguments), (arguments, []))[1].append(result.txt.with_suffix('.json'))
     for arguments, paths in stale.values():
         name = title(arguments)
@@ -101,11 +101,6 @@ def compare(checkout, arguments, data, there, here):
         and operator.eq(*map(rates, both(WHOLE | narrow, DOUBLE)))
     )
     return BUT_ROUNDING if rounded else OTHER
-
-
-def short_arguments(result):
-    """Of the short run that stands for a Result."""
-    return result.record['arguments'] | SHORT | {'ntasks': min(SHORT['ntasks'], len(result.tasks))}
 
 
 def title(arguments):
