@@ -17,21 +17,11 @@ from tqdm import tqdm
 from dataloaders.archives import pickles
 
 
-def read_cifar10(source, folder):
-    from torchvision.datasets import CIFAR10
-
-    return _read_cifar(CIFAR10, source, folder)
-
-
-def read_cifar100(source, folder):
-    from torchvision.datasets import CIFAR100
-
-    return _read_cifar(CIFAR100, source, folder)
-
-
-def _read_cifar(dataset, source, folder):
+def read_cifar(source, folder):
+    from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import extract_archive
 
+    dataset = CIFAR10 if source.n_classes == 10 else CIFAR100
     with tempfile.TemporaryDirectory(prefix='.', dir=folder) as extracted:
         extract_archive(folder / source.files[0].path, extracted)
         train, test = dataset(extracted, train=True), dataset(extracted, train=False)

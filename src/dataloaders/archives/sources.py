@@ -51,10 +51,10 @@ def _idx_files(folder, server, *md5s):
 
 
 SOURCES = {
-    'cifar10': Source(10, 50_000, 10_000, readers.read_cifar10, (
+    'cifar10': Source(10, 50_000, 10_000, readers.read_cifar, (
         _file('https://www.cs.toronto.edu/~kriz/', 'cifar-10-python.tar.gz', 'c58f30108f718f92721af3b95e74349a'),
     )),
-    'cifar100': Source(100, 50_000, 10_000, readers.read_cifar100, (
+    'cifar100': Source(100, 50_000, 10_000, readers.read_cifar, (
         _file('https://www.cs.toronto.edu/~kriz/', 'cifar-100-python.tar.gz', 'eb9058c3a382ffc7106e4002c42a8d85'),
     )),
     'mnist': Source(10, 60_000, 10_000, readers.read_mnist, _idx_files(
