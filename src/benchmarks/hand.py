@@ -4,6 +4,7 @@ NETWORKS has them by name: a function that builds the network, and one for each 
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -40,28 +41,13 @@ def network(inputs, parts):
     return register
 
 
-def image():
-    return torch.randn(4, 3, 8, 8)
-
-
-def film():
-    return torch.randn(4, 3, 4, 8, 8)
-
-
-def wave():
-    return torch.randn(4, 1, 64)
-
-
-def vector():
-    return torch.randn(4, 16)
-
-
-def sequence():
-    return torch.randn(4, 6, 16)
-
-
-def tokens():
-    return torch.randint(20, (4, 6))
+# Inputs, batches of four
+image = partial(torch.randn, 4, 3, 8, 8)
+film = partial(torch.randn, 4, 3, 4, 8, 8)
+wave = partial(torch.randn, 4, 1, 64)
+vector = partial(torch.randn, 4, 16)
+sequence = partial(torch.randn, 4, 6, 16)
+tokens = partial(torch.randint, 20, (4, 6))
 
 
 def edges():
@@ -70,10 +56,6 @@ def edges():
 
 def parameter(*shape):
     return nn.Parameter(torch.randn(shape) * 0.3)
-
-
-def layers(n, *sizes):
-    return (nn.Linear(*sizes) for _ in range(n))
 
 
 def conv(n_in, n_out, kernel=3, **more):
@@ -584,9 +566,10 @@ def learned_queries(m, x):
     return m.fc((h + m.mlp(h)).mean(1))
 
 
-@network([sequence], lambda: dict(embed=nn.Linear(16, 8), points=parameter(1, 3, 8), seed=parameter(1, 1, 8),
-                                  blocks=nn.ModuleList(nn.ModuleList(layers(4, 8, 8)) for _ in range(3)),
-                                  fc=nn.Linear(8, N)))  # fmt: skip
+@network([sequence], lambda: dict(
+    embed=nn.Linear(16, 8), points=parameter(1, 3, 8), seed=parameter(1, 1, 8),
+    blocks=nn.ModuleList(nn.ModuleList(nn.Linear(8, 8) for _ in range(4)) for _ in range(3)),
+    fc=nn.Linear(8, N)))  # fmt: skip
 def set_transformer(m, x):
     """By way of induced points, and pooled by attention of a seed."""
 
