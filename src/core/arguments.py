@@ -2,10 +2,10 @@
 
 import argparse
 import sys
+from functools import partial
 
 from core.errors import UserError
 
-MAX_COUNT = 1_000_000  # of what costs little
 MAX_FEW = 1_000  # of what costs a run, a task or a measurement each
 MAX_SHOWN = 40  # characters of a rejected value in its message
 
@@ -38,34 +38,6 @@ class Store(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def count(text):
-    return _number(text, int, 1, MAX_COUNT)
-
-
-def few(text):
-    return _number(text, int, 1, MAX_FEW)
-
-
-def parallel(text):
-    return _number(text, int, 1, 1024)  # processes or threads at a time
-
-
-def side(text):
-    return _number(text, int, 20, 256)  # of an image: a smaller one vanishes in the convolutions
-
-
-def seed(text):
-    return _number(text, int, 0, 2**32 - 1)  # what numpy.random.RandomState accepts
-
-
-def positive(text):
-    return _number(text, float, sys.float_info.min, sys.float_info.max)
-
-
-def width(text):
-    return _number(text, float, sys.float_info.min, 100)  # memory grows with its square
-
-
 def _number(text, kind, low, high):
     shown = _shorten(text)
     try:
@@ -82,6 +54,15 @@ def _number(text, kind, low, high):
 
 def _shorten(text):
     return text if len(text) <= MAX_SHOWN else f'{text[:MAX_SHOWN]}...'
+
+
+count = partial(_number, kind=int, low=1, high=1_000_000)  # of what costs little
+few = partial(_number, kind=int, low=1, high=MAX_FEW)
+parallel = partial(_number, kind=int, low=1, high=1024)  # processes or threads at a time
+side = partial(_number, kind=int, low=20, high=256)  # of an image: a smaller one vanishes in the convolutions
+seed = partial(_number, kind=int, low=0, high=2**32 - 1)  # what numpy.random.RandomState accepts
+positive = partial(_number, kind=float, low=sys.float_info.min, high=sys.float_info.max)
+width = partial(_number, kind=float, low=sys.float_info.min, high=100)  # memory grows with its square
 
 
 def seeds(text):
