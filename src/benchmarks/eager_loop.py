@@ -29,12 +29,10 @@ class EagerTrainer:
     def __init__(self, approach, t):
         self.approach, self.t, self.protocol = approach, t, approach.protocol
         self.net = approach.net
-        self.images = {split: self.read(approach.tasks[t], split) for split in ('train', 'valid')}
-
-    def read(self, task, split):
-        """All images of a split, as floats, and their labels."""
-        x, y = task.batch(getattr(task, split), slice(None))
-        return x.contiguous(), y
+        task, self.images = approach.tasks[t], {}  # by split: all its images, as floats, and their labels
+        for split in 'train', 'valid':
+            x, y = task.batch(getattr(task, split), slice(None))
+            self.images[split] = x.contiguous(), y
 
     def train(self):
         """Train for an epoch."""
@@ -114,9 +112,7 @@ class EagerHATTrainer(EagerTrainer):
         learned = [[a.detach() for a in approach.hidden.masks(u)] for u in range(t)]
         layers = [torch.stack(layer) for layer in zip(*learned, strict=True)]
         self.before, self.uses = [a.amax(0) for a in layers], [a.sum(0) for a in layers]  # a^{<t}; number of tasks
-        self.gradient_factors = (
-            [self.gradient_factor(l, self.before) for l in range(len(self.linear))] if learned else []
-        )
+        self.gradient_factors = [self.gradient_factor(l, self.before) for l in range(len(self.before))]
 
     def gradient_factor(self, l, before):
         """Eq. 2, for the weight and the bias of a layer. before: a^{<t}, by layer."""
