@@ -55,21 +55,14 @@ class Setup:
         self.collection = Collection(
             experiment, folder, list(APPROACHES), seeds_of(experiment, folder), may_differ=('versions',)
         )
+        self.alone = self.collection.n_tasks == 1  # has each run learned one task only?
         tasks = [report['task'] for _, _, report in self.collection.pruned]
         if self.alone and (not tasks or len({*tasks}) < len(tasks)):
             raise UserError(f'{folder.name}: a compression experiment needs one network from prune.py for each task')
         paper, n_tasks = PAPER[experiment], self.collection.n_tasks
         known = paper[-1].t <= n_tasks and any(len(self.values(paper[-1], name)) for name in self.collection.metrics)
         self.metrics = paper if known else [Metric('A', n_tasks, {})]  # no ratio without joint
-
-    @property
-    def alone(self):
-        """Has each run learned one task only?"""
-        return self.collection.n_tasks == 1
-
-    @property
-    def main(self):
-        return self.metrics[-1]
+        self.main = self.metrics[-1]
 
     def values(self, metric, name):
         """The metric of each run of an approach, an array."""
