@@ -40,11 +40,8 @@ class Output:
         base = str(path).removesuffix('.txt')
         self.txt, self.json = Path(f'{base}.txt'), Path(f'{base}.json')
         self.model = Path(f'{base}.pt') if save else None
+        self.files = [path for path in (self.txt, self.model, self.json) if path]
         self.identity = None  # of the run that writes them
-
-    @property
-    def files(self):
-        return [path for path in (self.txt, self.model, self.json) if path]
 
     def check(self):
         """Raises UserError if nothing can be written; to be called before the run starts."""
