@@ -75,9 +75,7 @@ def times(collection):
 def interval(values):
     """Half the width of Student's confidence interval of the mean; nan for a single value."""
     n = len(values)
-    if n < 2:
-        return np.nan
-    return stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
+    return stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(values) if n > 1 else np.nan
 
 
 def spread(values, digits, n):
