@@ -26,18 +26,15 @@ def add(folder, setup, commit):
         try:
             check(record := results.load_record(path), IDENTITY, path)
             check(record, TIMES, path)
+            if not {'arguments', 'accuracy', 'times'} <= record.keys():
+                continue
+            if record['arguments'].get('experiment') != experiment:
+                raise UserError(f'{path}: not a run of {experiment}')
+            if not path.with_suffix('.txt').exists():
+                raise UserError(f'{path}: its accuracy matrix, {path.stem}.txt, is missing')
+            finished.append((path, record))
         except UserError as error:
             print(f'left out: {error}')
-            continue
-        if not {'arguments', 'accuracy', 'times'} <= record.keys():
-            continue
-        if record['arguments'].get('experiment') != experiment:
-            print(f'left out: {path}: not a run of {experiment}')
-            continue
-        if not path.with_suffix('.txt').exists():
-            print(f'left out: {path}: its accuracy matrix, {path.stem}.txt, is missing')
-            continue
-        finished.append((path, record))
     if not finished:
         raise UserError(f'--add: no finished run of {experiment} in {folder}')
     for path, record in finished:
