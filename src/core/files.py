@@ -4,6 +4,7 @@ import glob
 import hashlib
 import io
 import os
+import sys
 import time
 import uuid
 from contextlib import contextmanager, suppress
@@ -55,10 +56,31 @@ def write(path, content, errors='strict'):
 
 
 def serialize(state):
-    """The bytes of torch.save; they depend on the state only, not on the name of a file."""
+    """The bytes of torch.save; they depend on the state only: not on the name of a file, and not on which equal texts
+    and tuples are one object, as they are no more in a run that has resumed."""
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(_apart(state, {}), buffer)
     return buffer.getbuffer()
+
+
+def _apart(value, made):
+    """A copy of a nest of dicts, lists and tuples: equal texts are one object, tuples never are, lists and dicts where
+    they were. made: the copies so far, by id."""
+    if id(value) in made:
+        return made[id(value)]
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is tuple:
+        return tuple(_apart(inner, made) for inner in value)
+    if type(value) is list:
+        copied = made[id(value)] = []
+        copied += (_apart(inner, made) for inner in value)
+        return copied
+    if type(value) is dict:
+        copied = made[id(value)] = {}
+        copied |= ((_apart(key, made), _apart(inner, made)) for key, inner in value.items())
+        return copied
+    return value
 
 
 def digest(content):

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import multiprocessing
 import os
 import random
@@ -67,6 +68,38 @@ def test_what_a_checkpoint_could_not_be_read_with_is_refused_when_it_is_saved(tm
     assert (str(state), code) == (str({'approach': {'kept': kept}}), 'x')
     with pytest.raises(UserError, match=r'a checkpoint cannot hold approach: kept: scale.*, of the type \w+'):
         checkpoint.save({'code': 'x'}, {'approach': {'kept': kept | {'scale': value}}})
+
+
+def test_what_is_saved_does_not_depend_on_which_equal_texts_are_one_object():
+    """As in a list with a dict for each task, that is partly loaded and then gets another: the names are equal, and one
+    object only in a run without a stop. Lists and dicts stay what they were, in one place or in two."""
+    one, weights = {'name': 'a task', 'size': (1, 2)}, [torch.ones(2)]
+    alone = [one | {'weights': weights}, one | {'weights': weights}]
+    other = {''.join(list(key)): value for key, value in alone[1].items()} | {'name': 'a ' + ''.join(list('task'))}
+    resumed = [alone[0], other | {'size': tuple([1, 2])}]
+    assert bytes(files.serialize(alone)) == bytes(files.serialize(resumed))
+    loaded = torch.load(io.BytesIO(files.serialize(alone)), weights_only=True)
+    assert loaded[0]['weights'] is loaded[1]['weights'] and str(loaded) == str(alone)
+    assert bytes(files.serialize([[1], [1]])) != bytes(files.serialize([[1]] * 2))
+
+
+@pytest.mark.slow
+def test_a_run_that_keeps_a_dict_for_each_task_ends_with_the_same_network(command, tmp_path, monkeypatch):
+    def after_task(self, t):
+        self.history = [*getattr(self, 'history', []), {'mean': 0.5 * t, 'name': 'a task', 'old': torch.zeros(2)}]
+        if t in stops:
+            stops.remove(t)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Approach, 'after_task', after_task)
+    monkeypatch.setattr(Approach, 'history', [], raising=False)
+    monkeypatch.setattr(Approach, 'kept', ('history',))
+    stops = []
+    assert run.cli(command('sgd', 'a.txt', '--save')) == 0
+    stops = [1, 2]
+    assert [run.cli(command('sgd', 'b.txt', '--save')) for _ in range(3)] == [130, 130, 0]
+    assert_equal(tmp_path, 'a', 'b')
+    assert (tmp_path / 'a.pt').read_bytes() == (tmp_path / 'b.pt').read_bytes()
 
 
 def test_a_run_goes_on_when_the_folder_of_its_checkpoint_is_removed(command, tmp_path, monkeypatch):
