@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from approaches.base import Approach
 from dataloaders.task import Images
 from networks.dropout import Activation
 from networks.layers import Convolution, Linear
@@ -93,8 +94,8 @@ class EagerTrainer:
         return total / n, hits / n
 
 
-class EagerJointTrainer(EagerTrainer):
-    """Its batches mix the images of several tasks."""
+class EagerBatchTrainer(EagerTrainer):
+    """Of an approach with a batch_loss of its own, such as joint, whose batches mix the images of several tasks."""
 
     def batch_loss(self, index, progress):
         return self.approach.batch_loss(index, self.t, progress)
@@ -257,13 +258,13 @@ EAGER_TRAINERS = {
     'er': EagerERTrainer,
     'der': EagerDERTrainer,
     'wsn': EagerWSNTrainer,
-    'joint': EagerJointTrainer,
 }
 
 
 def eager_trainer(approach, name, t):
     """The trainer of task t for the approach of that name."""
-    return EAGER_TRAINERS.get(name, EagerTrainer)(approach, t)
+    own = type(approach).batch_loss is not Approach.batch_loss
+    return EAGER_TRAINERS.get(name, EagerBatchTrainer if own else EagerTrainer)(approach, t)
 
 
 def use_stock_layers(net):

@@ -1,5 +1,6 @@
 """Speed changes no result: training steps against those of the eager loop, and what a CUDA graph requires of a step."""
 
+import copy
 import json
 import re
 from types import SimpleNamespace
@@ -66,6 +67,10 @@ def pair(small_data):
             data = [in_float64(d) for d in data] if dtype == torch.float64 else data
             approach = build(name, 'mixture', data, Protocol(batch_size=BATCH), width, settings)
             without_dropout(approach.net.to(dtype))
+            net, weights = approach.net, copy.deepcopy(approach.net.state_dict())
+            values = approach.defaults() | settings  # made again: what it makes of the network is of this dtype, too
+            approach = type(approach)(net, data, approach.protocol, **values)
+            net.load_state_dict(weights)
             if eager:
                 eager_loop.use_stock_layers(approach.net)
             approach.before_task(0)
