@@ -9,7 +9,9 @@ from conftest import same
 
 import dataloaders
 import networks
+from approaches import APPROACHES
 from core.errors import UserError
+from core.files import serialize
 from dataloaders import mixture, task
 from dataloaders.archives.normalization import NORMALIZATION
 
@@ -190,14 +192,17 @@ def test_gradients_are_clipped_by_their_norm(make_approach):
     assert (after - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize('name', ['hat', 'sgd'])
+@pytest.mark.parametrize(
+    'name', ['hat', 'sgd', *(pytest.param(a, marks=pytest.mark.slow) for a in APPROACHES if a not in ('hat', 'sgd'))]
+)
 def test_evaluation_changes_nothing(make_approach, name):
     approach = make_approach(name, nepochs=1)
     approach.learn(0)
     before = {k: v.clone() for k, v in approach.net.state_dict().items()}
+    state = bytes(serialize(approach.state()))
     first = approach.evaluate(0, approach.tasks[0].test)
     assert first == approach.evaluate(0, approach.tasks[0].test)
-    assert same(dict(approach.net.state_dict()), before)
+    assert same(dict(approach.net.state_dict()), before) and bytes(serialize(approach.state())) == state
 
 
 def test_evaluation_in_pieces_is_the_mean_over_all_images(make_approach, monkeypatch):
