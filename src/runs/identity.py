@@ -109,12 +109,14 @@ def code(approach, experiment, network=None):
     count.
 
     It is made of all statements in the modules of the approach, the network and the experiment and in all modules that
-    these import, however indirectly; of the functions in REGISTRIES, but not their other statements; and of ALL_RUNS.
+    these import, however indirectly; of the functions and classes in REGISTRIES, but not their other statements; and of
+    ALL_RUNS.
     """
     method, data = APPROACHES[approach], dataloaders.EXPERIMENTS[experiment]
     family = networks.external if network else networks.NETWORKS[data.FAMILY][method.variant]
     architecture = family.__name__ if network else family.__module__
-    queue, seen = [method.__module__, architecture, data.__name__, *REGISTRIES], set()  # names of modules
+    bases = [c.__module__ for c in method.__mro__]  # of a class in a registry, whose imports are not followed
+    queue, seen = [*bases, architecture, data.__name__, *REGISTRIES], set()  # names of modules
     marks = {method.__name__, family.__name__}  # a file may have several
     while queue:
         module = queue.pop()
@@ -124,7 +126,7 @@ def code(approach, experiment, network=None):
         seen.add(module)
         statements, imported = parse(path, SOURCES[path])
         if module in REGISTRIES:
-            marks |= {mark for function, mark in statements if function}
+            marks |= {mark for name, mark in statements if name}
         else:
             marks |= {mark for _, mark in statements}
             queue += [other for other in imported if other not in NOT_FINGERPRINTED]
@@ -142,12 +144,13 @@ def find_file(module):
 
 @functools.cache
 def parse(path, source):
-    """The statements of a file, (name if it is a function, fingerprint) each, and the modules that it may import."""
+    """The statements of a file, (name if it is a function or class, fingerprint) each, and the modules that it may
+    import."""
     imported, statements = [], []
     package = path.parent.relative_to(SRC).parts
     for statement in ast.parse(source).body:
         if content := normalize(statement, imported, package):
-            name = statement.name if isinstance(statement, ast.FunctionDef) else ''
+            name = statement.name if isinstance(statement, (ast.FunctionDef, ast.ClassDef)) else ''
             statements.append((name, digest(content)))
     return statements, imported
 

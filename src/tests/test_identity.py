@@ -221,6 +221,19 @@ def test_which_class_of_a_file_it_is_counts(monkeypatch):
     assert not set(before) & {identity.code('imm-mean', 'mixture'), identity.code('sgd', 'mnist2')}
 
 
+def test_a_class_in_a_registry_counts_and_so_do_its_bases(monkeypatch):
+    """As one that only sets another clip, beside its entry."""
+    small = type('Small', (run.APPROACHES['ewc'],), {'clip': 1, '__module__': 'approaches'})
+    monkeypatch.setitem(run.APPROACHES, 'small', small)
+    edit(monkeypatch, 'approaches/__init__.py', 'ALIASES = {', 'class Small(EWC):\n    clip = 1\n\n\nALIASES = {')
+    found = [identity.code('small', 'mixture')]
+    edit(monkeypatch, 'approaches/__init__.py', '    clip = 1\n', '    clip = 2\n')
+    found.append(identity.code('small', 'mixture'))
+    edit(monkeypatch, 'approaches/ewc.py', 'lamb / 2', 'lamb / 3')
+    found.append(identity.code('small', 'mixture'))
+    assert len(set(found)) == 3
+
+
 @pytest.mark.parametrize('path, old, new', [
     ('approaches/ewc.py', 'class EWC', '# a comment\n\n\nclass EWC'),
     ('approaches/ewc.py', '"""EWC:', '"""Another docstring:'),
