@@ -32,6 +32,7 @@ examples:
   python src/work.py --approach hat --experiment mixture --vary c --figure res/figures
   python src/work.py --approach hat --experiment demo --vary c --devices cpu --nproc 2 -- --nepochs 5
 """
+OUTCOME = 'accuracy', 'valid_accuracy', 'epochs', 'diverged', 'monitor'  # of a record
 
 
 def parse(argv):
@@ -128,10 +129,28 @@ def recommend(swept, output):
         unmarked = 'one without ! counts, then ' if len(marked) > 1 else ''
         order = 'that with the most default values, then that with the smallest'
         print(f'the best {len(equal)} are equal: of these {unmarked}{order}')
+    for name in without_effect(swept):
+        print(f'{name} changes nothing: runs that differ in it alone have the same losses and accuracies')
     if ends := ends_of_grids(swept):
         print(f'at the end of its grid: {show(ends)}; a value beyond it may be better')
     place = f' --output {shlex.quote(os.path.relpath(output, ROOT))}' if output else ''
     print(f'best: --parameter {show(best["arguments"]["parameter"])}; for the tables:\n{results.command(best)}{place}')
+
+
+def without_effect(swept):
+    """The hyper-parameters that vary among records of which those that differ in it alone are the same."""
+    found = []
+    for name in swept[-1]['arguments']['parameter']:
+        groups = {}  # by the other values: those of each record, and what came of it
+        for record in swept:
+            others = {key: value for key, value in record['arguments']['parameter'].items() if key != name}
+            values, outcomes = groups.setdefault(show(others), (set(), set()))
+            values.add(record['arguments']['parameter'].get(name))
+            outcomes.add(repr([record.get(key) for key in OUTCOME]))
+        varied = [outcomes for values, outcomes in groups.values() if len(values) > 1]
+        if varied and all(len(outcomes) == 1 for outcomes in varied):
+            found.append(name)
+    return found
 
 
 def ends_of_grids(swept):

@@ -90,6 +90,22 @@ def test_a_sweep_says_why_equal_values_lose(runs, capsys):
     assert 'the best 2 are equal: of these that with the most default values' in capsys.readouterr().out
 
 
+def test_a_sweep_says_which_hyper_parameter_changes_nothing(runs, capsys):
+    """As one that is declared and never read. One that matters in some runs is not named."""
+    found = [{'c': 1, 'smax': 25}, {'c': 1, 'smax': 400}, {'c': 4, 'smax': 25}, {'c': 4, 'smax': 400}]
+    paths = [runs.folder / f'mixture_hat_0_c={each["c"]}_smax={each["smax"]}.txt' for each in found]
+    for matters in False, True:
+        for each, path in zip(found, paths, strict=True):
+            accuracy = JOINT * (1 - each['c'] / 100 - matters * (each == found[0]) / 100)
+            runs('hat', 0, accuracy, each, path.stem, valid_accuracy=accuracy.tolist())
+        work.report(list(map(finished, paths)))
+        lines = [line for line in capsys.readouterr().out.splitlines() if 'changes nothing' in line]
+        expected = 'smax changes nothing: runs that differ in it alone have the same losses and accuracies'
+        assert lines == ([] if matters else [expected])
+    work.report([finished(paths[0])])
+    assert 'nothing' not in capsys.readouterr().out
+
+
 def test_of_equal_values_a_diverged_one_is_not_chosen_and_then_the_smallest_is():
     default, diverged = {'c': 0.75, 'smax': 400.0}, {'diverged': [{'task': 'svhn'}]}
     points = [(4, {}), (0.75, diverged), (0.5, {}), (0.1, diverged)]
