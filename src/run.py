@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import dataloaders
@@ -249,11 +250,18 @@ def learn(args, device, output, checkpoint, identity):
 
 
 def check_batches(approach):
-    """Raises UserError if images are larger than the input of the network, or if a batch norm would have to train on a
-    single image."""
+    """Raises UserError if images are larger than the input of the network or not uint8, if labels are not those of the
+    task's classes, or if a batch norm would have to train on a single image."""
     for task in approach.tasks:
         channels, height, width = task.shape
-        for images in task.train, task.test:
+        for images in task.train, task.valid, task.test:
+            least, most = int(images.y.min()), int(images.y.max())
+            if least < 0 or most >= task.n_classes:
+                what = f'the labels of {task.name} go from {least} to {most}, not within 0..{task.n_classes - 1}'
+                raise UserError(f'--data: {what}')
+            if images.x.dtype != torch.uint8:
+                what = f'the images of {task.name} are {images.x.dtype}, not torch.uint8 (grey levels 0..255)'
+                raise UserError(f'--data: {what}')
             size = tuple(images.x.shape[1:])
             if size[0] > height or size[1] > width or size[2] > channels:
                 shown, wanted = ('x'.join(map(str, each)) for each in (size, (height, width, channels)))

@@ -13,7 +13,7 @@ from invented import Runs
 import run
 from core import results
 from core.files import ROOT
-from dataloaders import npz
+from dataloaders import mixture, npz
 
 SMALL = ['--tasks', 'mnist,cifar10,svhn', '--width', '0.05', '--nepochs', '2', '--ntrain', '120', '--device', 'cpu']
 
@@ -197,3 +197,18 @@ def test_a_warning_of_hat_numbers_tasks_as_the_log_does(start, capsys):
     with pytest.warns(UserWarning, match=r'are free for cifar10 \(task 2\)'):
         start('hat', '--parameter', 'init=dense,c=0')
     assert '2/3 cifar10: test accuracy' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda d: {'n_classes': d.n_classes - 1}, 'the labels of mnist go from 0 to 9, not within 0..8'),
+    (lambda d: {'test_y': d.test_y + 1}, 'the labels of mnist go from 1 to 10, not within 0..9'),
+    (lambda d: {'train_x': (d.train_x / 255).astype(np.float32)}, 'the images of mnist are torch.float32, not torch.u'),
+])  # fmt: skip
+def test_arrays_that_an_experiment_computes_are_checked(small_data, tmp_path, monkeypatch, capsys, change, message):
+    """Those of a file are checked when it is read."""
+    read = mixture.read
+    monkeypatch.setattr(mixture, 'read', lambda *args: [d._replace(**change(d)) for d in read(*args)])
+    arguments = ['--approach', 'sgd', '--experiment', 'mixture', '--data', str(small_data), '--tasks', 'mnist']
+    assert run.cli([*arguments, '--output', str(tmp_path / 'a.txt'), '--nepochs', '1', '--device', 'cpu']) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count('\n') == 1 and not (tmp_path / 'a.txt').exists()
