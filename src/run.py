@@ -181,7 +181,7 @@ def learn(args, device, output, checkpoint, identity):
     tasks = [task.to(device) for task in tasks]
     approach = build(args.approach, args.experiment, tasks, Protocol.of(args), args.width, args.parameter, args.network,
                      args.pretrained)  # fmt: skip
-    check_batches(approach)
+    check_tasks(approach)
     print(one_sided(tasks), end='', flush=True)
     head = {'arguments': identity.arguments, 'tasks': [task.sizes() for task in tasks], 'code': identity.code,
             'n_parameters': sum(p.numel() for p in approach.net.parameters()), 'weights': identity.weights,
@@ -239,8 +239,9 @@ def learn(args, device, output, checkpoint, identity):
         output.save_matrix(metrics.square(history.accuracy, len(tasks)))
         save()
         log_metrics()
+        epochs, seconds = f'{len(log)} epoch{"s" * (len(log) > 1)}', sum(epoch['seconds'] for epoch in log)
         print(f'{t + 1}/{len(tasks)} {tasks[t].name}: test accuracy {100 * history.accuracy[t][t]:.2f} % after '
-              f'{len(log)} epochs, {sum(epoch["seconds"] for epoch in log):.1f} s', flush=True)  # fmt: skip
+              f'{epochs}, {seconds:.1f} s', flush=True)  # fmt: skip
     if differ := identity.differences(head):
         raise UserError(f'--data: {args.data} is not what it was when the run began: {"; ".join(differ)}')
     places = {'folder': os.path.relpath(args.data, ROOT)}
@@ -249,7 +250,7 @@ def learn(args, device, output, checkpoint, identity):
     output.save_record(head | report(history, approach) | output.save_model(approach.state()) | places)
 
 
-def check_batches(approach):
+def check_tasks(approach):
     """Raises UserError if images are larger than the input of the network or not uint8, if labels are not those of the
     task's classes, or if a batch norm would have to train on a single image."""
     for task in approach.tasks:

@@ -194,7 +194,7 @@ class Approach:
         self.net.eval()
         loss = correct = 0
         for x, y in self.tasks[t].batches(images):
-            batch_loss, logits = self.loss(x, y, t, 1.0)
+            batch_loss, logits = self.loss(x, y.clone(), t, 1.0)  # y is of the images themselves
             loss += batch_loss * len(y)
             correct += (logits.argmax(1) == y).sum()
         return float(loss) / len(images.y), float(correct) / len(images.y)

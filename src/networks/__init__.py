@@ -1,10 +1,13 @@
 """The networks: for each family its variants, '' the plain one. Each is built as Net(shape, classes, width) and starts
 from the same weights for one seed."""
 
+from itertools import chain
+
 import torch
 from torch import nn
 
 from core import seeds
+from core.errors import UserError
 from networks import external
 from networks.alexnet import AlexNet
 from networks.gated import GatedAlexNet, GatedMLP
@@ -33,9 +36,21 @@ def build(family, variant, shape, classes, width, seed, name=None, weights=None)
         net = external.build(name, variant, shape, classes, seed, weights)
         initialize(net.heads, seed, 'weights', 'heads')
         return net
+    if variant not in NETWORKS[family]:
+        raise UserError(f'networks: {family} has no variant {variant!r} in NETWORKS, which this approach needs')
     net = NETWORKS[family][variant](shape, classes, width)
+    if not variant:
+        check_places(net)
     initialize(net, seed, 'weights')
     return net
+
+
+def check_places(net):
+    """Raises UserError if a plain network has shared parameters or buffers outside its blocks: approaches look nowhere
+    else for what they protect."""
+    for name, _ in chain(net.named_parameters(), net.named_buffers()):
+        if not name.startswith(('blocks.', 'heads.')):
+            raise UserError(f'networks: {type(net).__name__}.{name} is not in blocks, where approaches protect it')
 
 
 def initialize(net, seed, *purpose, gain=1):
