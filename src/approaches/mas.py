@@ -6,8 +6,8 @@ Omega is the mean over the training images of |d ||f(x)||^2 / d p|, f(x) the log
 changes with the weight (their Eqs. 2, 3). No label is needed. It is summed over the tasks so far, as in the paper and
 its code: what a weight means to an early task does not fade while others are learned.
 
-Their code: by default the absolute gradient of batches of 200 images, in which gradients of opposite sign cancel; where
-it adds Omega up over tasks, by default that of single images, as here.
+Their code: by default the absolute gradient of batches of 200 images, in which gradients of opposite sign cancel; in
+one of its two functions that add Omega up over tasks, by default that of single images, as here.
 """
 
 import torch
